@@ -1,0 +1,86 @@
+"""What holds for the project as a whole: layers, what an import costs, and that all that is generated is up to date."""
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import root
+
+HEAVY = ['open_clip', 'dalle2_pytorch', 'laion_clap', 'librosa', 'matplotlib', 'IPython', 'webdataset']
+notebooks = sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb'))
+exporting = re.compile(r'^#\|\s*export[si]?\b', re.M)
+
+def cells(path, pattern):
+    "Sources of the code cells of a notebook that carry a directive."
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    sources = [''.join(cell['source']) for cell in nb['cells'] if cell['cell_type'] == 'code']
+    return [source for source in sources if pattern.search(source)]
+
+def imported(tree):
+    "Modules of this package that the code imports, inside functions too."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == 'clipsonic': names = [f'clipsonic.{a.name}' for a in node.names]
+        elif isinstance(node, ast.ImportFrom): names = [node.module or '']
+        else: continue
+        yield from (name.split('.')[1] for name in names if name.startswith('clipsonic.'))
+
+def run(*command, cwd=root, **env):
+    "Run a command, and fail with what it said."
+    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.returncode == 0, f'{" ".join(command)}\n{done.stdout}{done.stderr}'
+    return done.stdout
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
+def test_imports_only_from_lower_numbers(path):
+    layer = {nb.stem[3:]: nb.stem[:2] for nb in notebooks}
+    for source in cells(path, exporting):
+        assert all(layer.get(module, 'none') < path.stem[:2] for module in imported(ast.parse(source))), \
+            f'{path.name} imports a module of its own or a higher number, or of no notebook:\n{source}'
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
+def test_exported_cells_are_small_and_explicit(path):
+    for source in cells(path, exporting):
+        lines = [line for line in source.splitlines() if line.strip() and not line.startswith('#|')]
+        assert len(lines) <= 40, f'{path.name}: an exported cell of {len(lines)} lines, which begins {lines[0]!r}'
+        for node in ast.walk(ast.parse(source)):
+            assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == '*'), f'{path.name}: {ast.unparse(node)}'
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
+def test_notebook_names_its_module_and_stays_small(path):
+    assert cells(path, re.compile(rf'^#\|\s*default_exp\s+{path.stem[3:]}\s*$', re.M)), f'{path.name} lacks `#| default_exp {path.stem[3:]}`'
+    assert path.stat().st_size < 300_000, f'{path.name} is {path.stat().st_size} bytes: keep fewer or smaller outputs'
+
+def test_importing_the_pipeline_loads_nothing_heavy():
+    code = f'import sys, clipsonic.pipeline; print([name for name in {HEAVY} if name in sys.modules])'
+    assert run(sys.executable, '-c', code).strip() == '[]'
+
+def test_readme_is_the_index_rendered():
+    run(sys.executable, 'tools/readme.py', '--check')
+
+def test_the_site_lists_every_notebook():
+    def pages(node):
+        if isinstance(node, str): return [node]
+        return [page for item in (node.get('contents', []) if isinstance(node, dict) else node) for page in pages(item)]
+    sidebar = yaml.safe_load((root/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']
+    assert sorted(pages(sidebar)) == sorted(path.name for path in (root/'nbs').glob('*.ipynb'))
+
+def test_export_and_clean_change_nothing(tmp_path):
+    "In a copy, so that a failing test leaves the work as it was."
+    for name in ('nbs', 'clipsonic'):
+        shutil.copytree(root/name, tmp_path/name, symlinks=True, ignore=shutil.ignore_patterns('weights', '__pycache__', '.ipynb_checkpoints'))
+    for name in ('settings.ini', 'pyproject.toml', '_quarto.yml'): shutil.copy(root/name, tmp_path)
+    files = {path: path.read_bytes() for path in sorted(tmp_path.rglob('*')) if path.suffix in ('.py', '.ipynb', '.yml', '.toml')}
+    program = 'from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; ' \
+              'from nbdev.quarto import refresh_quarto_yml; nbdev_export(); nbdev_clean(); refresh_quarto_yml()'
+    run(sys.executable, '-c', program, cwd=tmp_path)
+    changed = [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob('*'))
+               if path.suffix in ('.py', '.ipynb', '.yml', '.toml') and files.get(path) != path.read_bytes()]
+    assert not changed, f'`nbdev_export` and `nbdev_clean` change {changed}'
