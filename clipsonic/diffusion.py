@@ -188,7 +188,7 @@ def respace(
 ) -> Diffusion:
     "The same process in fewer steps"
     if not 1 <= steps <= self.T: raise ValueError(f"steps is {steps}: this schedule has 1 to {self.T}")
-    stride = (self.T - 1) / (steps - 1) if steps > 1 else 1
-    kept = np.array([round(i * stride) for i in range(steps)]) if steps > 1 else np.array([self.T - 1])
+    strides = np.full(steps - 1, (self.T - 1) / max(steps - 1, 1))
+    kept = np.cumsum([0, *strides]).round().astype(int) if steps > 1 else np.array([self.T - 1])
     alpha_bar = self.alpha_bar[kept]
     return Diffusion(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), self.times[kept])
