@@ -1,0 +1,89 @@
+"Edge cases of the scores and their listener."
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipsonic.checkpoint import save_checkpoint
+from clipsonic.core import CheckpointError, InputError
+from clipsonic.mel import MelConfig
+from clipsonic.scores import Classifier, ClassifierConfig, classifier_loss, diversity, listen, load_classifier, nearest, save_classifier, top1, vary
+
+
+@pytest.fixture(scope="module")
+def listener():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Classifier(ClassifierConfig(classes=("dog", "rain", "sea"), width=4)).eval().requires_grad_(False)
+
+
+def mels(n, frames=40, seed=0): return torch.randn(n, 1, 64, frames, generator=torch.Generator().manual_seed(seed)) - 5
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 64, 125])
+def test_any_number_of_frames(listener, frames):
+    mel = mels(2, frames)
+    assert listener(mel).shape == (2, 3) and listener(mel).isfinite().all()
+    torch.testing.assert_close(listener.features(mel).norm(dim=1), torch.ones(2))
+    loss, figures = classifier_loss(listener, mel, torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    assert math.isfinite(loss.item()) and figures["cross_entropy"] == loss.item()
+
+
+def test_a_clip_is_heard_alike_in_any_batch(listener):
+    mel = mels(5)
+    torch.testing.assert_close(listener(mel)[2:3], listener(mel[2:3]), atol=1e-5, rtol=1e-5)
+
+
+def test_variation_is_a_function_of_the_generator_and_keeps_its_input():
+    mel = mels(4, 125)
+    kept = mel.clone()
+    one, two, three = (vary(mel, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    assert torch.equal(one, two) and not torch.equal(one, three) and torch.equal(mel, kept)
+    assert one.shape == (4, 1, 64, 96)
+
+
+def test_wilson_against_known_values():
+    for right, n, low, high in ((0, 10, 0.0, 0.2775), (1, 10, 0.0179, 0.4042), (9, 10, 0.5958, 0.9821), (10, 10, 0.7225, 1.0)):
+        share = top1([1] * n, [1] * right + [0] * (n - right))
+        assert (share.value, share.n) == (right / n, n)
+        assert (share.low, share.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    with pytest.raises(InputError): top1([], [])
+    with pytest.raises(InputError, match="2 answers to 1"): top1([1, 2], [1])
+
+
+def test_nearest_and_diversity():
+    apart = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), dim=1)
+    similarity, which = nearest(apart[:2], apart)
+    torch.testing.assert_close(similarity, torch.tensor([1.0, 1.0, 0.5**0.5]))
+    assert which[:2].tolist() == [0, 1]
+    found = diversity(apart, ["a", "a", "b"])
+    assert found["a"] == pytest.approx(1.0) and math.isnan(found["b"])
+
+
+def test_listen(listener):
+    mel, asked = mels(5), ["dog", "dog", "rain", "sea", "sea"]
+    features = listener.features(mel)
+    row = listen(listener, mel, asked, features, batch_size=2)
+    assert row["nearest"] == pytest.approx(1.0, abs=1e-5) and row["top1"].n == 5
+    torch.testing.assert_close(row["features"], features)
+    assert "nearest" not in listen(listener, mel, asked)
+    with pytest.raises(InputError, match="fox"): listen(listener, mel[:1], ["fox"])
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 8), (1, 1, 80, 8), (1, 1, 64, 0)])
+def test_another_shape_is_refused(listener, shape):
+    with pytest.raises(InputError, match="expected"): listener(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("classes", [(), ("dog",), ("dog", "dog")])
+def test_classes_must_differ(classes):
+    with pytest.raises(InputError, match="classes"): ClassifierConfig(classes=classes)
+
+
+def test_a_folder_of_the_wrong_kind(tmp_path, listener):
+    save_classifier(tmp_path / "c", listener)
+    assert load_classifier(tmp_path / "c", device="cpu").config == listener.config
+    save_checkpoint(tmp_path / "other", {"kind": "denoiser"}, {"denoiser": {"w": torch.zeros(1)}})
+    with pytest.raises(CheckpointError, match="denoiser"): load_classifier(tmp_path / "other")
+    with pytest.raises(CheckpointError): load_classifier(tmp_path / "nowhere")
