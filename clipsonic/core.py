@@ -172,7 +172,7 @@ def plot(self: Audio,
     power = torch.stft(mono, n_fft, hop, window=torch.hann_window(n_fft), pad_mode="constant", return_complex=True).abs()**2
     decibels = 10 * (power / power.max().clamp(min=1e-10)).clamp(min=1e-8).log10()
     times, hertz = np.arange(power.shape[1]) * hop / self.sample_rate, np.linspace(0, self.sample_rate/2, n_fft//2 + 1)
-    ax.pcolormesh(times, hertz, decibels, shading="gouraud", cmap="magma", vmin=-80, vmax=0)
+    ax.pcolormesh(times, hertz, decibels, shading="nearest", cmap="magma", vmin=-80, vmax=0)
     ax.set_yscale("symlog", linthresh=1000, linscale=0.45)
     ticks = [f for f in (0, 500, 1000, 2000, 4000, 8000, 16000) if f <= self.sample_rate/2]
     ax.set_yticks(ticks, ticks)
@@ -190,10 +190,10 @@ def _repr_html_(self: Audio):
     picture = io.BytesIO()
     figure, ax = plt.subplots(figsize=(6, 2.4), layout="constrained")
     self.plot(ax)
-    figure.savefig(picture, format="png", dpi=80, metadata={"Software": None})
+    figure.savefig(picture, format="webp", dpi=80, pil_kwargs={"quality": 70})
     plt.close(figure)
     return (f'<audio controls src="data:audio/{"mpeg" if mp3 else "flac"};base64,{sound}"></audio><br>'
-            f'<img alt="spectrogram" src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">')
+            f'<img alt="spectrogram" src="data:image/webp;base64,{base64.b64encode(picture.getvalue()).decode()}">')
 
 # %% ../nbs/00_core.ipynb #0b3855d8
 def noise_streams(
