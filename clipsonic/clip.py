@@ -7,17 +7,13 @@ __all__ = ['ANIMALS', 'THINGS', 'INSTRUMENTS', 'WORDS', 'TEMPLATES', 'Word', 'ar
            'PocketTokenizer', 'ClipConfig', 'build_clip', 'contrastive_loss', 'Clip', 'pocket_preprocess',
            'pocket_clip', 'tensors_digest', 'published_clip', 'load_clip']
 
-# %% ../nbs/10_clip.ipynb #00f4e66f
-import contextlib
-import dataclasses
+# %% ../nbs/10_clip.ipynb #11875fc5
 import hashlib
-import io
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -194,8 +190,7 @@ class ClipConfig:
     "The pocket CLIP's sizes; the same fields as open_clip's own configurations."
     embed_dim: int = 192                                        # width of the shared space
     image_size: int = 64                                        # pixels a side
-    vision_layers: tuple[int, ...] = (2, 3, 2, 1)               # bottleneck blocks a stage
-    vision_width: int = 24                                      # channels of the stem; the last stage has 32 times as many
+    vision: str = "resnet10t"                                   # the image tower: a model of timm
     text_width: int = 128
     text_heads: int = 4
     text_layers: int = 2
@@ -208,7 +203,7 @@ def build_clip(config:ClipConfig,      # sizes
               ) -> torch.nn.Module:    # an `open_clip.model.CLIP`
     "The pocket CLIP with random weights."
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-    vision = CLIPVisionCfg(layers=tuple(config.vision_layers), width=config.vision_width, image_size=config.image_size)
+    vision = CLIPVisionCfg(timm_model_name=config.vision, timm_pool="avg", timm_proj="linear", image_size=config.image_size)
     text = CLIPTextCfg(context_length=config.context_length, vocab_size=vocab_size, width=config.text_width,
                        heads=config.text_heads, layers=config.text_layers)
     return CLIP(embed_dim=config.embed_dim, vision_cfg=vision, text_cfg=text)

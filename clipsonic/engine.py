@@ -7,11 +7,9 @@ __all__ = ['Training', 'lr_factor', 'Recipe', 'Average', 'step_generator', 'opti
            'Log', 'train']
 
 # %% ../nbs/40_engine.ipynb #d9405575
-import contextlib
 import copy
 import csv
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .checkpoint import save_checkpoint, whole_folder
+from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint
 from .core import CheckpointError, ClipsonicError, InputError
 
 # %% ../nbs/40_engine.ipynb #07d9b155
@@ -148,12 +146,13 @@ def step(self:Engine, batch:dict) -> dict: # figures to log
         self.accelerator.backward(loss)
         norm = nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.t.clip_grad)
         figures[f"{name}/grad_norm"] = norm
-        self.bad = 0 if torch.isfinite(norm) and torch.isfinite(loss) else self.bad + 1
-        if self.bad == 0: optimizer.step()
+        good = bool(torch.isfinite(norm) and torch.isfinite(loss))
+        if good: optimizer.step()
+        self.bad, figures["skipped"] = 0 if good else self.bad + 1, figures.get("skipped", 0) + (not good)
     if self.bad >= 20: raise ClipsonicError(f"step {self.next}: 20 losses in a row were not numbers. Resume with a lower learning rate (now {self.t.lr})")
     self.average.update(self.bare, self.next)
     self.next += 1
-    return {k: float(v) for k, v in figures.items()} | {"skipped": float(self.bad > 0)}
+    return {k: float(v) for k, v in figures.items()}
 
 # %% ../nbs/40_engine.ipynb #bded03bd
 @patch
@@ -171,7 +170,6 @@ def save(self:Engine) -> None:
 @patch
 def resume(self:Engine) -> None:
     "Continues from `training/`. Raises `CheckpointError` where there is none or another recipe made it."
-    from clipsonic.checkpoint import load_config, load_strict, load_tensors
     config = load_config(self.out / "training", kind="training")
     if config["recipe"] != self.recipe.name: raise CheckpointError(f"{self.out}: made by --preset {config['recipe']}, asked to resume --preset {self.recipe.name}")
     tensors, part = load_tensors(self.out / "training", "state"), lambda p: {k[len(p):]: v for k, v in tensors.items() if k.startswith(p)}

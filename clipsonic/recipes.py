@@ -8,7 +8,6 @@ __all__ = ['paper', 'clipsynth', 'pocket', 'DENOISERS', 'OTHERS', 'PRESETS', 're
 
 # %% ../nbs/41_recipes.ipynb #391e81a1
 import dataclasses
-import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from .samplers import ddim, guided
 from .scores import Classifier, ClassifierConfig, classifier_loss, listen
 from .shards import all_clips, batches, shard_info
 from .unet import UNet, UNetConfig
-from .vocoder import GriffinLimVocoder, MelInversion, MelInversionConfig, load_vocoder, mel_inversion_loss, mel_inversion_settings
+from .vocoder import GriffinLimVocoder, MelInversion, MelInversionConfig, mel_inversion_loss, mel_inversion_settings
 
 # %% ../nbs/41_recipes.ipynb #84f03ea3
 def read_pairs(paths:list) -> tuple[torch.Tensor, list[str], dict[str, list[str]]]: # ((N, 3, 64, 64) uint8, nouns, synonyms by noun)
@@ -56,7 +55,7 @@ def augment(images:torch.Tensor,          # (B, 3, H, W) in [0, 1]
     "Random crop, small turn, mirror and colours of a batch of pictures."
     b = len(images)
     uniform = lambda low, high: low + (high - low) * torch.rand(b, generator=generator)
-    scale, ratio, turn = uniform(0.3, 1.0).sqrt(), uniform(-0.25, 0.25).exp(), uniform(-0.2, 0.2)
+    scale, ratio, turn = uniform(0.45, 1.0).sqrt(), uniform(-0.2, 0.2).exp(), uniform(-0.1, 0.1)
     sx, sy = (scale * ratio).clamp(max=1), (scale / ratio).clamp(max=1)
     flip = torch.where(uniform(0, 1) < 0.5, 1.0, -1.0)
     theta = torch.stack([torch.stack([flip * sx * turn.cos(), -sy * turn.sin(), uniform(-1, 1) * (1 - sx)], 1),
@@ -66,7 +65,7 @@ def augment(images:torch.Tensor,          # (B, 3, H, W) in [0, 1]
     saturation = torch.where(uniform(0, 1) < 0.1, torch.zeros(b), uniform(0.5, 1.5)).view(b, 1, 1, 1)
     out = grey + (out - grey) * saturation
     middle = out.mean((1, 2, 3), keepdim=True)
-    return (middle + (out - middle) * uniform(0.6, 1.4).view(b, 1, 1, 1) + uniform(-0.2, 0.2).view(b, 1, 1, 1)).clamp(0, 1)
+    return (middle + (out - middle) * uniform(0.7, 1.3).view(b, 1, 1, 1) + uniform(-0.1, 0.1).view(b, 1, 1, 1)).clamp(0, 1)
 
 # %% ../nbs/41_recipes.ipynb #b8673ce6
 def permuted(n:int,        # items
@@ -91,7 +90,7 @@ def permuted(n:int,        # items
 class PocketClip(Recipe):
     "The pocket CLIP, from image-text pairs. Reads captions, no sound."
     name = "pocket-clip"
-    training = Training(steps=2800, batch_size=256, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, decay="cosine", ema=0.998,
+    training = Training(steps=1900, batch_size=256, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, decay="cosine", ema=0.998,
                         precision="bf16", save_every=400)
 
     def __init__(self, data, model:ClipConfig=ClipConfig()):
@@ -104,8 +103,8 @@ class PocketClip(Recipe):
         self.captioner = Captioner(self.nouns, synonyms)
         self.tokenizer = PocketTokenizer.cut(self.captioner.corpus(), context_length=model.context_length)
         self.keys = torch.tensor([self.captioner.keys(n) for n in self.nouns])
-        # pictures of the sounding rows count twice
-        self.index = torch.cat([torch.arange(len(self.nouns)), (self.keys[:, 0] != self.keys[:, 1]).nonzero().flatten()])
+        sounding = (self.keys[:, 0] != self.keys[:, 1]).nonzero().flatten()
+        self.index = torch.cat([torch.arange(len(self.nouns)), sounding, sounding])   # pictures of the rows count three times
         self.networks = {"model": build_clip(model, self.tokenizer.vocab_size).to(memory_format=torch.channels_last)}
 
     def batches(self, start, rank, world):

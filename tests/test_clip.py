@@ -1,0 +1,82 @@
+"""Encoders: the pocket's and the published one's layout, tokenizers, refusals."""
+import pytest
+import torch
+from PIL import Image
+
+from clipsonic.checkpoint import save_checkpoint
+from clipsonic.clip import Captioner, ClipConfig, PocketTokenizer, WORDS, build_clip, contrastive_loss, load_clip, pocket_clip, tensors_digest
+from clipsonic.core import CheckpointError, InputError
+
+TINY = ClipConfig(vision="test_resnet", text_width=32, text_heads=2, text_layers=1, embed_dim=16)
+
+@pytest.fixture
+def folder(tmp_path):
+    "A tiny pocket CLIP with random weights, saved as a run saves it."
+    tokenizer = PocketTokenizer.cut(["a photo of a dog barking", "a cat"])
+    model = build_clip(TINY, tokenizer.vocab_size)
+    config = {"kind": "clip", "name": "pocket", "model": vars(TINY) | {}, "vocabulary": tokenizer.kept}
+    save_checkpoint(tmp_path / "clip", config, {"model": model.state_dict()})
+    return tmp_path / "clip"
+
+def test_embeddings_have_length_one_and_do_not_depend_on_the_rest_of_the_batch(folder):
+    clip = load_clip(str(folder), device="cpu")
+    images = [Image.effect_noise((90, 70), 50 + i).convert("RGB") for i in range(3)]
+    together = clip.encode_image(images)
+    assert together.shape == (3, 16) and torch.allclose(together.norm(dim=1), torch.ones(3), atol=1e-5)
+    assert torch.allclose(together[1:2], clip.encode_image(images[1:2]), atol=1e-5)
+    assert clip.encode_text(["a dog", "a cat barking"]).shape == (2, 16) and clip.dim == 16
+
+def test_identity_follows_the_weights_and_survives_half_precision(folder, tmp_path):
+    from clipsonic.checkpoint import load_config, load_tensors
+    tensors = load_tensors(folder, "model")
+    save_checkpoint(tmp_path / "half", load_config(folder), {"model": tensors}, dtype=torch.float16)
+    assert pocket_clip(folder).identity == pocket_clip(tmp_path / "half").identity
+    tensors["logit_scale"] += 1
+    assert tensors_digest(tensors) != pocket_clip(folder).identity["hash"]
+
+def test_unknown_words_are_left_out_and_long_texts_are_cut(folder):
+    tokenizer = pocket_clip(folder).tokenizer
+    assert tokenizer.unknown("A photo of a theremin, barking!") == ["theremin"]
+    assert tokenizer.unknown("a dog") == [] and tokenizer(["theremin"])[0].tolist()[:3] == [tokenizer.start, tokenizer.end, 0]
+    long = tokenizer(["dog " * 50])[0]
+    assert long.shape == (16,) and long[-1] == tokenizer.end
+
+def test_a_missing_or_foreign_tensor_is_named(folder, tmp_path):
+    from clipsonic.checkpoint import load_config, load_tensors
+    tensors = load_tensors(folder, "model")
+    del tensors["logit_scale"]
+    save_checkpoint(tmp_path / "bad", load_config(folder), {"model": tensors | {"stray": torch.zeros(1)}})
+    with pytest.raises(CheckpointError, match="logit_scale.*stray|stray.*logit_scale"): load_clip(str(tmp_path / "bad"))
+
+def test_refusals(tmp_path):
+    with pytest.raises(InputError, match="expected \"pocket\", \"ViT-L-14\""): load_clip("ViT-Q-99")
+    with pytest.raises(InputError, match="no such file"): load_clip("ViT-L-14", file=tmp_path / "none.pt")
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    with pytest.raises(CheckpointError, match="could not be loaded"): load_clip("ViT-B-32", file=tmp_path / "junk.pt")
+
+@pytest.mark.slow
+def test_a_published_clip_from_a_local_file(tmp_path):
+    "ViT-B/32 in the published layout with random weights: the same path as ViT-L/14, a third of its size."
+    import open_clip
+    model = open_clip.create_model("ViT-B-32-quickgelu")
+    torch.save(model.state_dict(), tmp_path / "ViT-B-32.pt")
+    clip = load_clip("ViT-B-32", file=tmp_path / "ViT-B-32.pt", device="cpu")
+    text = clip.encode_text(["a photo of a dog"])
+    direct = torch.nn.functional.normalize(model.eval().encode_text(open_clip.get_tokenizer("ViT-B-32")(["a photo of a dog"])), dim=-1)
+    assert clip.identity["name"] == "ViT-B-32" and clip.dim == 512 and torch.allclose(text, direct, atol=1e-5)
+    assert clip.encode_image([Image.new("RGB", (300, 200))]).shape == (1, 512) and clip.unknown("theremin") == []
+
+def test_every_row_of_words_makes_captions_within_the_context():
+    import random
+    captioner, rng = Captioner([n for w in WORDS.values() for n in w.nouns.split(", ")]), random.Random(0)
+    tokenizer = PocketTokenizer.cut(captioner.corpus())
+    for noun in captioner.names:
+        for _ in range(20):
+            text, key = captioner.draw(noun, rng)
+            assert text.strip() and key in captioner.keys(noun) and not tokenizer.unknown(text)
+
+def test_the_loss_has_its_least_value_where_matching_pairs_meet():
+    e = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1).requires_grad_()
+    keys = torch.tensor([0, 1, 2, 3, 4, 5])
+    args = torch.tensor(10.0), keys[:, None].repeat(1, 2), keys
+    assert contrastive_loss(e, e, *args) < contrastive_loss(e, e.roll(1, 0), *args)

@@ -1,0 +1,98 @@
+"""The training loop's edges: refusing, resuming, killed runs, losses that are not numbers."""
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from clipsonic.core import CheckpointError, ClipsonicError, InputError
+from clipsonic.checkpoint import load_config, load_tensors
+from clipsonic.engine import Engine, Recipe, Training, step_generator, train
+
+SLOW_LINE = """
+import sys, time; sys.path.insert(0, {tests!r})
+from test_engine import Pair
+from clipsonic.engine import train
+class Slow(Pair):
+    def losses(self, batch, generator):
+        time.sleep(0.02)
+        yield from super().losses(batch, generator)
+train(Slow(steps=100000), {out!r}, progress=False, cpu=True)
+"""
+
+class Pair(Recipe):
+    "Two networks with an optimiser each; the second learns to follow the first."
+    name = "pair"
+    def __init__(self, steps=12, **kwargs):
+        self.training = Training(steps=steps, batch_size=4, lr=0.05, save_every=6, log_every=3, ema=0.9, **kwargs)
+        self.networks = {k: nn.Linear(2, 1) for k in ("leader", "follower")}
+        for n in self.networks.values():
+            for p in n.parameters(): nn.init.constant_(p, 0.1)
+    @property
+    def optimizers(self): return {k: [k] for k in self.networks}
+    def batches(self, start, rank, world):
+        while True:
+            yield {"x": torch.randn(4, 2, generator=step_generator(9, start, rank))}
+            start += 1
+    def losses(self, batch, generator):
+        noise = torch.randn((), generator=generator)
+        leader, follower = self.networks["leader"], self.networks["follower"]
+        yield "leader", ((leader(batch["x"]) - batch["x"].sum(1, keepdim=True) - noise) ** 2).mean(), {}
+        yield "follower", ((follower(batch["x"]) - leader(batch["x"]).detach()) ** 2).mean(), {"noise": noise}
+    def validate(self, networks): return {"w": networks["leader"].weight.sum().item()}
+    def config(self): return {"kind": "pair"}
+
+def state(folder): return load_tensors(folder / "training", "state")
+
+def test_two_optimisers_resume_exactly(tmp_path):
+    train(Pair(), tmp_path / "whole", progress=False, cpu=True)
+    train(Pair(), tmp_path / "parts", steps=6, progress=False, cpu=True)
+    train(Pair(), tmp_path / "parts", resume=True, progress=False, cpu=True)
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+    log = lambda n: [{k: v for k, v in r.items() if k != "seconds_per_step"} for r in csv.DictReader((tmp_path / n / "log.csv").open())]
+    assert log("whole") == log("parts")
+
+def test_a_killed_run_continues_from_its_checkpoint(tmp_path):
+    code = SLOW_LINE.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run"))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    for _ in range(600):
+        if (tmp_path / "run" / "training" / "config.json").exists(): break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL); process.wait()
+    reached = load_config(tmp_path / "run" / "training")["next"]
+    assert reached >= 6 and reached % 6 == 0
+    train(Pair(), tmp_path / "run", steps=reached + 6, resume=True, progress=False, cpu=True)
+    train(Pair(), tmp_path / "whole", steps=reached + 6, progress=False, cpu=True)
+    run, whole = state(tmp_path / "run"), state(tmp_path / "whole")
+    assert all(torch.equal(run[k], whole[k]) for k in whole)
+
+def test_a_run_is_not_overwritten_and_not_mixed(tmp_path):
+    train(Pair(), tmp_path / "run", steps=1, progress=False, cpu=True)
+    with pytest.raises(InputError, match="holds a run already"): train(Pair(), tmp_path / "run", steps=2, progress=False, cpu=True)
+    other = Pair(); other.name = "other"
+    with pytest.raises(CheckpointError, match="made by --preset pair"): train(other, tmp_path / "run", resume=True, progress=False, cpu=True)
+    with pytest.raises(CheckpointError): train(Pair(), tmp_path / "nowhere", resume=True, progress=False, cpu=True)
+    with pytest.raises(InputError, match="steps=0"): train(Pair(), tmp_path / "zero", steps=0, progress=False, cpu=True)
+
+def test_training_that_went_wrong_stops_and_says_so(tmp_path):
+    class Lost(Pair):
+        def losses(self, batch, generator):
+            for name, loss, logs in super().losses(batch, generator): yield name, loss * float("nan"), logs
+    engine = Engine(Lost(), tmp_path, cpu=True)
+    with pytest.raises(ClipsonicError, match="not numbers"):
+        for batch in engine.recipe.batches(0, 0, 1): engine.step(batch)
+    assert engine.bare["leader"].weight.eq(0.1).all(), "no bad step was taken"
+
+def test_the_average_warms_up(tmp_path):
+    train(Pair(steps=30), tmp_path, progress=False, cpu=True)
+    tensors = state(tmp_path)
+    used = load_tensors(tmp_path / "model", "leader")["weight"]
+    assert torch.equal(used, tensors["average/leader/weight"]) and not torch.equal(used, tensors["network/leader/weight"])
+    assert (used - 0.1).abs().max() > 0.1, "the random start is forgotten"
