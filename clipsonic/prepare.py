@@ -60,11 +60,9 @@ def _read_csv(path):
 # %% ../nbs/13_prepare.ipynb #1cbe1ef1
 def _read_music(path, seed):
     "Rows of a MUSIC json, every tenth video for testing."
-    try: videos = json.loads(Path(path).read_text(encoding="utf-8"))["videos"]
-    except (ValueError, KeyError, TypeError) as error: raise InputError(f"{path} is not a MUSIC json: it needs a \"videos\" entry") from error
-    labels = {}
-    for label, ids in videos.items():
-        for id in ids: labels.setdefault(id, label)
+    try: labels = {id: label for label, ids in json.loads(Path(path).read_text(encoding="utf-8"))["videos"].items() for id in ids}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a MUSIC json, which has \"videos\": {{label: [id, …], …}}") from error
     ids = sorted(labels)
     random.Random(seed).shuffle(ids)
     test = set(ids[:round(len(ids) / 10)])
@@ -104,19 +102,28 @@ class Found:
     @property
     def stem(self): return Path(self.name).stem
 
+def _walk(root):
+    "The files below `root` that are not hidden, through links too; a folder that cannot be read stands for itself."
+    seen, closed = set(), []
+    for folder, inner, files in os.walk(root, onerror=lambda error: closed.append(Path(error.filename)), followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")] if (real := os.path.realpath(folder)) not in seen else []
+        if real not in seen: yield from (Path(folder, name) for name in files if not name.startswith("."))
+        seen.add(real)
+    yield from closed
+
 def find_files(
     videos,  # a folder or file, or several
 ) -> list[Found]:
     "All files of the folders, in order of their names. Raises InputError for a path that is not there."
     roots, found = [Path(v).absolute() for v in ([videos] if isinstance(videos, (str, Path)) else videos)], {}
-    folders = [root for root in roots if root.is_dir()]
+    several = sum(root.is_dir() for root in roots) > 1  # then the folders' own names tell their files apart
     for root in roots:
         if not root.exists(): raise InputError(f"{root}: there is no such video file or folder")
-        for path in sorted(p for p in root.rglob("*") if not p.is_dir()) if root.is_dir() else [root]:
-            name = path.relative_to(root.parent if len(folders) > 1 or not root.is_dir() else root)
-            if root.is_dir() and any(part.startswith(".") for part in path.relative_to(root).parts): continue
-            found.setdefault(path, Found(str(path), name.as_posix(), path.stat().st_size if path.exists() else 0))
-    return sorted(found.values(), key=lambda f: f.name)
+        for path in _walk(root) if root.is_dir() else [root]:
+            name = path.relative_to(root.parent if several or not root.is_dir() else root).as_posix()
+            name = os.fsencode(name).decode("utf-8", "backslashreplace")  # a name may be no text at all
+            found.setdefault(path, Found(str(path), name, path.stat().st_size if path.exists() else 0))
+    return sorted(found.values(), key=lambda f: (f.name, f.path))
 
 # %% ../nbs/13_prepare.ipynb #e8a3b880
 @dataclass(frozen=True)
@@ -129,28 +136,29 @@ class Source:
     label: str | None = None
     split: str | None = None
 
+# %% ../nbs/13_prepare.ipynb #9a45c459
 def match_index(
     rows: list[Row],
     files: list[Found],
+    split: str | None = None,  # want the rows of this split only; None: all
 ) -> tuple[list[Source], list[Unused]]:
     "Find each row's file; name rows without a file and files without a row."
-    stems, sources, unused, taken, seen = {}, [], [], set(), set()
+    stems, sources, unused, served, stand_ins, seen = {}, [], [], set(), set(), set()
     for file in files: stems.setdefault(file.stem, file)
     for row in rows:
-        trimmed = stems.get(f"{row.id}_{int(row.start):06d}") if row.start is not None else None
-        file = trimmed or stems.get(row.id)
-        if (row.id, row.start) in seen: unused.append(Unused("", row.id, row.start, "duplicate", "the index names it twice"))
+        trimmed = None if row.start is None else stems.get(f"{row.id}_{int(row.start):06d}")
+        if file := trimmed or stems.get(row.id):
+            served.add(file)
+            stand_ins |= {file.stem, row.id}
+        if split and row.split != split: continue
+        if (row.id, row.start) in seen: unused.append(Unused("", row.id, row.start, "duplicate", "the index names it more than once"))
         elif file is None: unused.append(Unused("", row.id, row.start, "missing", "the index names it, but there is no such file"))
         else: sources.append(Source(file, row.id, row.start, trimmed is not None, row.label, row.split))
-        if file: taken.add(file.stem)
         seen.add((row.id, row.start))
-    served = {source.file for source in sources}
-    ids = {row.id for row in rows if row.start is None or f"{row.id}_{int(row.start):06d}" in taken} | taken
     for file in files:
         if file not in served:
-            again = file.stem in ids
-            unused.append(Unused(file.name, file.stem, None, "duplicate" if again else "not in the index",
-                                 "another file is that clip" if again else "no row of the index names it"))
+            why = ("duplicate", "another file is that clip") if file.stem in stand_ins else ("not in the index", "no row of the index names it")
+            unused.append(Unused(file.name, file.stem, None, *why))
     return sources, unused
 
 # %% ../nbs/13_prepare.ipynb #2daded6e
@@ -175,6 +183,11 @@ class Settings:
     silence: float = -60.      # dBFS; a clip whose RMS is below is silent
     shortest: int = 448        # frames larger than this on the short side are shrunk before they travel to CLIP
     per_shard: int = 256       # clips in a shard, before the unusable ones are known
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "silence" and not 0 < value < float("inf"): raise InputError(f"{field.name} must be above 0, not {value}")
 
 @dataclass(frozen=True)
 class Job:
@@ -213,6 +226,8 @@ def decode_clip(
     level = 20 * np.log10(audio.waveform.square().mean().sqrt().item() + 1e-10)
     if level < settings.silence: raise MediaError(f"{job.source.file.path} has a level of {level:.0f} dBFS", "silent")
     times, images = read_frames(job.source.file.path, settings.frame_rate, job.offset, min(job.seconds, audio.seconds), settings.shortest)
+    if max(images[0].size) > 20 * min(images[0].size):
+        raise MediaError(f"{job.source.file.path} has frames of {images[0].size} pixels: that is no picture", "no picture")
     file = io.BytesIO()
     soundfile.write(file, audio.waveform[0].clamp(-1, 1).numpy(), settings.sample_rate, format="FLAC", subtype="PCM_16")
     return file.getvalue(), [round(t, 6) for t in times], images
@@ -313,11 +328,13 @@ def _meta(job, times, seconds):
 # %% ../nbs/13_prepare.ipynb #1cc58769
 def _make_shard(number, jobs, results, clip, out, settings, tick):
     "Write shard `number` and its note."
-    unused, samples, pending, seconds = [], [], [], 0.
+    unused, samples, pending, seconds, dim = [], [], [], 0., 0
     name = f"clipsonic-{number:06d}"
     def flush():
+        nonlocal dim
         for job, flac, times, embedding in _encode(clip, pending):
             samples.append(pack_clip(f"{number:06d}{len(samples):06d}", flac, embedding, _meta(job, times, job.seconds)))
+            dim = embedding.shape[1]
         pending.clear()
     for job, result in zip(jobs, results):
         if isinstance(result, MediaError):
@@ -329,7 +346,7 @@ def _make_shard(number, jobs, results, clip, out, settings, tick):
     if pending: flush()
     if samples: write_shard(out/f"{name}.tar", samples)
     else: (out/f"{name}.tar").unlink(missing_ok=True)
-    note = dict(plan=_hash([_fields(job) for job in jobs]), clips=len(samples), seconds=round(seconds, 6),
+    note = dict(plan=_hash([_fields(job) for job in jobs]), clips=len(samples), seconds=round(seconds, 6), dim=dim,
                 labelled=sum(b'"label"' in s["meta.json"] for s in samples), unused=[dataclasses.astuple(u) for u in unused])
     with whole_file(out/"parts"/f"{name}.json") as partial: partial.write_text(json.dumps(note, indent=1))
 
@@ -350,7 +367,7 @@ class Report:
 
 def _write_report(path, unused):
     "All that was not used, as a csv."
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in dataclasses.fields(Unused)])
         writer.writerows(map(dataclasses.astuple, sorted(unused, key=lambda u: (u.file, u.id, u.start or 0))))
@@ -365,6 +382,7 @@ def _claim(out, settings):
         if out.exists() and any(p.name != "parts" for p in out.iterdir()): raise InputError(f"{out} holds something else; give a new or empty folder")
         (out/"parts").mkdir(parents=True, exist_ok=True)
         with whole_file(note) as partial: partial.write_text(json.dumps(settings, indent=1))
+    for partial in [*out.glob(".*.partial.*"), *out.glob("parts/.*.partial.*")]: partial.unlink(missing_ok=True)  # of a run that was killed
     there = json.loads(note.read_text())
     for key in settings:
         if there.get(key) != settings[key]:
@@ -379,19 +397,21 @@ def _done(out, number, jobs):
     return note if there and note["plan"] == _hash([_fields(job) for job in jobs]) else None
 
 # %% ../nbs/13_prepare.ipynb #ab1c29c2
-def _sources(videos, index, split, seed):
+def _cores():
+    "How many cores this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+def _sources(videos, out, index, split, seed):
     "What is wanted of the videos, and what is not there."
-    files = find_files(videos)
+    files = [file for file in find_files(videos) if out not in Path(file.path).parents]
     if not files: raise InputError(f"there are no files in {videos}")
     if index is None:
         if split: raise InputError(f"split {split!r} needs an index that says which video is in which split")
         return without_index(files)
-    sources, unused = match_index(rows := read_index(index, seed), [f for f in files if Path(f.path) != Path(index).absolute()])
-    if split is None: return sources, unused
+    rows = read_index(index, seed)
     splits = {row.split for row in rows}
-    if split not in splits: raise InputError(f"{index} has no split {split!r}, only {', '.join(sorted(map(repr, splits)))}")
-    other = {(row.id, row.start) for row in rows if row.split != split}
-    return [s for s in sources if s.split == split], [u for u in unused if u.file or (u.id, u.start) not in other]
+    if split and split not in splits: raise InputError(f"{index} has no split {split!r}, only {', '.join(sorted(map(repr, splits)))}")
+    return match_index(rows, [file for file in files if Path(file.path) != Path(index).absolute()], split)
 
 # %% ../nbs/13_prepare.ipynb #b7e0a53c
 def prepare(
@@ -408,9 +428,10 @@ def prepare(
 ) -> Report:
     "Turn videos into shards, restartably; name every file that could not be used. Raises InputError."
     from tqdm.auto import tqdm
-    out, workers = Path(out).absolute(), len(os.sched_getaffinity(0)) if workers is None else workers
+    out, workers = Path(out).absolute(), _cores() if workers is None else workers
+    if workers < 0: raise InputError(f"workers must be 0 or more, not {workers}")
     settings, clip = Settings(**settings), load_clip(clip, device=device) if isinstance(clip, (str, Path)) else clip
-    sources, unused = _sources(videos, index, split, seed)
+    sources, unused = _sources(videos, out, index, split, seed)
     _claim(out, dict(clip=clip.identity, split=split, index=index and Path(index).name, **dataclasses.asdict(settings)))
     shards, unlooked = plan(sources, settings, workers, progress)
     todo = [n for n, jobs in enumerate(shards) if not _done(out, n, jobs)]
@@ -434,7 +455,7 @@ def _finish(out, count, unused, clip, settings, index, split, progress):
     _write_report(out/"report.csv", unused)
     report = Report(out, total["clips"], total["seconds"], len(counts), unused)
     if not counts: raise InputError(f"no file could be used: {report}")
-    write_info(out, counts, clip=clip.identity, dim=clip.dim, sample_rate=settings.sample_rate, frame_rate=settings.frame_rate,
+    write_info(out, counts, clip=clip.identity, dim=max(note["dim"] for note in notes.values()), sample_rate=settings.sample_rate, frame_rate=settings.frame_rate,
                seconds=settings.seconds, total_seconds=total["seconds"], labelled=total["labelled"], split=split,
                index=index and Path(index).name, unused=len(unused))
     if progress: print(report)

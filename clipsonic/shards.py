@@ -76,6 +76,7 @@ def shard_info(
 def read_shard(
     shards: str | Path,  # folder or address
     name: str,           # one of the tars in it
+    count: int | None = None,  # clips that it should have; None: any
 ) -> list[dict]:         # each with pcm (time,) int16, clip (frame, width) float32 of length 1, and what meta.json says
     "All the clips of one shard. Raises ClipsonicError for a damaged one."
     import soundfile
@@ -86,7 +87,9 @@ def read_shard(
         return dict(json.loads(sample["meta.json"]), pcm=torch.from_numpy(pcm), clip=F.normalize(clip, dim=-1))
     try:
         with _open(shards, name) as stream:
-            return [decode(sample) for sample in group_by_keys(tar_file_expander([dict(url=name, stream=stream)]))]
+            clips = [decode(sample) for sample in group_by_keys(tar_file_expander([dict(url=name, stream=stream)]))]
+        if count not in (None, len(clips)): raise ValueError(f"it holds {len(clips)} clips and should hold {count}")
+        return clips
     except Exception as error: raise ClipsonicError(f"{shards}/{name} cannot be read; prepare it again: {error}") from error
 
 def all_clips(
@@ -96,8 +99,8 @@ def all_clips(
     "Every clip once, whole, in the order in which it is stored."
     info = shard_info(shards)
     _check_labels(info, shards, labels)
-    for name in info["shards"]:
-        for clip in read_shard(shards, name):
+    for name, count in info["shards"].items():
+        for clip in read_shard(shards, name, count):
             label = {"label": clip["label"]} if labels else {}
             yield dict(waveform=_float(clip["pcm"])[None], embedding=clip["clip"],
                        **{key: clip[key] for key in ("id", "file", "start", "seconds", "times")}, **label)
@@ -147,12 +150,12 @@ def crop(
 # %% ../nbs/12_shards.ipynb #b3413100
 class _Loader:
     "Shards in memory, the longest unused out first; a thread reads ahead."
-    def __init__(self, shards, names, keep):
-        self.shards, self.names, self.keep, self.loaded = shards, names, keep, {}
+    def __init__(self, shards, counts, keep):
+        self.shards, self.counts, self.keep, self.loaded = shards, list(counts.items()), keep, {}
         self.thread = ThreadPoolExecutor(1)
     def want(self, shard):
         "Have the thread read a shard that is not there; the future of its clips."
-        found = self.loaded.pop(shard, None) or self.thread.submit(read_shard, self.shards, self.names[shard])
+        found = self.loaded.pop(shard, None) or self.thread.submit(read_shard, self.shards, *self.counts[shard])
         while len(self.loaded) >= self.keep: self.loaded.pop(next(iter(self.loaded)))
         self.loaded[shard] = found
         return found
@@ -189,7 +192,7 @@ def _batches(shards, info, size, length, seed, number, labels, rank, world, jitt
     "The endless iterator of `batches`."
     counts, n = list(info["shards"].values()), info["count"]
     keep, group = _groups(info, memory)
-    load, epochs, ahead = _Loader(shards, list(info["shards"]), keep), {}, round(n * group / len(counts))
+    load, epochs, ahead = _Loader(shards, info["shards"], keep), {}, round(n * group / len(counts))
     def at(position):
         "Shard, number and draws of a position of the endless stream."
         epoch, index = divmod(position, n)

@@ -109,7 +109,7 @@ def open_media(
 class MediaInfo:
     "What a media file says of itself."
     path: str
-    seconds: float | None      # None: the container does not say
+    seconds: float | None      # None: nothing says
     video: str | None = None   # codec; None: no picture (the cover of a song is none)
     width: int = 0             # pixels
     height: int = 0
@@ -125,12 +125,19 @@ def _picture(container):
     cover = av.stream.Disposition.attached_pic
     return next((s for s in container.streams.video if not s.disposition & cover), None)
 
+def _seconds(container):
+    "Length of a file by its header, or by its last packet; None if neither says."
+    if container.duration and container.duration > 0: return container.duration / 1e6
+    ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in container.demux() if p.pts is not None]
+    return max(ends, default=None)
+
+# %% ../nbs/02_video.ipynb #0c384075
 def probe(
     path: str | Path,  # any media file
 ) -> MediaInfo:
     "Look at a file's streams without decoding them. Raises MediaError."
     with open_media(path) as file:
-        seconds = file.duration / 1e6 if file.duration and file.duration > 0 else None
+        seconds = _seconds(file)
         v, a = _picture(file), next(iter(file.streams.audio), None)
         video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width, height=v.codec_context.height,
                                           frame_rate=float(v.average_rate or 0))
@@ -190,15 +197,19 @@ def read_frames(
             while shown is not None and due() < min(now, end): show(shown)
             shown, last = frame, now
             if due() >= end: break
-        if shown is None: raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
-        last += max(float((shown.duration or 0) * shown.time_base), 1 / float(stream.average_rate or 1))
-        while due() < min(last, end): show(shown)
+        if shown is not None:  # the last frame stays for its duration
+            last += max(float((shown.duration or 0) * shown.time_base), 1 / float(stream.average_rate or 1))
+            while due() < min(last, end): show(shown)
+    if not images: raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
     return times, images
 
 # %% ../nbs/02_video.ipynb #64843ea0
 def _promised(container, stream):
     "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
-    return float(stream.duration * stream.time_base) if stream.duration and _picture(container) else 0.
+    if _picture(container) is None: return 0.
+    if stream.duration: return float(stream.duration * stream.time_base)
+    hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 def _converted(frames, rate):
     "The (channel, time) floats of AVFrames, at `rate`."

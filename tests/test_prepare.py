@@ -1,0 +1,276 @@
+"""A collection as it comes from the world, prepared: what is used, what is not and why, killed and gone on with."""
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import torch
+
+from clipsonic.clip import Clip, ClipConfig, build_clip, pocket_preprocess
+from clipsonic.core import InputError, MediaError
+from clipsonic.prepare import Row, Settings, find_files, map_files, prepare, read_index
+from clipsonic.shards import all_clips, batches, shard_info
+from clipsonic.video import read_audio
+from conftest import root
+from films import cut, film, pitch, remux, song, tone
+
+def untrained(seed=0):
+    "The pocket CLIP's architecture with random weights."
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Clip(build_clip(ClipConfig(vision_layers=(1, 1, 1, 1), vision_width=8), 64), pocket_preprocess(ClipConfig()), None,
+                    'untrained', str(seed), 'cpu')
+
+CLIP = untrained()
+
+def run(videos, out, **options):
+    "prepare, quietly."
+    return prepare(videos, out, **dict(clip=CLIP, workers=0, progress=False, per_shard=3) | options)
+
+def reasons(report): return {u.file: u.reason for u in report.unused}
+
+def tars(out): return {path.name: path.read_bytes() for path in sorted(out.glob('*.tar'))}
+
+@pytest.fixture(scope='module')
+def collection(tmp_path_factory):
+    "Seven good films and one of every kind of bad file."
+    folder = tmp_path_factory.mktemp('collection')/'videos'
+    (folder/'deep er').mkdir(parents=True)
+    for n, name in enumerate(['a.mp4', 'b.mkv', '-abc def.mp4', '--x.mp4', 'deep er/a.mp4', 'ünï & {1..3}.mp4']): film(folder/name, 2., n)
+    film(folder/'long.mp4', 12.5, audio=tone(12.5))
+    film(folder/'mute.mp4', 2., audio=None)
+    film(folder/'hush.mp4', 2., audio=tone(2., level=5e-4))
+    film(folder/'blink.mp4', .5)
+    cut(film(folder/'cut.mp4', 2.), .6)
+    cut(remux(film(folder/'x.mp4', 4.), folder/'half.mp4', movflags='faststart'), .6)
+    (folder/'x.mp4').unlink()
+    song(folder/'song.mp3')
+    tone(2.).save(folder/'tone.wav')
+    (folder/'text.mp4').write_text('not a film at all\n' * 100)
+    (folder/'empty.mp4').touch()
+    (folder/'.hidden.mp4').write_text('a partial download')
+    (folder/'gone.mp4').symlink_to(folder/'nowhere.mp4')
+    film(folder/'b.mp4', 2.)  # b again
+    return folder
+
+BAD = {'mute.mp4': 'no audio track', 'hush.mp4': 'silent', 'blink.mp4': 'too short', 'cut.mp4': 'truncated', 'half.mp4': 'truncated',
+       'song.mp3': 'no picture', 'tone.wav': 'no picture', 'text.mp4': 'not a video', 'empty.mp4': 'unreadable', 'gone.mp4': 'missing',
+       'b.mp4': 'duplicate'}
+
+@pytest.fixture(scope='module')
+def prepared(collection, tmp_path_factory):
+    "The collection's shards and report, made by two workers."
+    out = tmp_path_factory.mktemp('prepared')/'shards'
+    return out, run(collection, out, workers=2)
+
+def test_every_file_is_used_or_named(collection, prepared):
+    out, report = prepared
+    assert reasons(report) == BAD
+    used = Counter(clip['id'] for clip in all_clips(out))
+    assert used == {'a': 1, 'b': 1, '-abc def': 1, '--x': 1, 'deep er/a': 1, 'ünï & {1..3}': 1, 'long': 2}
+    assert len(used) + len(BAD) == sum(path.is_file() or path.is_symlink() for path in collection.rglob('[!.]*'))
+    with open(out/'report.csv', newline='', encoding='utf-8') as file: rows = list(csv.DictReader(file))
+    assert {row['file']: row['reason'] for row in rows} == BAD and all(row['detail'] for row in rows)
+    assert all(words in str(report) for words in ['8 clips', '11 not used', '2 truncated', 'report.csv'])
+
+def test_what_a_sample_holds(collection, prepared):
+    clips = {(clip['id'], clip['start']): clip for clip in all_clips(prepared[0])}
+    clip = clips['-abc def', 0.]
+    assert clip['file'] == '-abc def.mp4' and clip['times'] == [.5, 1.5] and clip['waveform'].shape == (1, 32000)
+    assert (clip['waveform'] - read_audio(collection/'-abc def.mp4', seconds=2.).waveform).abs().max() < 1e-4
+    assert torch.allclose(clip['embedding'].norm(dim=-1), torch.ones(2), atol=1e-5)
+    assert clips['long', 0.]['seconds'] == 10 and clips['long', 10.]['seconds'] == pytest.approx(2.5, abs=.1)
+    info = shard_info(prepared[0])
+    assert (info['count'], info['clip'], info['dim'], info['labelled']) == (8, CLIP.identity, 192, 0)
+
+def test_the_number_of_workers_changes_nothing(collection, prepared, tmp_path):
+    run(collection, tmp_path/'shards')
+    assert tars(tmp_path/'shards') == tars(prepared[0])
+    assert (tmp_path/'shards'/'report.csv').read_bytes() == (prepared[0]/'report.csv').read_bytes()
+
+KILLED = '''
+import os, signal, sys
+import clipsonic.prepare, test_prepare
+write_shard = clipsonic.prepare.write_shard
+def killed_at_the_second(path, samples):
+    if path.name == 'clipsonic-000001.tar': os.kill(os.getpid(), signal.SIGKILL)
+    write_shard(path, samples)
+clipsonic.prepare.write_shard = killed_at_the_second
+test_prepare.run(sys.argv[1], sys.argv[2], workers=1)
+'''
+
+def test_a_killed_run_goes_on(collection, prepared, tmp_path):
+    out = tmp_path/'shards'
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(root/'tests'), str(root)])}
+    done = subprocess.run([sys.executable, '-c', KILLED, collection, out], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in out.glob('*.tar')}
+    (out/'.clipsonic-000001.abcd.partial.tar').write_bytes(b'half of it')
+    assert not (out/'shards.json').exists()
+    with pytest.raises(InputError, match='has not ended'): shard_info(out)
+    report = run(collection, out)
+    assert [path.name for path in kept] == ['clipsonic-000000.tar'] and all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert tars(out) == tars(prepared[0]) and reasons(report) == BAD
+    assert not list(out.glob('.*'))
+
+def test_a_collection_may_grow_and_shrink(collection, tmp_path):
+    videos = tmp_path/'videos'
+    videos.mkdir()
+    for name in 'a.mp4', '--x.mp4': os.link(collection/name, videos/name)
+    assert run(videos, tmp_path/'shards', per_shard=1).clips == 2
+    os.link(collection/'-abc def.mp4', videos/'-abc def.mp4')
+    assert run(videos, tmp_path/'shards', per_shard=1).clips == 3
+    (videos/'a.mp4').unlink()
+    assert run(videos, tmp_path/'shards', per_shard=1).clips == 2
+    assert sorted(clip['id'] for clip in all_clips(tmp_path/'shards')) == ['--x', '-abc def'] and len(tars(tmp_path/'shards')) == 2
+
+@pytest.fixture(scope='module')
+def trimmed(tmp_path_factory):
+    "Files of a VGGSound-like collection: trimmed ones with and without the start in the name, and a whole video."
+    folder = tmp_path_factory.mktemp('vgg')/'videos'
+    folder.mkdir()
+    film(folder/'-bcdefghijk_000030.mp4', 2., 0)
+    film(folder/'abcdefghijk.mp4', 2., 1)
+    wave = torch.cat([tone(15., 300).waveform, tone(15., 600).waveform], 1)
+    film(folder/'whole_video.mp4', 30., 2, audio=type(tone(1.))(wave, 16000))
+    film(folder/'stray.mp4', 2., 3)
+    return folder
+
+INDEX = '''-bcdefghijk,30,"dog, barking",train
+abcdefghijk,70,cat meowing,train
+whole_video,17,siren,train
+lmnopqrstuv,10,rain,train
+lmnopqrstuv,10,rain,train
+whole_video,3,siren,test
+wxyzabcdefg,10,rain,test
+'''
+
+def test_vggsound_rows(trimmed, tmp_path):
+    (tmp_path/'vgg.csv').write_text(INDEX)
+    report = run(trimmed, tmp_path/'train', index=tmp_path/'vgg.csv', split='train')
+    clips = {clip['id']: clip for clip in all_clips(tmp_path/'train', labels=True)}
+    assert {id: (clip['start'], clip['label']) for id, clip in clips.items()} == {
+        '-bcdefghijk': (30., 'dog, barking'), 'abcdefghijk': (70., 'cat meowing'), 'whole_video': (17., 'siren')}
+    assert pitch(clips['whole_video']['waveform']) == pytest.approx(600, abs=2)  # 17 s into the file
+    assert pitch(clips['abcdefghijk']['waveform']) == pytest.approx(260, abs=2)  # the file is the clip
+    assert [(u.file, u.id, u.reason) for u in report.unused] == [
+        ('', 'lmnopqrstuv', 'missing'), ('', 'lmnopqrstuv', 'duplicate'), ('stray.mp4', 'stray', 'not in the index')]
+    report = run(trimmed, tmp_path/'test', index=tmp_path/'vgg.csv', split='test')
+    assert [clip['start'] for clip in all_clips(tmp_path/'test')] == [3.]
+    assert [(u.id, u.reason) for u in report.unused] == [('wxyzabcdefg', 'missing'), ('stray', 'not in the index')]
+
+def test_the_published_form(trimmed, tmp_path):
+    (tmp_path/'test.csv').write_text('-bcdefghijk_000030.mp4,dog barking\nwhole_video_000003.mp4,siren\nwhole_video_000040.mp4,siren\n')
+    report = run(trimmed, tmp_path/'shards', index=tmp_path/'test.csv')
+    assert {(clip['id'], clip['start'], clip['label']) for clip in all_clips(tmp_path/'shards', labels=True)} == {
+        ('-bcdefghijk', 30., 'dog barking'), ('whole_video', 3., 'siren')}
+    assert {(u.id, u.reason) for u in report.unused} == {('whole_video', 'too short'), ('abcdefghijk', 'not in the index'), ('stray', 'not in the index')}
+    with pytest.raises(InputError, match="no split 'train'"): run(trimmed, tmp_path/'x', index=tmp_path/'test.csv', split='train')
+
+def test_music_json(trimmed, tmp_path):
+    (tmp_path/'music.json').write_text(json.dumps({'videos': {'flute': ['whole_video', 'abcdefghijk'], 'tuba violin': ['missing_one']}}))
+    report = run(trimmed, tmp_path/'shards', index=tmp_path/'music.json')
+    clips = list(all_clips(tmp_path/'shards', labels=True))
+    assert sorted((clip['id'], clip['start'], clip['label']) for clip in clips) == [
+        ('abcdefghijk', 0., 'flute'), ('whole_video', 0., 'flute'), ('whole_video', 10., 'flute'), ('whole_video', 20., 'flute')]
+    assert ('missing_one', 'missing') in {(u.id, u.reason) for u in report.unused}
+
+def test_music_is_split_by_video(tmp_path):
+    (tmp_path/'music.json').write_text(json.dumps({'videos': {name: [f'{name}-{n}' for n in range(50)] for name in ('flute', 'tuba')}}))
+    rows = read_index(tmp_path/'music.json')
+    assert Counter(row.split for row in rows) == {'train': 90, 'test': 10}
+    assert rows == read_index(tmp_path/'music.json') != read_index(tmp_path/'music.json', seed=1)
+
+@pytest.mark.parametrize('text', ['', 'abc,xyz\n', 'abc,ten,dog,train\n', 'abc,-1,dog,train\n', 'abc,1,dog\n', ',1,dog,train\n', 'abc,nan,dog,train\n'])
+def test_bad_csv(tmp_path, text):
+    (tmp_path/'bad.csv').write_text('good_one_it,0,dog,train\n' * bool(text) + text)
+    with pytest.raises(InputError, match='line 2' if text else 'no rows'): read_index(tmp_path/'bad.csv')
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"version": 1}', '{"videos": ["a"]}', '{"videos": {}}'])
+def test_bad_json(tmp_path, text):
+    (tmp_path/'bad.json').write_text(text)
+    with pytest.raises(InputError, match='bad.json'): read_index(tmp_path/'bad.json')
+
+def test_a_csv_with_a_header(tmp_path):
+    (tmp_path/'real.csv').write_text('id,start,label,source\nxyz_000010,10,dog,somewhere\n')
+    assert read_index(tmp_path/'real.csv') == [Row('xyz_000010', 10., 'dog', None)]
+
+def test_folders_are_told_apart(tmp_path):
+    for folder in 'one', 'two': (tmp_path/folder).mkdir(); film(tmp_path/folder/'a.mp4', 1.)
+    assert [f.id for f in find_files([tmp_path/'one', tmp_path/'two'])] == ['one/a', 'two/a']
+    assert [f.id for f in find_files([tmp_path/'one'/'a.mp4', tmp_path/'one'/'a.mp4'])] == ['a']
+    (tmp_path/'one'/'loop').symlink_to(tmp_path/'one')
+    (tmp_path/'one'/'other').symlink_to(tmp_path/'two')
+    assert [f.id for f in find_files(tmp_path/'one')] == ['a', 'other/a']
+
+def test_a_name_that_is_no_text(tmp_path):
+    try: os.mkdir(tmp_path/'v'); open(os.fsencode(tmp_path/'v') + b'/\xff.mp4', 'w').write('no film')
+    except OSError: pytest.skip('this file system takes text only')
+    film(tmp_path/'v'/'good.mp4', 1.)
+    assert reasons(run(tmp_path/'v', tmp_path/'shards')) == {'\\xff.mp4': 'not a video'}
+
+def crash(item, settings):
+    "A decoder that runs into bad files."
+    if item == 2: os.kill(os.getpid(), signal.SIGKILL)
+    if item == 4: time.sleep(60)
+    if item == 6: raise MemoryError('too much')
+    return item
+
+def test_a_worker_that_crashes_or_hangs_costs_one_file():
+    results = list(map_files(crash, range(9), Settings(), workers=2, limit=2))
+    assert [r for r in results if isinstance(r, int)] == [0, 1, 3, 5, 7, 8]
+    assert [results[n].reason for n in (2, 4, 6)] == ['unreadable'] * 3 and isinstance(results[4], MediaError)
+
+def test_other_settings_are_refused(collection, prepared, tmp_path):
+    out, _ = prepared
+    before = tars(out)
+    with pytest.raises(InputError, match=r"(?s)untrained.*'0'.*untrained.*'1'"): run(collection, out, clip=untrained(1))
+    with pytest.raises(InputError, match=r'seconds 10.*seconds 4'): run(collection, out, seconds=4.)
+    assert tars(out) == before
+
+def test_wrong_input(collection, tmp_path):
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine'/'thesis.txt').write_text('important')
+    for words, videos, out, options in [
+        ('no such video', tmp_path/'nowhere', 'out', {}), ('no files', tmp_path/'empty', 'out', {}), ('does not exist', collection, 'a/b', {}),
+        ('something else', collection, 'mine', {}), ('is a file', collection, 'mine/thesis.txt', {}), ('needs an index', collection, 'out', dict(split='train')),
+        ('no such index', collection, 'out', dict(index=tmp_path/'x.csv')), ('seconds', collection, 'out', dict(seconds=0)),
+        ('workers', collection, 'out', dict(workers=-1)), ("'nonesuch'", collection, 'out', dict(clip='nonesuch'))]:
+        with pytest.raises(InputError, match=words): run(videos, tmp_path/out, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['empty', 'mine']
+
+def test_nothing_usable(tmp_path):
+    (tmp_path/'videos').mkdir()
+    (tmp_path/'videos'/'a.mp4').write_text('no film')
+    with pytest.raises(InputError, match='1 not a video'): run(tmp_path/'videos', tmp_path/'shards')
+    assert 'not a video' in (tmp_path/'shards'/'report.csv').read_text() and not (tmp_path/'shards'/'shards.json').exists()
+
+def test_shards_inside_the_videos(tmp_path):
+    film(tmp_path/'a.mp4', 1.)
+    for _ in range(2): assert run(tmp_path, tmp_path/'shards').unused == []
+
+def test_training_can_read_it(prepared):
+    batch = next(batches(prepared[0], 8))
+    assert batch['waveform'].shape == (8, 1, 32768) and 0 < batch['padded'] < 8  # films of two seconds and a long one
+
+@pytest.mark.data
+def test_natural_videos(pocketav, tmp_path):
+    report = run(pocketav/'real', tmp_path/'shards', index=pocketav/'real'/'real.csv', workers=2)
+    assert report.clips == 22 and not report.unused
+    assert all(6 <= clip['seconds'] <= 10 and len(clip['times']) == int(clip['seconds']) for clip in all_clips(tmp_path/'shards', labels=True))
+
+@pytest.mark.data
+def test_real_indexes(pocketav):
+    rows = read_index(pocketav/'pocketav.csv')
+    assert Counter(row.split for row in rows) == {'train': 1435, 'test': 290}
+    rows = read_index(pocketav/'metadata'/'vggsound_test.csv')
+    assert all(len(row.id) == 11 and row.label for row in rows) and len({(row.id, row.start) for row in rows}) > 15000
+    for path in (pocketav/'metadata'/'music_dataset').glob('*.json'):
+        splits = Counter(row.split for row in read_index(path))
+        assert splits['test'] == round(sum(splits.values()) / 10)
