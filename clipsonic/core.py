@@ -9,7 +9,7 @@ __all__ = ['FORMATS', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaE
 # %% ../nbs/00_core.ipynb #ac6f3622
 import base64, io, os, secrets, shutil, warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from fastcore.basics import patch
 import numpy as np
@@ -40,7 +40,7 @@ def _beside(path):
     "A fresh hidden name in the folder of `path` with the same ending, once that folder is known to exist."
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
-    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
+    return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
 
 def _sync(path):
     "Wait until the disk holds `path`, a file or a folder's list of names."
@@ -55,9 +55,9 @@ def whole_file(
 ):
     "Yield a path to write to; the file takes its place at `path` when the block ends well. Raises InputError, ClipsonicError."
     path = Path(path).resolve()
-    if path.exists() and not path.is_file(): raise InputError(f"cannot write {path}: it is there and is not a file")
     partial = _beside(path)
     try:
+        if path.exists() and not path.is_file(): raise InputError(f"cannot write {path}: it is there and is not a file")
         yield partial
         _sync(partial)
         os.replace(partial, path)
@@ -74,9 +74,9 @@ def whole_folder(
 ):
     "Yield an empty folder to fill; it takes its place at `path` when the block ends well. Raises InputError, ClipsonicError."
     path = Path(path).resolve()
-    if path.exists() and not path.is_dir(): raise InputError(f"cannot write {path}: it is there and is not a folder")
     partial, previous = _beside(path), path.with_name(f".{path.name}.previous")
     try:
+        if path.exists() and not path.is_dir(): raise InputError(f"cannot write {path}: it is there and is not a folder")
         partial.mkdir()
         yield partial
         for inner in [*partial.rglob("*"), partial]: _sync(inner)
@@ -104,6 +104,7 @@ class Audio:
     "A sound: it validates itself, plays and draws itself in a notebook, and saves itself. Raises InputError."
     waveform: torch.Tensor  # (channel, time), floating, full scale is −1…1; kept as float32 on the CPU
     sample_rate: int        # Hz
+    info: dict = field(default_factory=dict)  # what made it, where something did: prompt, seed, …
 
     def __post_init__(self):
         w = self.waveform
@@ -137,10 +138,8 @@ FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 def encode(self: Audio,
     format: str,  # "WAV", "FLAC", "OGG" or "MP3"
 ) -> bytes:
-    "The sound as the bytes of a file; turned down, with a warning, if its peak is beyond 1. Raises InputError."
+    "The sound as the bytes of a file; turned down if its peak is beyond 1. Raises InputError."
     import soundfile
-    if self.peak > 1:
-        warnings.warn(f"the waveform's peak is {self.peak:.2f}: turned down to 1 so that it does not clip", stacklevel=3)
     file = io.BytesIO()
     try: soundfile.write(file, (self.waveform / max(1., self.peak)).T.numpy(), self.sample_rate, format=format)
     except (soundfile.LibsndfileError, ValueError) as error:
@@ -156,6 +155,8 @@ def save(self: Audio,
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"cannot save as {path.name!r}: the name must end in {', '.join(FORMATS)}")
+    if self.peak > 1:
+        warnings.warn(f"the waveform's peak is {self.peak:.2f}: turned down to 1 so that it does not clip", stacklevel=2)
     with whole_file(path) as partial:
         partial.write_bytes(self.encode(FORMATS[path.suffix.lower()]))
 
@@ -185,15 +186,17 @@ def plot(self: Audio,
 def _repr_html_(self: Audio):
     "A player above the spectrogram, for notebooks."
     import matplotlib.pyplot as plt
+    from PIL import Image
     mp3 = self.sample_rate in (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000) and len(self.waveform) <= 2
-    sound = base64.b64encode(self.encode("MP3" if mp3 else "FLAC")).decode()
-    picture = io.BytesIO()
+    drawing, picture = io.BytesIO(), io.BytesIO()
     figure, ax = plt.subplots(figsize=(6, 2.4), layout="constrained")
     self.plot(ax)
-    figure.savefig(picture, format="webp", dpi=80, pil_kwargs={"quality": 70})
+    figure.savefig(drawing, format="png", dpi=80)
     plt.close(figure)
+    Image.open(drawing).convert("RGB").quantize(48).save(picture, "png", optimize=True)
+    sound, picture = (base64.b64encode(b).decode() for b in (self.encode("MP3" if mp3 else "FLAC"), picture.getvalue()))
     return (f'<audio controls src="data:audio/{"mpeg" if mp3 else "flac"};base64,{sound}"></audio><br>'
-            f'<img alt="spectrogram" src="data:image/webp;base64,{base64.b64encode(picture.getvalue()).decode()}">')
+            f'<img alt="spectrogram" src="data:image/png;base64,{picture}">')
 
 # %% ../nbs/00_core.ipynb #0b3855d8
 def noise_streams(
@@ -203,7 +206,7 @@ def noise_streams(
 ) -> list[torch.Generator]:
     "One CPU generator for each of the clips `first`, …, `first + n - 1`, independent of `n`. Raises InputError."
     seed, n, first = _whole(seed, "seed", 0, 2**63 - 1), _whole(n, "n", 0, 2**31), _whole(first, "first", 0, 2**31)
-    mixed = [np.random.SeedSequence([seed, clip]).generate_state(1)[0] for clip in range(first, first + n)]
+    mixed = [np.random.SeedSequence(seed, spawn_key=(clip,)).generate_state(1)[0] for clip in range(first, first + n)]
     return [torch.Generator().manual_seed(int(m)) for m in mixed]
 
 def randn_streams(
