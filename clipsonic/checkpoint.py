@@ -126,6 +126,7 @@ def weights_folder(
     name: str | Path,  # the name of packaged weights ("pocket"), or a folder made by `clipsonic train`
 ) -> Path:
     "The folder that holds the weights. Raises CheckpointError that lists what is packaged."
+    if not isinstance(name, (str, Path)): raise InputError(f'a model is "pocket" or a folder, not {name!r}')
     packaged = {p.name: p for p in sorted((Path(__file__).parent / "weights").glob("*")) if p.is_dir()}
     if name in packaged: return packaged[name]
     if str(name) and Path(name).is_dir(): return checkpoint_folder(name)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MelConfig', 'hertz_to_mel', 'mel_filters', 'stft_magnitude', 'log_mel', 'plot_mel', 'to_unit', 'from_unit',
-           'mel_pseudo_inverse', 'griffin_lim']
+           'mel_pseudo_inverse', 'interpolate_bands', 'fit_bands', 'griffin_lim']
 
 # %% ../nbs/01_mel.ipynb #bb9506ba
 import math
@@ -32,8 +32,9 @@ class MelConfig:
 
     def __post_init__(self):
         if self.hop_length < 1 or self.n_fft % self.hop_length or (self.n_fft - self.hop_length) % 2:
-            raise InputError(f"n_fft must be an even multiple of hop_length, not {self.n_fft} of {self.hop_length}")
-        if not 0 < self.win_length <= self.n_fft: raise InputError(f"win_length must be in 1…n_fft, not {self.win_length}")
+            raise InputError(f"n_fft must be a multiple of hop_length and their difference even, not {self.n_fft} and {self.hop_length}")
+        if not self.hop_length < self.win_length <= self.n_fft:
+            raise InputError(f"win_length must be more than hop_length and at most n_fft, not {self.win_length}")
         if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
             raise InputError(f"0 <= f_min < f_max <= sample_rate / 2 does not hold for {self}")
 
@@ -70,8 +71,7 @@ def mel_filters(
 def _frames(waveform, config):
     "(B, T) waveforms → (B, frame, n_fft), mirrored at the ends and windowed."
     pad = (config.n_fft - config.hop_length) // 2
-    waveform = F.pad(waveform, (0, max(0, pad + 1 - waveform.shape[-1])))
-    waveform = F.pad(waveform, (0, max(0, config.hop_length - waveform.shape[-1])))
+    waveform = F.pad(waveform, (0, max(0, pad + 1 - waveform.shape[-1], config.hop_length - waveform.shape[-1])))
     return F.pad(waveform, (pad, pad), mode="reflect").unfold(-1, config.n_fft, config.hop_length) * _window(config, waveform)
 
 def _window(config, like):
@@ -97,7 +97,8 @@ def log_mel(
 ) -> torch.Tensor:                    # (B, 1, n_mels, T // hop_length), natural logarithms
     "Log-mel spectrogram; differentiable. Raises InputError."
     magnitude = stft_magnitude(waveform, config)
-    return (mel_filters(config).to(magnitude.device) @ magnitude).clamp(min=config.floor).log()[:, None]
+    with torch.autocast(magnitude.device.type, enabled=False):  # half precision would round the quiet bands away
+        return (mel_filters(config).to(magnitude.device) @ magnitude).clamp(min=config.floor).log()[:, None]
 
 # %% ../nbs/01_mel.ipynb #16daab9d
 @patch
@@ -154,7 +155,37 @@ def mel_pseudo_inverse(
 ) -> torch.Tensor:                    # (B, n_fft // 2 + 1, frame), 0 or more
     "The smallest linear-frequency magnitudes with these mel bands. An item does not change with its batch."
     inverse = _pseudo_inverse(config).to(log_mel.device)
-    return torch.stack([(inverse @ item.exp()).clamp(min=0) for item in log_mel[:, 0]])
+    with torch.autocast(log_mel.device.type, enabled=False):
+        return torch.stack([(inverse @ item.float().exp()).clamp(min=0) for item in log_mel[:, 0]])
+
+# %% ../nbs/01_mel.ipynb #35c8843b
+@lru_cache
+def _interpolation(config):
+    "(bins, n_mels): weights of the bands' levels at every frequency, rows sum to one; (n_mels, 1): ln of each band's sum of weights."
+    sums = mel_filters(config).sum(1, keepdim=True)
+    weights = mel_filters(config) / sums
+    inside = weights.sum(0).nonzero()[:, 0]
+    weights[0, :inside[0]] = weights[-1, inside[-1] + 1:] = 1  # frequencies outside all bands take the nearest
+    return (weights / weights.sum(0).clamp(min=1e-8)).T.contiguous(), sums.log()
+
+def interpolate_bands(
+    log_mel: torch.Tensor,            # (B, 1, n_mels, frame)
+    config: MelConfig = MelConfig(),
+) -> torch.Tensor:                    # (B, n_fft // 2 + 1, frame), natural logarithms
+    "Linear-frequency log-magnitudes whose level moves smoothly from band to band; differentiable."
+    weights, sums = (t.to(log_mel.device) for t in _interpolation(config))
+    return weights @ (log_mel[:, 0] - sums)
+
+# %% ../nbs/01_mel.ipynb #52486e3a
+def fit_bands(
+    magnitude: torch.Tensor,          # (B, n_fft // 2 + 1, frame), 0 or more
+    log_mel: torch.Tensor,            # (B, 1, n_mels, frame) that it is to have
+    config: MelConfig = MelConfig(),
+) -> torch.Tensor:                    # (B, n_fft // 2 + 1, frame)
+    "Magnitudes nearer to a mel, each changed by a factor of at most ten."
+    bands = (mel_filters(config).to(magnitude.device) @ magnitude).clamp(min=config.floor).log()
+    ratio = (log_mel[:, 0] - bands).clamp(-math.log(10), math.log(10))
+    return magnitude * (_interpolation(config)[0].to(magnitude.device) @ ratio).exp()
 
 # %% ../nbs/01_mel.ipynb #78daf142
 def _overlap_add(frames, config):
@@ -171,6 +202,7 @@ def griffin_lim(
     config: MelConfig = MelConfig(),
     n_iter: int = 32,                 # rounds; more bring a little
     momentum: float = 0.99,           # α, how far to overshoot
+    bands: torch.Tensor|None = None,  # (B, 1, n_mels, frame) log-mel that the result is to have; see "Holding the bands"
 ) -> torch.Tensor:                    # (B, 1, frame · hop_length)
     "A waveform with these magnitudes. Always the same for the same magnitudes, and an item does not change with its batch."
     window = _window(config, magnitude)
@@ -178,10 +210,11 @@ def griffin_lim(
     phase = torch.rand(magnitude.shape[2], magnitude.shape[1], generator=torch.Generator().manual_seed(0)).to(magnitude.device)
     inverse = lambda spectrum: _overlap_add(torch.fft.irfft(spectrum, config.n_fft) * window, config) / weight
     waveforms = []
-    for target in magnitude.mT.contiguous():
+    for i, target in enumerate(magnitude.mT.contiguous()):
         spectrum, before = torch.polar(target, 2*math.pi * phase), 0
-        for _ in range(n_iter):
+        for k in range(n_iter):
             now = torch.fft.rfft(_frames(inverse(spectrum)[None], config)[0])
+            if bands is not None and 2*k >= n_iter: target = fit_bands(now.abs().mT[None], bands[i:i+1], config)[0].mT
             spectrum, before = target * torch.sgn(now + momentum * (now - before)), now
         waveforms.append(inverse(spectrum))
     return torch.stack(waveforms)[:, None]

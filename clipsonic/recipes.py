@@ -193,7 +193,7 @@ class Denoiser(Recipe):
     def config(self):
         c = self.config_
         return {"kind": "denoiser", "preset": self.name, "unet": dataclasses.asdict(c.unet), "mel": dataclasses.asdict(c.mel),
-                "diffusion": {"timesteps": c.timesteps, "schedule": "cosine"}, "clip": self.info["clip"], "template": c.template, "steps": c.steps,
+                "diffusion": {"timesteps": c.timesteps, "schedule": "cosine"}, "clip": self.info["clip"], "frames": c.frames, "template": c.template, "steps": c.steps,
                 "sampler": c.sampler}
 
 # %% ../nbs/41_recipes.ipynb #8821e46e
@@ -237,7 +237,7 @@ def samples(self:Denoiser, networks, folder) -> None:
 class InvertMel(Recipe):
     "The learned mel inversion before Griffin-Lim. Reads sound only."
     name = "pocket-mel-inversion"
-    training = Training(steps=4000, batch_size=16, lr=1e-3, warmup=100, decay="cosine", ema=0.999, precision="bf16", save_every=500)
+    training = Training(steps=2000, batch_size=32, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, warmup=100, decay="cosine", ema=0.999, precision="bf16", save_every=500)
 
     def __init__(self, data, valid=None, config:MelInversionConfig=MelInversionConfig()):
         self.data, self.valid, self.config_ = data, valid, config
@@ -263,7 +263,7 @@ class InvertMel(Recipe):
 class PocketClassifier(Recipe):
     "The 30-way classifier that measures recognisability. Reads labels, and is no part of any generator."
     name = "pocket-classifier"
-    training = Training(steps=2500, batch_size=32, lr=2e-3, weight_decay=0.02, warmup=100, decay="cosine", ema=0.995, precision="bf16", save_every=500)
+    training = Training(steps=2000, batch_size=32, lr=2e-3, weight_decay=0.05, warmup=50, decay="cosine", ema=0.995, precision="bf16", save_every=500)
 
     def __init__(self, data, valid=None, mel:MelConfig=MelConfig()):
         self.data, self.valid = data, valid
@@ -291,10 +291,10 @@ class PocketClassifier(Recipe):
 # %% ../nbs/41_recipes.ipynb #91ad2734
 paper = DenoiserConfig()
 clipsynth = DenoiserConfig(unet=UNetConfig(conditioning="concat"), mel=MelConfig(hop_length=1024))
-pocket = DenoiserConfig(unet=UNetConfig(channels=64, mult=(1, 2, 2, 2), blocks=1, attention=(8, 4), condition_dim=192, patch=2), condition_noise=0.4, jitter=1.0,
+pocket = DenoiserConfig(unet=UNetConfig(channels=64, mult=(1, 2, 2, 2), blocks=1, attention=(8, 4), condition_dim=192, patch=2), condition_noise=0.6, jitter=1.0,
                         steps=25, sampler="ddim")
 DENOISERS = {
-    "pocket": (pocket, Training(steps=6000, batch_size=32, lr=5e-4, betas=(0.9, 0.99), warmup=200, decay="cosine", ema=0.999, precision="bf16", save_every=500)),
+    "pocket": (pocket, Training(steps=6000, batch_size=32, lr=8e-4, betas=(0.9, 0.99), warmup=200, decay="cosine", ema=0.999, precision="bf16", save_every=500)),
     "music": (paper, Training(steps=200_000, precision="bf16", save_every=5000)),
     "vggsound": (paper, Training(steps=500_000, precision="bf16", save_every=5000)),
     "clipsynth-music": (dataclasses.replace(clipsynth, template="a photo of playing {}"), Training(steps=100_000, precision="bf16", save_every=5000)),

@@ -92,6 +92,15 @@ def read_shard(
         return clips
     except Exception as error: raise ClipsonicError(f"{shards}/{name} cannot be read; prepare it again: {error}") from error
 
+# %% ../nbs/12_shards.ipynb #747e75f0
+def _float(pcm): return pcm.float() / 32768
+
+def _check_labels(info, shards, labels):
+    "Refuse to give labels that are not there."
+    if labels and info.get("labelled", 0) < info["count"]:
+        raise InputError(f"{shards}: {info['count'] - info.get('labelled', 0)} of {info['count']} clips have no label; "
+                         "prepare it with an index that gives one")
+
 def all_clips(
     shards: str | Path,    # folder or address
     labels: bool = False,  # give labels too
@@ -104,13 +113,6 @@ def all_clips(
             label = {"label": clip["label"]} if labels else {}
             yield dict(waveform=_float(clip["pcm"])[None], embedding=clip["clip"],
                        **{key: clip[key] for key in ("id", "file", "start", "seconds", "times")}, **label)
-
-def _float(pcm): return pcm.float() / 32768
-
-def _check_labels(info, shards, labels):
-    if labels and info.get("labelled", 0) < info["count"]:
-        raise InputError(f"{shards}: {info['count'] - info.get('labelled', 0)} of {info['count']} clips have no label; "
-                         "prepare it with an index that gives one")
 
 # %% ../nbs/12_shards.ipynb #95cf4ad0
 def _generator(*numbers):

@@ -23,6 +23,11 @@ def _even(image):
         raise InputError(f"a frame must be a picture or a (height, width, 3) array of uint8, not {pixels.shape} {pixels.dtype}")
     return np.pad(pixels, [(0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)], "edge")
 
+def _chain(first, rest):
+    "`first`, then the frames of `rest` made even."
+    yield first
+    yield from map(_even, rest)
+
 def _sound_frames(audio):
     "`audio` as packed AVFrames of 1024 samples."
     import av
@@ -62,11 +67,6 @@ def write_video(
                 if chunk.pts / audio.sample_rate > n / rate: break
         for chunk in pending: file.mux(sound.encode(chunk))
         for stream in filter(None, (picture, sound)): file.mux(stream.encode(None))
-
-def _chain(first, rest):
-    "`first`, then the frames of `rest` made even."
-    yield first
-    yield from map(_even, rest)
 
 # %% ../nbs/02_video.ipynb #258487f9
 def _begins_as_video(head: bytes) -> bool:

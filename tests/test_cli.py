@@ -1,0 +1,187 @@
+"""The terminal: what is written and printed, and that whatever a user gets wrong is one line on stderr and exit status 2."""
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+from PIL import Image
+
+from clipsonic import __version__
+from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint
+from clipsonic.cli import main, parser
+from clipsonic.core import Audio
+from tiny import tiny_model
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory): return str(tiny_model(tmp_path_factory.mktemp('tiny')/'runs'))
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new('RGB', (50, 40), 'green').save('photo.png')
+    Path('text.txt').write_text('no picture')
+    return tmp_path
+
+@pytest.fixture
+def run(capsys):
+    def run(*words):
+        status = main([str(w) for w in words])
+        out, err = capsys.readouterr()
+        return status, out, err
+    return run
+
+fast = ['--steps', '1', '--seconds', '0.2', '--seed', '7', '--device', 'cpu']
+
+def files(folder='.'): return sorted(p.name for p in Path(folder).iterdir() if p.name not in ('photo.png', 'text.txt'))
+
+# what is written
+
+def test_generate_writes_what_was_named(run, here, model):
+    status, out, err = run('generate', 'a dog barking', '--model', model, '-o', 'dog.wav', *fast)
+    assert status == 0 and 'dog.wav: 0.200 s at 16000 Hz, seed 7' in out
+    info = soundfile.info('dog.wav')
+    assert (info.frames, info.samplerate, info.channels, info.subtype) == (3200, 16000, 1, 'PCM_16')
+    first = Path('dog.wav').read_bytes()
+    assert run('generate', 'rain', '--model', model, '-o', 'dog.wav', *fast)[0] == 0
+    assert Path('dog.wav').read_bytes() != first, 'a file that was named is replaced'
+
+@pytest.mark.parametrize('ending', ['wav', 'flac', 'ogg', 'WAV'])
+def test_endings(run, here, model, ending):
+    assert run('generate', 'a dog', '--model', model, '-o', f'dog.{ending}', *fast)[0] == 0
+    assert soundfile.info(f'dog.{ending}').format == ending.upper()
+
+def test_names_come_from_prompts_and_nothing_is_overwritten(run, here, model):
+    for _ in range(2): assert run('generate', 'A dog, barking!', '--model', model, *fast)[0] == 0
+    assert files() == ['a-dog-barking-2.wav', 'a-dog-barking.wav']
+
+def test_several_sounds(run, here, model):
+    Path('out').mkdir()
+    assert run('generate', 'a dog', 'rain', '--n', 2, '--model', model, '-o', 'out', *fast)[0] == 0
+    assert files('out') == ['a-dog-2.wav', 'a-dog.wav', 'rain-2.wav', 'rain.wav']
+    status, out, _ = run('generate', '--image', 'photo.png', 'photo.png', '--model', model, '-o', 'x.flac', *fast)
+    assert status == 0 and 'x-2.flac: 0.200 s at 16000 Hz, seed 7, number 1' in out
+    assert files() == ['out', 'x-1.flac', 'x-2.flac']
+
+def test_a_fresh_seed_is_printed_and_gives_the_sound_again(run, here, model):
+    words = ['generate', 'a dog', '--model', model, '--steps', '1', '--seconds', '0.1']
+    _, out, _ = run(*words, '-o', 'a.wav')
+    seed = re.search(r'seed (\d+)', out)[1]
+    run(*words, '-o', 'b.wav', '--seed', seed)
+    assert Path('a.wav').read_bytes() == Path('b.wav').read_bytes()
+
+def test_warnings_are_one_line(run, here, model):
+    status, out, err = run('generate', 'a zebra', '--model', model, '-o', 'a.wav', *fast)
+    assert status == 0 and err.count('\n') == 1 and err.startswith("warning: the model") and 'it knows dog, rain, flute' in err
+
+# info
+
+def test_info_about_models_and_media(run, here, model):
+    status, out, _ = run('info', model)
+    assert status == 0 and 'pipeline' in out and 'knows: dog, rain, flute' in out and 'denoiser/' in out and 'steps: 3' in out
+    assert run('info', f'{Path(model).parent}/denoiser')[1].count('denoiser:') == 1
+    run('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast)
+    status, out, _ = run('info', 'a.wav')
+    assert status == 0 and 'sample_rate: 16000' in out
+
+def test_info_about_shards(run, here):
+    from clipsonic.shards import write_info
+    Path('shards').mkdir()
+    write_info('shards', {'clipsonic-000000.tar': 3}, clip={'name': 'pocket', 'hash': 'beef'}, dim=192, sample_rate=16000, frame_rate=1., total_seconds=7200., labelled=0)
+    status, out, _ = run('info', 'shards')
+    assert status == 0 and '3 clips, 2.00 h, in 1 tars' in out and 'clip: name pocket, hash beef' in out
+
+# what goes wrong
+
+@pytest.mark.parametrize('words, says', [
+    (['generate'], 'nothing to make a sound for'), (['generate', ''], 'the prompt is empty'), (['generate', '  '], 'the prompt is empty'),
+    (['generate', 'a', '--image', 'photo.png'], 'leave the other out'), (['generate', '--image', 'nonesuch.jpg'], 'nonesuch.jpg'), (['generate', '--image', 'text.txt'], 'text.txt'),
+    (['generate', '--image', '.'], 'no such image'),
+    (['generate', 'a', '--seconds', '0'], 'seconds'), (['generate', 'a', '--seconds', '-3'], '-3'), (['generate', 'a', '--seconds', '1e9'], '1000000000.0'),
+    (['generate', 'a', '--seconds', 'nan'], 'nan'), (['generate', 'a', '--seconds', 'long'], "'long'"), (['generate', 'a', '--n', '0'], 'n must be'),
+    (['generate', 'a', '--steps', '0'], 'steps'), (['generate', 'a', '--sampler', 'euler'], "'euler': choose from"), (['generate', 'a', '--system', 'XX'], "'XX'"),
+    (['generate', 'a', '--seed', '-1'], 'seed'), (['generate', 'a', '--guidance', 'inf'], 'inf'), (['generate', 'a', '--template', 'photo'], 'has no {}'),
+    (['generate', 'a', '--model', 'nonesuch'], "no model 'nonesuch'"), (['generate', 'a', '--model', '.'], 'not a checkpoint'), (['generate', 'a', '--model', 'text.txt'], 'text.txt'),
+    (['generate', 'a', '-o', 'nowhere/a.wav'], 'nowhere'), (['generate', 'a', '-o', 'nowhere/'], 'nowhere'), (['generate', 'a', '-o', 'a.mp3'], '.wav, .flac, .ogg'),
+    (['generate', 'a', '-o', 'a'], '.wav, .flac, .ogg'),
+    (['train', '--preset', 'pockets', '--data', '.', '--out', 'run'], "'pockets': expected one of pocket"), (['train', '--preset', 'pocket', '--data', '.', '--out', 'run'], 'shards'),
+    (['train', '--preset', 'pocket-clip', '--data', '.', '--out', 'run'], 'image-text'), (['train', '--preset', 'pocket', '--data', 'nonesuch', '--out', 'run'], 'nonesuch'),
+    (['info', 'nonesuch'], 'nonesuch: there is no such file'), (['info', '.'], 'not a checkpoint'), (['info', 'text.txt'], 'text.txt'),
+    (['pack', '--clip', '.', '--denoiser', '.', '--vocoder', '.', '--out', 'm'], 'not a checkpoint'),
+    (['prepare', 'nonesuch', '--out', 'shards', '--clip', 'nonesuch'], "'nonesuch'"),
+])
+def test_errors_are_one_line(run, here, words, says):
+    try: status, out, err = run(*words)
+    except SystemExit as error: status, err = error.code, None   # argparse leaves by itself; what it says is below
+    assert status == 2 and files() == []
+    if err is not None: assert err.startswith('error: ') and says in err and 'Traceback' not in err and err.count('\n') == 1
+
+@pytest.mark.parametrize('words, says', [([], 'COMMAND'), (['sing'], 'sing'), (['generate', 'a', '--seconds', 'long'], 'long'), (['generate', 'a', '--loud'], '--loud'),
+                                         (['train', '--preset', 'pocket'], '--data')])
+def test_wrong_words_are_one_line(capsys, words, says):
+    with pytest.raises(SystemExit) as error: main(words)
+    err = capsys.readouterr().err
+    assert error.value.code == 2 and err.startswith('error: ') and says in err and '--help' in err and err.count('\n') == 1
+
+@pytest.mark.parametrize('change, says', [(lambda t: t.pop('null'), 'missing: null'), (lambda t: t.update(extra=t['null']), 'foreign: extra')])
+def test_weights_that_do_not_fit(run, here, model, change, says):
+    import shutil
+    shutil.copytree(model, 'model')
+    tensors = load_tensors('model/denoiser', 'model')
+    change(tensors)
+    save_checkpoint('model/denoiser', load_config('model/denoiser'), {'model': tensors})
+    status, _, err = run('generate', 'a dog', '--model', 'model', '-o', 'a.wav')
+    assert status == 2 and says in err and err.count('\n') == 1 and files() == ['model']
+
+def test_a_bug_keeps_its_traceback(run, here, monkeypatch):
+    def broken(*args): raise ZeroDivisionError('a bug')
+    monkeypatch.setattr('clipsonic.cli.info_lines', broken)
+    with pytest.raises(ZeroDivisionError): run('info')
+
+# as a process of its own
+
+def clipsonic(*words, **kwargs):
+    return subprocess.run([sys.executable, '-m', 'clipsonic', *words], capture_output=True, text=True, timeout=600, **kwargs)
+
+def test_as_a_module():
+    done = clipsonic('--version')
+    assert (done.returncode, done.stdout.strip()) == (0, f'clipsonic {__version__}')
+
+def test_a_full_disk_leaves_nothing(here, model):
+    import resource
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    done = clipsonic('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast, preexec_fn=limit, cwd=here, env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
+    assert done.returncode == 2 and done.stderr.startswith('error: could not write') and 'Traceback' not in done.stderr
+    assert files() == []
+
+def test_help_is_quick_and_has_examples():
+    code = "import sys; from clipsonic.cli import parser; parser().format_help(); print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    commands = parser()._subparsers._group_actions[0].choices
+    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack'}
+    for name, command in commands.items(): assert f'  clipsonic {name} ' in command.format_help().split('examples:')[1]
+
+def test_the_help_names_every_preset():
+    from clipsonic.recipes import PRESETS
+    text = ' '.join(parser()._subparsers._group_actions[0].choices['train'].format_help().split())
+    assert all(name in text for name in PRESETS)
+
+def test_a_reader_who_goes_away_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, '-m', 'clipsonic', '--help'], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, '')
+
+def test_ctrl_c(here, model):
+    process = subprocess.Popen([sys.executable, '-m', 'clipsonic', 'generate', 'a dog', '--model', model, '--n', '20', '--steps', '4000', '--seconds', '30', '-o', 'a.wav'],
+                               cwd=here, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:                    # the bar: it is at work
+        if 'generating' in line: break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130 and 'Traceback' not in rest and files() == []

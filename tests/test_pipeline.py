@@ -1,0 +1,221 @@
+"""Generating: what comes out, what is the same again, what is refused, and what is warned about. With small random weights: how it sounds is not tested here."""
+import inspect
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint
+from clipsonic.core import CheckpointError, InputError
+from clipsonic.mel import MelConfig
+from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
+from clipsonic.systems import load_denoiser
+from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_model
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp('tiny')
+    tiny_model(home/'runs')
+    return home/'runs'
+
+@pytest.fixture(scope='module')
+def pipe(home): return Pipeline.load(home/'model', 'cpu')
+
+@pytest.fixture(scope='module')
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp('photos')/'photo.png'
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(path)
+    return path
+
+def quiet(pipe, *args, **kwargs): return pipe.generate(*args, progress=False, **kwargs)
+def waves(sounds): return [s.waveform for s in sounds]
+
+# what comes out
+
+@pytest.mark.parametrize('seconds', [4.0, 4, 0.1, 1/16000, 2.048, 3.33333, 9.7])
+def test_duration_to_the_sample(pipe, seconds):
+    sound = quiet(pipe, 'a dog', seconds=seconds, seed=0, steps=1)
+    assert sound.waveform.shape == (1, round(seconds * 16000)) and sound.sample_rate == 16000
+
+def test_one_sound_or_a_list(pipe, photo):
+    one = lambda *args, **kwargs: quiet(pipe, *args, seconds=0.1, steps=1, seed=0, **kwargs)
+    assert not isinstance(one('a dog'), list) and not isinstance(one(image=photo), list)
+    assert [len(x) for x in (one('a dog', n=3), one(['a dog']), one(('a dog', 'rain'), n=2), one(image=[photo, str(photo), Image.open(photo)]))] == [3, 1, 4, 3]
+    assert [s.info['query'] for s in one(['rain', 'a dog'], n=2)] == ['rain', 'rain', 'a dog', 'a dog']
+
+def test_the_face_is_as_promised():
+    parameters = inspect.signature(generate).parameters
+    assert {name: p.default for name, p in parameters.items()} == dict(
+        prompt=None, image=None, seconds=4.0, n=1, seed=None, guidance=1.5, steps=None, sampler=None, system=None, model='pocket',
+        template='a photo of {}', device=None, progress=True)
+    assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
+    method = {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'}
+    assert method == {name: p.default for name, p in parameters.items() if name not in ('model', 'device')}
+
+def test_loud_sounds_are_turned_down_and_quiet_ones_left():
+    assert as_audio(torch.full((1, 9), -5.0), 16000, {}).peak == pytest.approx(0.99)
+    assert as_audio(torch.full((1, 9), 0.2), 16000, {}).peak == pytest.approx(0.2)
+    assert as_audio(torch.zeros(1, 9), 16000, {}).peak == 0
+
+# what is the same again
+
+@pytest.mark.parametrize('sampler', ['ddim', 'ddpm'])
+def test_a_sound_does_not_change_with_its_company(pipe, sampler):
+    make = lambda *args, **kwargs: quiet(pipe, *args, seconds=0.5, seed=7, sampler=sampler, **kwargs)
+    alone = make('a dog').waveform
+    assert torch.equal(alone, make('a dog').waveform)
+    assert torch.equal(alone, make('a dog', n=3)[0].waveform)
+    assert torch.equal(alone, make(['rain', 'playing the flute', 'a dog'])[2].waveform)
+    first, second = waves(make(['a dog', 'a dog']))
+    assert torch.equal(alone, first) and not torch.equal(first, second), 'a query that comes twice gets two sounds'
+    assert torch.equal(second, make('a dog', n=2)[1].waveform)
+
+def test_an_image_does_not_change_with_its_company_or_its_form(pipe, photo):
+    make = lambda image: quiet(pipe, image=image, seconds=0.5, seed=7, steps=2)
+    alone = make(photo).waveform
+    other = Image.new('RGB', (64, 64), 'red')
+    assert torch.equal(alone, make([other, photo])[1].waveform) and torch.equal(alone, make(Image.open(photo)).waveform)
+    assert not torch.equal(alone, make(other).waveform)
+
+def test_seeds(pipe):
+    make = lambda seed: quiet(pipe, 'a dog', seconds=0.1, steps=1, seed=seed)
+    state = torch.get_rng_state()
+    fresh, another = make(None), make(None)
+    assert torch.equal(state, torch.get_rng_state()), 'the global generator is left alone'
+    assert not torch.equal(fresh.waveform, another.waveform)
+    assert torch.equal(fresh.waveform, make(fresh.info['seed']).waveform)
+
+def test_every_setting_reaches_the_denoiser(pipe):
+    make = lambda **kwargs: quiet(pipe, 'a dog', **{**dict(seconds=0.5, seed=0), **kwargs}).waveform
+    for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(template='the sound of {}')):
+        assert not torch.equal(make(), make(**other)), other
+    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS')), "the model's own values are the defaults"
+
+# what is refused
+
+@pytest.mark.parametrize('wrong, says', [
+    (dict(), 'nothing to make a sound for'), (dict(prompt=''), 'prompt is empty'), (dict(prompt=' \n'), 'prompt is empty'), (dict(prompt=['a', '']), 'prompt is empty'),
+    (dict(prompt=3), 'must be a text, not 3'), (dict(prompt=[]), 'empty list'), (dict(image=[]), 'empty list'), (dict(prompt='a', image='b.jpg'), 'leave the other out'),
+    (dict(image='nonesuch.jpg'), "nonesuch.jpg"), (dict(image=3), 'not 3'), (dict(image=__file__), 'not an image'),
+    (dict(prompt='a', system='IQ'), "'IQ' takes an image"), (dict(prompt='a', system='PD'), "unknown system 'PD'"),
+    (dict(prompt='a', seconds=0), 'seconds must be'), (dict(prompt='a', seconds=-1), '-1'), (dict(prompt='a', seconds=30.01), 'at most 30, not 30.01'),
+    (dict(prompt='a', seconds=float('nan')), 'nan'), (dict(prompt='a', seconds='4'), "'4'"), (dict(prompt='a', seconds=1e-9), '1e-09'),
+    (dict(prompt='a', n=0), 'n must be'), (dict(prompt='a', n=2.0), '2.0'), (dict(prompt='a', n=True), 'True'), (dict(prompt='a', seed=-1), 'seed'), (dict(prompt='a', seed=1.5), '1.5'),
+    (dict(prompt='a', guidance=float('inf')), 'inf'), (dict(prompt='a', guidance=-1), '-1'), (dict(prompt='a', steps=0), 'steps must be'), (dict(prompt='a', steps=2.5), '2.5'),
+    (dict(prompt='a', sampler='euler'), "unknown sampler 'euler'"), (dict(prompt='a', template='sound'), 'has no {}'), (dict(prompt='a', template=None), 'has no {}'),
+])
+def test_wrong_requests_name_the_value(pipe, wrong, says):
+    with pytest.raises(InputError) as error: quiet(pipe, **wrong)
+    assert says in str(error.value)
+
+def test_more_steps_than_the_training_had(pipe):
+    with pytest.raises(InputError, match='at most 4000, not 4001'): quiet(pipe, 'a dog', steps=4001)
+
+def test_numpy_numbers_are_numbers():
+    assert Request('a', seconds=np.float32(2), n=np.int64(2), steps=np.int32(3), seed=np.int64(5)).n == 2
+
+# models
+
+@pytest.mark.filterwarnings('ignore:no trained vocoder')
+def test_a_run_is_a_model_by_its_folder_or_its_checkpoint(home):
+    for folder in (home/'denoiser', home/'denoiser'/'model'):
+        run = Pipeline.load(folder, 'cpu', clip=home/'clip')
+        assert quiet(run, 'a dog', seconds=0.1, steps=1).waveform.shape == (1, 1600)
+
+def test_a_run_whose_clip_is_not_here(home):
+    with pytest.raises(CheckpointError, match="with the CLIP 'tiny-0'.*clipsonic pack"): Pipeline.load(home/'denoiser')
+
+def test_a_run_with_a_mel_of_its_own_warns(home, tmp_path):
+    tiny_denoiser(tmp_path/'denoiser', load_config(home/'denoiser')['clip'], MelConfig(hop_length=1024))
+    with pytest.warns(UserWarning, match='no trained vocoder'): run = Pipeline.load(tmp_path/'denoiser', 'cpu', clip=home/'clip')
+    assert quiet(run, 'a dog', seconds=1.0, steps=1).waveform.shape == (1, 16000)
+
+@pytest.mark.parametrize('model, says', [('nonesuch', "no model 'nonesuch'"), ('', 'no model'), (None, 'not None'), (7, 'not 7')])
+def test_unknown_models(model, says):
+    for load in (Pipeline.load, lambda m: generate('a dog', model=m)):
+        with pytest.raises((CheckpointError, InputError), match=says): load(model)
+
+def test_folders_that_are_no_model(home, tmp_path):
+    with pytest.raises(CheckpointError, match='not a checkpoint'): generate('a dog', model=tmp_path)
+    with pytest.raises(CheckpointError, match='holds a clip'): generate('a dog', model=home/'clip')
+
+@pytest.mark.parametrize('change, says', [(lambda t: t.pop('out.2.bias'), '1 missing: out.2.bias'), (lambda t: t.update(extra=torch.zeros(1)), '1 foreign: extra'),
+                                          (lambda t: t.update(null=torch.zeros(3)), r'1 misshapen: null \(3,\)')])
+def test_weights_that_do_not_fit(home, tmp_path, change, says):
+    model = shutil.copytree(home/'model', tmp_path/'model')
+    tensors = load_tensors(model/'denoiser', 'model')
+    change(tensors)
+    save_checkpoint(model/'denoiser', load_config(model/'denoiser'), {'model': tensors})
+    with pytest.raises(CheckpointError, match=says): generate('a dog', model=model)
+
+def test_configs_that_do_not_fit(home, tmp_path):
+    model = shutil.copytree(home/'model', tmp_path/'model')
+    config, tensors = load_config(model/'denoiser'), load_tensors(model/'denoiser', 'model')
+    for change, says in [({'unet': {'chanels': 1}}, 'chanels'), ({'mel': {'n_fft': 1000}}, 'n_fft'), ({'diffusion': {'schedule': 'linear'}}, 'linear')]:
+        save_checkpoint(model/'denoiser', {**config, **change}, {'model': tensors})
+        with pytest.raises(CheckpointError, match=says): generate('a dog', model=model)
+
+def test_another_clip_is_refused_and_both_are_named(home, tmp_path):
+    (tmp_path/'other').mkdir()
+    tiny_clip(tmp_path/'other'/'model', seed=5)
+    with pytest.raises(CheckpointError, match="trained on embeddings of the CLIP 'tiny-0'.*here is 'tiny-5'"):
+        pack(tmp_path/'other', home/'denoiser', home/'vocoder', tmp_path/'model')
+    assert not (tmp_path/'model').exists()
+
+def test_a_vocoder_of_another_mel_is_refused(home, tmp_path):
+    clip = load_config(home/'denoiser')['clip']
+    tiny_denoiser(tmp_path/'denoiser', clip, MelConfig(hop_length=1024))
+    with pytest.raises(CheckpointError, match='hop_length=1024'): pack(home/'clip', tmp_path/'denoiser', home/'vocoder', tmp_path/'model')
+
+def test_packing_rounds_weights_and_keeps_the_clip(home, pipe):
+    about = describe(home/'model')
+    assert about['kind'] == 'pipeline' and set(about['parts']) == {'clip', 'denoiser', 'vocoder'}
+    assert 'F16' in about['parts']['denoiser']['files']['model']['dtypes'] and 'F32' not in about['parts']['denoiser']['files']['model']['dtypes']
+    assert pipe.clip.identity == load_config(home/'denoiser')['clip']
+
+def test_one_pipeline_is_kept_until_its_folder_changes(home, tmp_path):
+    model = shutil.copytree(home/'model', tmp_path/'model')
+    first = kept(model)
+    assert kept(model) is first and kept(str(model)) is first
+    save_checkpoint(model/'denoiser', load_config(model/'denoiser'), {'model': load_tensors(model/'denoiser', 'model')})
+    assert kept(model) is not first
+
+# what is warned about
+
+def said(pipe, prompt, **kwargs):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        quiet(pipe, prompt, seconds=0.1, steps=1, seed=0, **kwargs)
+    return [str(w.message) for w in caught if w.category is UserWarning]
+
+def test_known_words_are_not_warned_about(pipe):
+    assert said(pipe, 'a dog barking') == [] and said(pipe, ['rain', 'a flute and its dog']) == []
+
+def test_a_prompt_without_a_known_word(pipe):
+    warning, = said(pipe, 'the theremin of zebras')
+    assert 'knows no word' in warning and all(name in warning for name in KNOWS)
+
+def test_a_prompt_with_an_unknown_word(pipe):
+    warning, = said(pipe, ['a dog and a theremin', 'a dog and a theremin'])
+    assert "'theremin'" in warning and 'guess' not in warning
+
+def test_a_prompt_far_from_all_that_is_known(home, tmp_path):
+    model = shutil.copytree(home/'model', tmp_path/'model')
+    for threshold, count in (1.5, 1), (-1.5, 0):
+        config = (model/'config.json').read_text().replace('"knows_threshold": null', f'"knows_threshold": {threshold}')
+        (tmp_path/'model'/'config.json').write_text(config)
+        warnings_ = said(Pipeline.load(model, 'cpu'), 'a dog barking')
+        assert len(warnings_) == count and all('no idea' in w and 'rain' in w for w in warnings_)
+        shutil.copy(home/'model'/'config.json', model/'config.json')
+
+# what it costs to import
+
+def test_what_the_import_leaves_out():
+    heavy = ['open_clip', 'dalle2_pytorch', 'laion_clap', 'librosa', 'matplotlib', 'IPython', 'webdataset', 'torchaudio', 'torchvision', 'av']
+    code = f'import sys, clipsonic.pipeline; print([name for name in {heavy} if name in sys.modules])'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'

@@ -1,0 +1,98 @@
+"""The network against the original's answers, its size, and what it does with odd inputs."""
+import copy
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from golden import close, fill, golden, network, same_as_theirs, wave
+
+from clipsonic.core import InputError
+from clipsonic.unet import Attention, Concat, UNet, UNetConfig, timestep_embedding
+
+small = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(16,), heads=2, condition_dim=6, patch=2, groups=4)
+
+def test_the_original_output():
+    with torch.no_grad(): close(same_as_theirs()(wave(2, 1, 32, 32), torch.tensor([0.25, 731.5])), golden()['unet'])
+
+@pytest.mark.parametrize('blocks, millions', [(3, 121_057_026), (2, 91_953_282)])
+def test_the_papers_size(blocks, millions):
+    with torch.device('meta'): net = UNet(UNetConfig(blocks=blocks))
+    condition = net.null.numel() + sum(p.numel() for p in net.project.parameters())
+    assert condition == 768 + 768 * 512 + 512
+    assert sum(p.numel() for p in net.parameters()) - condition == millions
+
+@pytest.mark.parametrize('height, width', [(8, 4), (7, 5), (8, 1), (1, 1), (12, 33)])
+@pytest.mark.parametrize('conditioning', ['add', 'concat'])
+def test_any_size(height, width, conditioning):
+    net = network(UNetConfig(**{**asdict(small), 'conditioning': conditioning}))
+    x = wave(2, 1, height, width)
+    y = net(x, torch.tensor([1., 500.]), wave(2, 6))
+    assert y.shape == (2, 2, height, width) and y.isfinite().all()
+    padded = torch.nn.functional.pad(x, (0, -width % 4, 0, -height % 4), mode='replicate')
+    close(net(padded, torch.tensor([1., 500.]), wave(2, 6))[..., :height, :width], y)
+
+def test_a_condition_of_one_for_all_items_or_none():
+    net, x, t = network(small), wave(3, 1, 8, 8), torch.tensor([5., 5., 5.])
+    null = net(x, t)
+    close(null, net(x, t, net.null.expand(3, -1)))
+    mixed = net(x, t, wave(3, 6), torch.tensor([True, False, True]))
+    told = net(x, t, wave(3, 6))
+    close(mixed[[0, 2]], told[[0, 2]])
+    close(mixed[1], null[1])
+    assert (told - null).abs().amax((1, 2, 3)).min() > 1e-4
+
+def test_null_learns_only_from_dropped_items():
+    net = network(small)
+    net(wave(2, 1, 8, 8), torch.ones(2), wave(2, 6), torch.tensor([True, True])).sum().backward()
+    assert not net.null.grad.any()
+    net(wave(2, 1, 8, 8), torch.ones(2), wave(2, 6), torch.tensor([True, False])).sum().backward()
+    assert net.null.grad.any()
+
+@pytest.mark.parametrize('conditioning', ['add', 'concat'])
+def test_items_do_not_mix(conditioning):
+    net = network(UNetConfig(**{**asdict(small), 'conditioning': conditioning}))
+    x, t, c = wave(3, 1, 8, 12), torch.tensor([1., 300., 999.]), wave(3, 6)
+    close(net(x, t, c)[1:2], net(x[1:2], t[1:2], c[1:2]))
+
+def test_checkpointing_changes_nothing():
+    net = network(small).train()
+    again = copy.deepcopy(net)
+    again.checkpointing = True
+    for n in (net, again): n(wave(2, 1, 8, 8), torch.ones(2), wave(2, 6)).square().mean().backward()
+    for (name, a), b in zip(net.named_parameters(), again.parameters()): torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+def test_autocast_stays_near():
+    net, inputs = network(small), (wave(2, 1, 16, 16), torch.tensor([10., 900.]), wave(2, 6))
+    with torch.no_grad():
+        full = net(*inputs)
+        with torch.autocast('cpu', torch.bfloat16): half = net(*inputs)
+    assert (half - full).abs().mean() < 0.05 * full.abs().mean()
+
+def test_concatenation_is_what_it_says():
+    concat, h, c = Concat(4, 3), wave(2, 4, 5, 6), wave(2, 3, k=1)
+    with torch.no_grad(): concat.features.weight.copy_(wave(4, 4, 1, 1, k=2))
+    kernel = torch.cat([concat.features.weight, concat.condition.weight[:, :, None, None]], dim=1)
+    literal = torch.nn.functional.conv2d(torch.cat([h, c[:, :, None, None].expand(-1, -1, 5, 6)], dim=1), kernel, concat.features.bias)
+    close(concat(h, c), literal)
+
+def test_attention_has_no_order():
+    attention, x = Attention(8, 2, 4), wave(1, 8, 2, 3)
+    fill(attention.named_parameters())
+    close(attention(x).flatten(2).flip(2), attention(x.flatten(2).flip(2).view_as(x)).flatten(2))
+
+def test_time_embedding():
+    e = timestep_embedding(torch.tensor([0., 3.]), 8)
+    close(e[0], torch.tensor([1.] * 4 + [0.] * 4))
+    close(e[1, [0, 4]], torch.tensor([3.]).cos().repeat(2) * torch.tensor([1., 0]) + torch.tensor([3.]).sin() * torch.tensor([0., 1]))
+
+def test_config_survives_json():
+    assert UNetConfig(**json.loads(json.dumps(asdict(small)))) == small
+
+@pytest.mark.parametrize('wrong', [dict(conditioning='film'), dict(patch=0), dict(channels=10, heads=4), dict(blocks=0), dict(mult=()), dict(attention=(16, 7))])
+def test_wrong_configurations(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))): UNetConfig(**wrong)
+
+@pytest.mark.parametrize('condition', [torch.zeros(2, 5), torch.zeros(1, 6), torch.zeros(6)])
+def test_wrong_condition(condition):
+    with pytest.raises(InputError, match='condition'): network(small)(wave(2, 1, 8, 8), torch.ones(2), condition)

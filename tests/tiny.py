@@ -1,0 +1,46 @@
+"""A complete small model with random weights: the real classes, saved by the real functions."""
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from clipsonic.checkpoint import load_tensors, save_checkpoint
+from clipsonic.clip import ClipConfig, PocketTokenizer, build_clip, tensors_digest
+from clipsonic.mel import MelConfig
+from clipsonic.pipeline import pack
+from clipsonic.unet import UNet, UNetConfig
+from clipsonic.vocoder import MelInversion, MelInversionConfig, save_mel_inversion
+
+KNOWS = ['dog', 'rain', 'flute']
+TEXTS = ['a photo of a dog barking', 'a photo of rain falling', 'playing the flute', 'the sound of a dog and a picture']
+
+def drawn(module, seed):
+    "The module with weights from a generator of its own: the global one is left alone."
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in module.parameters(): p.copy_(torch.randn(p.shape, generator=g) * (0.1 if p.ndim < 2 else p[0].numel() ** -0.5))
+    return module
+
+def tiny_clip(folder, seed=0):
+    tokenizer = PocketTokenizer.cut(TEXTS)
+    sizes = ClipConfig(embed_dim=24, vision="test_resnet", text_width=32, text_heads=2, text_layers=1)
+    model = drawn(build_clip(sizes, tokenizer.vocab_size), seed)
+    save_checkpoint(folder, {'kind': 'clip', 'name': f'tiny-{seed}', 'model': asdict(sizes), 'vocabulary': tokenizer.kept}, {'model': model.state_dict()})
+    return {'name': f'tiny-{seed}', 'hash': tensors_digest(load_tensors(folder, 'model'))}
+
+def tiny_denoiser(folder, clip, mel=MelConfig(), **more):
+    unet = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(16,), condition_dim=24, patch=2)
+    config = {'kind': 'denoiser', 'preset': 'tiny', 'unet': asdict(unet), 'mel': asdict(mel), 'diffusion': {'timesteps': 4000, 'schedule': 'cosine'},
+              'clip': clip, 'template': 'a photo of {}', 'steps': 3, 'sampler': 'ddim', 'step': 12, **more}
+    save_checkpoint(folder, config, {'model': drawn(UNet(unet), 1).state_dict()})
+
+def tiny_vocoder(folder):
+    save_mel_inversion(folder, drawn(MelInversion(MelInversionConfig(width=16, depth=1)), 2))
+
+def tiny_model(home: Path) -> Path:
+    "Runs `clip`, `denoiser`, `vocoder` in `home` as training leaves them, and `model`, packed of the three."
+    for name in ('clip', 'denoiser', 'vocoder'): (home/name).mkdir(parents=True)
+    clip = tiny_clip(home/'clip'/'model')
+    tiny_denoiser(home/'denoiser'/'model', clip)
+    tiny_vocoder(home/'vocoder'/'model')
+    return pack(home/'clip', home/'denoiser', home/'vocoder', home/'model', knows=KNOWS)
