@@ -155,14 +155,12 @@ def test_silence_can_be_shown():
 def test_streams():
     "Golden figures: a seed means the same noise in every release."
     noise = randn_streams((16,), noise_streams(7, 2))
-    assert torch.allclose(noise[:, 0], torch.tensor(GOLDEN), atol=1e-6), noise[:, 0]
+    assert torch.allclose(noise[:, 0], torch.tensor([0.7583, -1.3941]), atol=1e-4), noise[:, 0]
     assert torch.equal(randn_streams((16,), noise_streams(7, 1, first=1))[0], noise[1])
     assert not torch.equal(*(randn_streams((16,), noise_streams(seed, 1, first)) for seed, first in ((7, 5), (7 + 5 * 2**32, 0))))
     state = torch.get_rng_state()
     randn_streams((16,), noise_streams(2**63 - 1, 1))
     assert torch.equal(state, torch.get_rng_state()) and noise_streams(0, 0) == []
-
-GOLDEN = [0., 0.]
 
 @pytest.mark.parametrize("seed, n", [(-1, 1), (1.5, 1), ("7", 1), (None, 1), (True, 1), (7, -1)])
 def test_bad_streams(seed, n):

@@ -1,7 +1,7 @@
 "The mel against librosa and BigVGAN's code, Griffin-Lim in time and in batches, and odd lengths and configs."
 import math
 import random
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_golden():
     middle = log_mel(tone[None, None])[0, 0, :, 16]
     assert torch.allclose(middle[[0, 8, 9, 10, 20]], torch.tensor(GOLDEN), atol=2e-3), middle[[0, 8, 9, 10, 20]]
 
-GOLDEN = [0.] * 5
+GOLDEN = [-9.2330, 1.7969, 1.7105, -3.8116, -10.5186]
 
 def test_slaney_scale():
     librosa = pytest.importorskip("librosa")
