@@ -71,8 +71,10 @@ def mel_filters(
 def _frames(waveform, config):
     "(B, T) waveforms → (B, frame, n_fft), mirrored at the ends and windowed."
     pad = (config.n_fft - config.hop_length) // 2
+    frames = max(1, waveform.shape[-1] // config.hop_length)
     waveform = F.pad(waveform, (0, max(0, pad + 1 - waveform.shape[-1], config.hop_length - waveform.shape[-1])))
-    return F.pad(waveform, (pad, pad), mode="reflect").unfold(-1, config.n_fft, config.hop_length) * _window(config, waveform)
+    waveform = F.pad(waveform, (pad, pad), mode="reflect")
+    return waveform.unfold(-1, config.n_fft, config.hop_length)[:, :frames] * _window(config, waveform)
 
 def _window(config, like):
     "The Hann window, in the middle of n_fft samples."
