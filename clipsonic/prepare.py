@@ -53,8 +53,9 @@ def _read_csv(path):
             if n == 1 and "id" in fields: names = fields
             else:
                 try: rows.append(_row(fields, names))
-                except ValueError as error: raise InputError(
-                    f"{path}, line {n}: {','.join(fields)!r} is neither \"id,start_seconds,label,split\" nor \"ID_000300.mp4,label\": {error}") from error
+                except ValueError as error:
+                    raise InputError(f"{path}, line {n}: {','.join(fields)!r} is neither \"id,start_seconds,label,split\" "
+                                     f"nor \"ID_000300.mp4,label\": {error}") from error
     return rows
 
 # %% ../nbs/13_prepare.ipynb #1cbe1ef1
@@ -189,6 +190,7 @@ class Settings:
             value = getattr(self, field.name)
             if field.name != "silence" and not 0 < value < float("inf"): raise InputError(f"{field.name} must be above 0, not {value}")
 
+# %% ../nbs/13_prepare.ipynb #ca718837
 @dataclass(frozen=True)
 class Job:
     "A clip to make."
@@ -196,7 +198,7 @@ class Job:
     offset: float   # seconds into the file
     seconds: float
 
-# %% ../nbs/13_prepare.ipynb #ca718837
+# %% ../nbs/13_prepare.ipynb #08c410ee
 def jobs_of(
     source: Source,
     settings: Settings,
@@ -211,7 +213,8 @@ def jobs_of(
     jobs = [Job(source, at, round(min(settings.seconds, info.seconds - at), 6)) for at in offsets]
     long_enough = [job for job in jobs if job.seconds >= settings.min_seconds]
     if not long_enough:
-        raise MediaError(f"{source.file.path} lasts {info.seconds:.2f} s: at least {settings.min_seconds:g} s are needed after {offsets[0]:g} s", "too short")
+        raise MediaError(f"{source.file.path} lasts {info.seconds:.2f} s: at least {settings.min_seconds:g} s are needed "
+                         f"after {offsets[0]:g} s", "too short")
     return long_enough
 
 # %% ../nbs/13_prepare.ipynb #f7e66228
@@ -264,6 +267,7 @@ def _alone(function, item, settings, limit):
         try: return pool.submit(_try, function, item, settings, limit).result()
         except BrokenProcessPool: return MediaError(f"the decoder crashed, or took longer than {limit} s", "unreadable")
 
+# %% ../nbs/13_prepare.ipynb #bef19580
 def map_files(
     function,            # of (item, settings)
     items: list,
@@ -382,7 +386,7 @@ def _claim(out, settings):
         if out.exists() and any(p.name != "parts" for p in out.iterdir()): raise InputError(f"{out} holds something else; give a new or empty folder")
         (out/"parts").mkdir(parents=True, exist_ok=True)
         with whole_file(note) as partial: partial.write_text(json.dumps(settings, indent=1))
-    for partial in [*out.glob(".*.partial.*"), *out.glob("parts/.*.partial.*")]: partial.unlink(missing_ok=True)  # of a run that was killed
+    for partial in [*out.glob(".*.partial.*"), *out.glob("parts/.*.partial.*")]: partial.unlink(missing_ok=True)  # a killed run's
     there = json.loads(note.read_text())
     for key in settings:
         if there.get(key) != settings[key]:
@@ -455,8 +459,9 @@ def _finish(out, count, unused, clip, settings, index, split, progress):
     _write_report(out/"report.csv", unused)
     report = Report(out, total["clips"], total["seconds"], len(counts), unused)
     if not counts: raise InputError(f"no file could be used: {report}")
-    write_info(out, counts, clip=clip.identity, dim=max(note["dim"] for note in notes.values()), sample_rate=settings.sample_rate, frame_rate=settings.frame_rate,
-               seconds=settings.seconds, total_seconds=total["seconds"], labelled=total["labelled"], split=split,
-               index=index and Path(index).name, unused=len(unused))
+    write_info(out, counts, clip=clip.identity, dim=max(note["dim"] for note in notes.values()),
+               sample_rate=settings.sample_rate, frame_rate=settings.frame_rate, seconds=settings.seconds,
+               total_seconds=total["seconds"], labelled=total["labelled"], split=split, index=index and Path(index).name,
+               unused=len(unused))
     if progress: print(report)
     return report

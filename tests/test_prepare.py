@@ -23,8 +23,7 @@ def untrained(seed=0):
     "The pocket CLIP's architecture with random weights."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Clip(build_clip(ClipConfig(vision_layers=(1, 1, 1, 1), vision_width=8), 64), pocket_preprocess(ClipConfig()), None,
-                    'untrained', str(seed), 'cpu')
+        return Clip(build_clip(ClipConfig(), 64), pocket_preprocess(ClipConfig()), None, 'untrained', str(seed), 'cpu')
 
 CLIP = untrained()
 
@@ -86,7 +85,7 @@ def test_what_a_sample_holds(collection, prepared):
     assert torch.allclose(clip['embedding'].norm(dim=-1), torch.ones(2), atol=1e-5)
     assert clips['long', 0.]['seconds'] == 10 and clips['long', 10.]['seconds'] == pytest.approx(2.5, abs=.1)
     info = shard_info(prepared[0])
-    assert (info['count'], info['clip'], info['dim'], info['labelled']) == (8, CLIP.identity, 192, 0)
+    assert (info['count'], info['clip'], info['dim'], info['labelled']) == (8, CLIP.identity, ClipConfig().embed_dim, 0)
 
 def test_the_number_of_workers_changes_nothing(collection, prepared, tmp_path):
     run(collection, tmp_path/'shards')
