@@ -10,33 +10,39 @@ import math
 
 import numpy as np
 import torch
+from fastcore.basics import patch
+
+from .core import InputError
 
 # %% ../nbs/20_diffusion.ipynb #6597e20f
 def cosine_betas(
-    T: int = 4000,  # number of diffusion steps; 4000 in the paper (§3)
+    T: int = 4000,  # number of diffusion steps; the paper trains with 4000 (§3)
 ) -> np.ndarray:  # (T,) float64
-    "The cosine schedule (IDDPM, equation 17)"
+    "The cosine schedule (IDDPM equation 17). Raises InputError."
+    if T not in range(1, 10**6): raise InputError(f"T is {T}: expected a whole number of steps, 1 or more")
     f = [math.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(T + 1)]
     return np.array([min(1 - f[t + 1] / f[t], 0.999) for t in range(T)])
 
-# %% ../nbs/20_diffusion.ipynb #09e1af2c
+# %% ../nbs/20_diffusion.ipynb #9a578e50
 class Diffusion:
-    "The forward process, its posterior and the loss, for one schedule"
+    "The forward process, its posterior and the loss, for one schedule. Raises InputError."
 
     def __init__(
         self,
-        betas: np.ndarray | None = None,  # (T,) noise added by each step; the paper's cosine schedule if not given
-        times: np.ndarray | None = None,  # (T,) what the network is told at each step, 0 … 1000; t·1000/T if not given
+        betas: np.ndarray | None = None,  # (T,) variance of the noise that each step adds; None: the paper's schedule
+        times: np.ndarray | None = None,  # (T,) what the network is told at each step, 0 … 1000; None: t·1000/T
     ):
         self.betas = cosine_betas() if betas is None else np.asarray(betas, dtype=np.float64)
+        if self.betas.ndim != 1 or not self.betas.size or not ((self.betas > 0) & (self.betas < 1)).all():
+            raise InputError(f"betas are {self.betas}: expected a list of numbers between 0 and 1")
         self.T = len(self.betas)
-        if not ((self.betas > 0) & (self.betas <= 1)).all(): raise ValueError("betas must lie in (0, 1]")
         self.times = np.arange(self.T) * (1000 / self.T) if times is None else np.asarray(times, dtype=np.float64)
         self.alpha_bar = np.cumprod(1 - self.betas)
         self.alpha_bar_prev = np.append(1.0, self.alpha_bar[:-1])
-        # q(x_{t−1} | x_t, x_0), IDDPM equations 10 and 11
+        # q(x_{t−1} | x_t, x_0): IDDPM equations 10 and 11
         self.variance = self.betas * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
-        self.log_variance = np.log(np.append(self.variance[1:2], self.variance[1:]))  # the first is 0: use its neighbour
+        second = self.variance[1] if self.T > 1 else self.betas[0]  # the first variance is 0 and has no logarithm
+        self.log_variance = np.log(np.append(second, self.variance[1:]))
         self.mean_x0 = self.betas * np.sqrt(self.alpha_bar_prev) / (1 - self.alpha_bar)
         self.mean_xt = (1 - self.alpha_bar_prev) * np.sqrt(1 - self.betas) / (1 - self.alpha_bar)
 
@@ -44,16 +50,13 @@ class Diffusion:
         self,
         table: np.ndarray,  # (T,) one number a step
         t: torch.Tensor,  # (batch,) steps, 0 … T−1
-        x: torch.Tensor,  # what the numbers are for: gives shape, dtype and device
+        x: torch.Tensor,  # (batch, …) what the numbers are for; gives shape, precision and device
     ) -> torch.Tensor:  # (batch, 1, …), broadcastable to x
         "Look up a table at each item's step"
         table = torch.as_tensor(table, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         return table[t].view(-1, *[1] * (x.ndim - 1))
 
-# %% ../nbs/20_diffusion.ipynb #9a578e50
-from fastcore.basics import patch
-
-# %% ../nbs/20_diffusion.ipynb #295b4740
+# %% ../nbs/20_diffusion.ipynb #080ac38d
 @patch
 def q_sample(
     self: Diffusion,
@@ -61,10 +64,10 @@ def q_sample(
     t: torch.Tensor,  # (batch,) steps
     noise: torch.Tensor,  # like x0, standard normal
 ) -> torch.Tensor:  # like x0
-    "Noise a clean signal to step t"
+    "Noise a clean signal to step t (IDDPM equation 9)"
     return self.gather(np.sqrt(self.alpha_bar), t, x0) * x0 + self.gather(np.sqrt(1 - self.alpha_bar), t, x0) * noise
 
-
+# %% ../nbs/20_diffusion.ipynb #70565d3a
 @patch
 def predict_x0(
     self: Diffusion,
@@ -73,8 +76,8 @@ def predict_x0(
     eps: torch.Tensor,  # like xt, the noise in it
 ) -> torch.Tensor:  # like xt
     "The clean signal that this noise implies"
-    return (self.gather(np.sqrt(1 / self.alpha_bar), t, xt) * xt
-            - self.gather(np.sqrt(1 / self.alpha_bar - 1), t, xt) * eps)
+    scale, noise = self.gather(np.sqrt(1 / self.alpha_bar), t, xt), self.gather(np.sqrt(1 / self.alpha_bar - 1), t, xt)
+    return scale * xt - noise * eps
 
 
 @patch
@@ -85,40 +88,39 @@ def predict_eps(
     x0: torch.Tensor,  # like xt, clean
 ) -> torch.Tensor:  # like xt
     "The noise that this clean signal implies"
-    return ((self.gather(np.sqrt(1 / self.alpha_bar), t, xt) * xt - x0)
-            / self.gather(np.sqrt(1 / self.alpha_bar - 1), t, xt))
+    scale, noise = self.gather(np.sqrt(1 / self.alpha_bar), t, xt), self.gather(np.sqrt(1 / self.alpha_bar - 1), t, xt)
+    return (scale * xt - x0) / noise
 
-
+# %% ../nbs/20_diffusion.ipynb #fe7b99a5
 @patch
 def posterior(
     self: Diffusion,
     x0: torch.Tensor,  # (batch, …) clean, or a guess of it
     xt: torch.Tensor,  # like x0, at step t
     t: torch.Tensor,  # (batch,) steps
-) -> tuple[torch.Tensor, torch.Tensor]:  # mean like x0; log-variance (batch, 1, …)
-    "The step before, q(x_{t−1} | x_t, x_0)"
+) -> tuple[torch.Tensor, torch.Tensor]:  # mean, like x0; log-variance, (batch, 1, …)
+    "The step before, q(x_{t−1} | x_t, x_0) (IDDPM equation 12)"
     mean = self.gather(self.mean_x0, t, xt) * x0 + self.gather(self.mean_xt, t, xt) * xt
     return mean, self.gather(self.log_variance, t, xt)
 
-# %% ../nbs/20_diffusion.ipynb #080ac38d
+# %% ../nbs/20_diffusion.ipynb #931ecd2f
 @patch
 def reverse(
     self: Diffusion,
     output: torch.Tensor,  # (batch, 2·channel, …) the network's ε and v
     xt: torch.Tensor,  # (batch, channel, …) what it saw
     t: torch.Tensor,  # (batch,) steps
-    clip: bool = False,  # clamp the guess of x_0 to [−1, 1]: for sampling
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # mean, log-variance, guess of x_0, each like xt
-    "The distribution of the step before, as the network believes it: pθ(x_{t−1} | x_t)"
+    clip: bool = False,  # hold the guess of x_0 in [−1, 1]; for sampling
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # mean, log-variance and guess of x_0, each like xt
+    "The step before as the network believes it, pθ(x_{t−1} | x_t) (IDDPM equations 13 and 15)"
     eps, v = output.chunk(2, dim=1)
     x0 = self.predict_x0(xt, t, eps)
     if clip: x0 = x0.clamp(-1, 1)
     mean, low = self.posterior(x0, xt, t)
-    high = self.gather(np.log(self.betas), t, xt)
-    fraction = (v + 1) / 2
-    return mean, fraction * high + (1 - fraction) * low, x0
+    high, share = self.gather(np.log(self.betas), t, xt), (v + 1) / 2
+    return mean, share * high + (1 - share) * low, x0
 
-
+# %% ../nbs/20_diffusion.ipynb #f8645622
 @patch
 def model_time(
     self: Diffusion,
@@ -127,27 +129,35 @@ def model_time(
     "What the network is told: t·1000/T"
     return torch.as_tensor(self.times, dtype=torch.float32, device=t.device)[t]
 
-# %% ../nbs/20_diffusion.ipynb #f5c9fdbf
-def normal_kl(mean1, log_variance1, mean2, log_variance2) -> torch.Tensor:
-    "Divergence of one normal distribution from another, elementwise, in nats"
+# %% ../nbs/20_diffusion.ipynb #637859c3
+def normal_kl(
+    mean1: torch.Tensor,
+    log_variance1: torch.Tensor,
+    mean2: torch.Tensor,
+    log_variance2: torch.Tensor,
+) -> torch.Tensor:  # elementwise, in nats
+    "Divergence of the second normal distribution from the first"
     return 0.5 * (log_variance2 - log_variance1 - 1 + (log_variance1 - log_variance2).exp()
                   + (mean1 - mean2) ** 2 * (-log_variance2).exp())
 
-
-def normal_cdf(x) -> torch.Tensor:
-    "The tanh approximation of the normal distribution's cumulative function"
+# %% ../nbs/20_diffusion.ipynb #8d3d8f04
+def normal_cdf(x: torch.Tensor) -> torch.Tensor:
+    "The standard normal distribution's integral up to x, by the tanh approximation"
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def discretised_log_likelihood(x, mean, log_variance) -> torch.Tensor:
-    "Log-probability of the 256-level bin around x; the outermost bins reach to infinity"
-    scale = (-0.5 * log_variance).exp()
-    below = normal_cdf((x - mean + 1 / 255) * scale)
-    above = 1 - normal_cdf((x - mean - 1 / 255) * scale)
-    p = torch.where(x < -0.999, below, torch.where(x > 0.999, above, below + above - 1))
-    return p.clamp(min=1e-12).log()
+def discretised_log_likelihood(
+    x: torch.Tensor,  # in [−1, 1]
+    mean: torch.Tensor,
+    log_variance: torch.Tensor,
+) -> torch.Tensor:  # elementwise, in nats
+    "Log-probability of the bin around x, of 256; the outermost reach to infinity"
+    precision = (-0.5 * log_variance).exp()
+    upper, lower = normal_cdf((x - mean + 1 / 255) * precision), normal_cdf((x - mean - 1 / 255) * precision)
+    mass = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
+    return mass.clamp(min=1e-12).log()
 
-# %% ../nbs/20_diffusion.ipynb #40392e89
+# %% ../nbs/20_diffusion.ipynb #ec2595d3
 @patch
 def vlb_term(
     self: Diffusion,
@@ -156,23 +166,23 @@ def vlb_term(
     xt: torch.Tensor,  # like x0, noised
     t: torch.Tensor,  # (batch,) steps
 ) -> torch.Tensor:  # (batch,) bits per dimension
-    "One term of the variational bound: L_{t−1}, or L_0 at t = 0 (IDDPM equations 4–7)"
+    "One term of the variational bound: L_0 where t = 0, L_{t−1} elsewhere (IDDPM equations 5 and 6)"
     mean, log_variance, _ = self.reverse(output, xt, t)
     kl = normal_kl(*self.posterior(x0, xt, t), mean, log_variance).flatten(1).mean(1)
     nll = -discretised_log_likelihood(x0, mean, log_variance).flatten(1).mean(1)
     return torch.where(t == 0, nll, kl) / math.log(2)
 
-
+# %% ../nbs/20_diffusion.ipynb #72655df4
 @patch
 def hybrid_loss(
     self: Diffusion,
-    model,  # called as model(x_t, time, **cond), gives (batch, 2·channel, …)
+    model,  # called as model(x_t, time, **cond); gives (batch, 2·channel, …)
     x0: torch.Tensor,  # (batch, channel, …) clean, in [−1, 1]
     t: torch.Tensor,  # (batch,) steps, drawn uniformly by the caller
     noise: torch.Tensor,  # like x0, drawn by the caller
-    **cond,  # handed to the model: the condition and its mask
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss (batch,), and its parts "mse" and "vlb", each (batch,)
-    "L_simple + 0.001·T·L_vlb for one step per item (IDDPM equation 16)"
+    **cond,  # handed on to the model: the condition and its mask
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, and its parts "mse" and "vlb", each (batch,)
+    "L_simple + 0.001·L_vlb, at one step per item (IDDPM equation 16)"
     xt = self.q_sample(x0, t, noise)
     output = model(xt, self.model_time(t), **cond).to(x0.dtype)
     eps, v = output.chunk(2, dim=1)
@@ -180,15 +190,16 @@ def hybrid_loss(
     vlb = self.vlb_term(torch.cat([eps.detach(), v], dim=1), x0, xt, t) * (self.T / 1000)
     return mse + vlb, {"mse": mse.detach(), "vlb": vlb.detach()}
 
-# %% ../nbs/20_diffusion.ipynb #6d2815b4
+# %% ../nbs/20_diffusion.ipynb #531be5e9
 @patch
 def respace(
     self: Diffusion,
-    steps: int,  # how many steps to keep, 1 … T; the first and the last are among them
+    steps: int,  # how many steps to keep, 1 … T; the last is always among them
 ) -> Diffusion:
-    "The same process in fewer steps"
-    if not 1 <= steps <= self.T: raise ValueError(f"steps is {steps}: this schedule has 1 to {self.T}")
-    strides = np.full(steps - 1, (self.T - 1) / max(steps - 1, 1))
-    kept = np.cumsum([0, *strides]).round().astype(int) if steps > 1 else np.array([self.T - 1])
+    "The same process in fewer steps (IDDPM equation 19). Raises InputError."
+    if steps not in range(1, self.T + 1):
+        raise InputError(f"steps is {steps}: this model was trained with {self.T}, so 1 to {self.T} are possible")
+    stride = (self.T - 1) / max(steps - 1, 1)
+    kept = np.cumsum([0, *[stride] * (int(steps) - 1)]).round().astype(int) if steps > 1 else np.array([self.T - 1])
     alpha_bar = self.alpha_bar[kept]
     return Diffusion(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), self.times[kept])
