@@ -140,7 +140,7 @@ def load_vocoder(
     "A vocoder, ready to use; `CheckpointError` for a folder that holds something else"
     if name == "griffin-lim": return GriffinLimVocoder()
     folder = weights_folder("pocket") / "vocoder" if name == "pocket" else Path(name)
-    if not folder.exists(): raise InputError(f'no vocoder {str(name)!r}: expected "pocket", "griffin-lim" or the folder of a checkpoint')
+    if name != "pocket" and not folder.exists(): raise InputError(f'no vocoder {str(name)!r}: expected "pocket", "griffin-lim" or the folder of a checkpoint')
     settings = load_config(folder, kind="mel-inversion")
     model = MelInversion(MelInversionConfig(**settings["model"]))
     load_strict(model, load_tensors(folder, "mel-inversion"), folder)
