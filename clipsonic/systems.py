@@ -42,6 +42,7 @@ def load_denoiser(
     config = load_config(folder, kind="denoiser")
     try:
         if config["diffusion"]["schedule"] != "cosine": raise ValueError(f"schedule {config['diffusion']['schedule']!r}")
+        if config["sampler"] not in SAMPLERS: raise ValueError(f"sampler {config['sampler']!r}")
         unet, mel = UNet(UNetConfig(**config["unet"])), MelConfig(**config["mel"])
         painter = Painter(unet, Diffusion(cosine_betas(config["diffusion"]["timesteps"])), mel, dict(config["clip"]),
                           config["steps"], config["sampler"], config.get("frames", 64), str(folder))
