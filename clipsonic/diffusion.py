@@ -31,7 +31,10 @@ class Diffusion:
         self,
         betas: np.ndarray | None = None,  # (T,) variance of the noise that each step adds; None: the paper's schedule
         times: np.ndarray | None = None,  # (T,) what the network is told at each step, 0 … 1000; None: t·1000/T
+        prediction: str = "epsilon",  # what the network's first output is: "epsilon", the noise, or "velocity", √ᾱ·ε − √(1−ᾱ)·x_0
     ):
+        if prediction not in ("epsilon", "velocity"): raise InputError(f"prediction is {prediction!r}: expected 'epsilon' or 'velocity'")
+        self.prediction = prediction
         self.betas = cosine_betas() if betas is None else np.asarray(betas, dtype=np.float64)
         if self.betas.ndim != 1 or not self.betas.size or not ((self.betas > 0) & (self.betas < 1)).all():
             raise InputError(f"betas are {self.betas}: expected a list of numbers between 0 and 1")
@@ -105,16 +108,40 @@ def posterior(
 
 # %% ../nbs/20_diffusion.ipynb #931ecd2f
 @patch
+def guess_x0(
+    self: Diffusion,
+    output: torch.Tensor,  # (batch, channel, …) the network's first output, ε or velocity
+    xt: torch.Tensor,  # like output, what it saw
+    t: torch.Tensor,  # (batch,) steps
+) -> torch.Tensor:  # like xt
+    "The clean signal that the network's output implies"
+    if self.prediction == "epsilon": return self.predict_x0(xt, t, output)
+    return self.gather(np.sqrt(self.alpha_bar), t, xt) * xt - self.gather(np.sqrt(1 - self.alpha_bar), t, xt) * output
+
+
+@patch
+def target(
+    self: Diffusion,
+    x0: torch.Tensor,  # (batch, channel, …) clean
+    t: torch.Tensor,  # (batch,) steps
+    noise: torch.Tensor,  # like x0
+) -> torch.Tensor:  # like x0
+    "What the network's first output should be: the noise, or the velocity"
+    if self.prediction == "epsilon": return noise
+    return self.gather(np.sqrt(self.alpha_bar), t, x0) * noise - self.gather(np.sqrt(1 - self.alpha_bar), t, x0) * x0
+
+# %% ../nbs/20_diffusion.ipynb #9b83dcab
+@patch
 def reverse(
     self: Diffusion,
-    output: torch.Tensor,  # (batch, 2·channel, …) the network's ε and v
+    output: torch.Tensor,  # (batch, 2·channel, …) the network's ε (or velocity) and v
     xt: torch.Tensor,  # (batch, channel, …) what it saw
     t: torch.Tensor,  # (batch,) steps
     clip: bool = False,  # hold the guess of x_0 in [−1, 1]; for sampling
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # mean, log-variance and guess of x_0, each like xt
     "The step before as the network believes it, pθ(x_{t−1} | x_t) (IDDPM equations 13 and 15)"
-    eps, v = output.chunk(2, dim=1)
-    x0 = self.predict_x0(xt, t, eps)
+    first, v = output.chunk(2, dim=1)
+    x0 = self.guess_x0(first, xt, t)
     if clip: x0 = x0.clamp(-1, 1)
     mean, low = self.posterior(x0, xt, t)
     high, share = self.gather(np.log(self.betas), t, xt), (v + 1) / 2
@@ -185,9 +212,9 @@ def hybrid_loss(
     "L_simple + 0.001·L_vlb, at one step per item (IDDPM equation 16)"
     xt = self.q_sample(x0, t, noise)
     output = model(xt, self.model_time(t), **cond).to(x0.dtype)
-    eps, v = output.chunk(2, dim=1)
-    mse = ((noise - eps) ** 2).flatten(1).mean(1)
-    vlb = self.vlb_term(torch.cat([eps.detach(), v], dim=1), x0, xt, t) * (self.T / 1000)
+    first, v = output.chunk(2, dim=1)
+    mse = ((self.target(x0, t, noise) - first) ** 2).flatten(1).mean(1)
+    vlb = self.vlb_term(torch.cat([first.detach(), v], dim=1), x0, xt, t) * (self.T / 1000)
     return mse + vlb, {"mse": mse.detach(), "vlb": vlb.detach()}
 
 # %% ../nbs/20_diffusion.ipynb #531be5e9
@@ -202,4 +229,4 @@ def respace(
     stride = (self.T - 1) / max(steps - 1, 1)
     kept = np.cumsum([0, *[stride] * (int(steps) - 1)]).round().astype(int) if steps > 1 else np.array([self.T - 1])
     alpha_bar = self.alpha_bar[kept]
-    return Diffusion(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), self.times[kept])
+    return Diffusion(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), self.times[kept], self.prediction)

@@ -134,6 +134,7 @@ class Engine:
 # %% ../nbs/40_engine.ipynb #29029714
 from fastcore.basics import patch
 
+# %% ../nbs/40_engine.ipynb #ba30d421
 @patch
 def step(self:Engine, batch:dict) -> dict: # figures to log
     "One optimisation step of every optimiser in turn."

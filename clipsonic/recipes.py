@@ -154,6 +154,7 @@ class DenoiserConfig:
     mel: MelConfig = MelConfig()
     frames: int = 64                # mel frames a crop: 2.048 s at hop 512, 4.096 s at hop 1024
     timesteps: int = 4000           # diffusion steps T of the cosine schedule
+    prediction: str = "epsilon"     # what the network predicts; "velocity" for a small one (20_diffusion)
     condition_dropout: float = 0.1  # share of clips that are trained without their condition
     condition_noise: float = 0.0    # length of the noise that is added to the unit-length embedding
     jitter: float = 0.0             # seconds by which a crop may be off its frame
@@ -172,7 +173,7 @@ class Denoiser(Recipe):
         if self.info["dim"] != config.unet.condition_dim:
             raise InputError(f"{data} holds {self.info['dim']}-wide embeddings of CLIP {self.info['clip']['name']!r}; --preset {name} takes "
                              f"{config.unet.condition_dim}-wide ones: prepare the videos with --clip {'pocket' if name == 'pocket' else 'ViT-L-14'}")
-        self.diffusion = Diffusion(cosine_betas(config.timesteps))
+        self.diffusion = Diffusion(cosine_betas(config.timesteps), prediction=config.prediction)
         self.networks = {"model": UNet(config.unet).to(memory_format=torch.channels_last)}
 
     def batches(self, start, rank, world):
@@ -193,12 +194,13 @@ class Denoiser(Recipe):
     def config(self):
         c = self.config_
         return {"kind": "denoiser", "preset": self.name, "unet": dataclasses.asdict(c.unet), "mel": dataclasses.asdict(c.mel),
-                "diffusion": {"timesteps": c.timesteps, "schedule": "cosine"}, "clip": self.info["clip"], "frames": c.frames, "template": c.template, "steps": c.steps,
+                "diffusion": {"timesteps": c.timesteps, "schedule": "cosine", "prediction": c.prediction}, "clip": self.info["clip"], "frames": c.frames, "template": c.template, "steps": c.steps,
                 "sampler": c.sampler}
 
 # %% ../nbs/41_recipes.ipynb #8821e46e
 from fastcore.basics import patch
 
+# %% ../nbs/41_recipes.ipynb #907a0c28
 @patch
 @torch.no_grad()
 def validate(self:Denoiser, networks) -> dict: # {"mse", "vlb"}
@@ -291,7 +293,7 @@ class PocketClassifier(Recipe):
 # %% ../nbs/41_recipes.ipynb #91ad2734
 paper = DenoiserConfig()
 clipsynth = DenoiserConfig(unet=UNetConfig(conditioning="concat"), mel=MelConfig(hop_length=1024))
-pocket = DenoiserConfig(unet=UNetConfig(channels=64, mult=(1, 2, 2, 2), blocks=1, attention=(8, 4), condition_dim=192, patch=2), condition_noise=0.6, jitter=1.0,
+pocket = DenoiserConfig(unet=UNetConfig(channels=64, mult=(1, 2, 2, 2), blocks=1, attention=(8, 4), condition_dim=192, patch=2), prediction="velocity", condition_noise=0.6, jitter=1.0,
                         steps=25, sampler="ddim")
 DENOISERS = {
     "pocket": (pocket, Training(steps=6000, batch_size=32, lr=8e-4, betas=(0.9, 0.99), warmup=200, decay="cosine", ema=0.999, precision="bf16", save_every=500)),

@@ -44,7 +44,7 @@ def load_denoiser(
         if config["diffusion"]["schedule"] != "cosine": raise ValueError(f"schedule {config['diffusion']['schedule']!r}")
         if config["sampler"] not in SAMPLERS: raise ValueError(f"sampler {config['sampler']!r}")
         unet, mel = UNet(UNetConfig(**config["unet"])), MelConfig(**config["mel"])
-        painter = Painter(unet, Diffusion(cosine_betas(config["diffusion"]["timesteps"])), mel, dict(config["clip"]),
+        painter = Painter(unet, Diffusion(cosine_betas(config["diffusion"]["timesteps"]), prediction=config["diffusion"].get("prediction", "epsilon")), mel, dict(config["clip"]),
                           config["steps"], config["sampler"], config.get("frames", 64), str(folder))
     except KeyError as error: raise CheckpointError(f"{folder}: the config of a denoiser needs {error}") from error
     except (TypeError, ValueError) as error: raise CheckpointError(f"{folder}: its config describes no denoiser of ours: {error}") from error
