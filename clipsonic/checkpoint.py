@@ -60,7 +60,8 @@ def load_config(
 # %% ../nbs/03_checkpoint.ipynb #7bf08c61
 def _found(folder):
     "What is at `folder`, which is not a checkpoint, in words."
-    previous = folder.with_name(f".{folder.name}.previous")
+    here = folder.absolute()
+    previous = here.parent / f".{here.name}.previous"
     if not folder.exists() and previous.exists(): return f"saving it was interrupted; the one before is whole, rename {previous} to it"
     if not folder.exists(): return "it does not exist"
     if not folder.is_dir(): return "it is a file, and a checkpoint is a folder"
