@@ -296,7 +296,7 @@ clipsynth = DenoiserConfig(unet=UNetConfig(conditioning="concat"), mel=MelConfig
 pocket = DenoiserConfig(unet=UNetConfig(channels=64, mult=(1, 2, 2, 2), blocks=1, attention=(8, 4), condition_dim=192, patch=2), prediction="velocity", condition_noise=0.6, jitter=1.0,
                         steps=25, sampler="ddim")
 DENOISERS = {
-    "pocket": (pocket, Training(steps=6000, batch_size=32, lr=8e-4, betas=(0.9, 0.99), warmup=200, decay="cosine", ema=0.999, precision="bf16", save_every=500)),
+    "pocket": (pocket, Training(steps=12_000, batch_size=32, lr=8e-4, betas=(0.9, 0.99), warmup=200, decay="cosine", ema=0.999, precision="bf16", save_every=500)),
     "music": (paper, Training(steps=200_000, precision="bf16", save_every=5000)),
     "vggsound": (paper, Training(steps=500_000, precision="bf16", save_every=5000)),
     "clipsynth-music": (dataclasses.replace(clipsynth, template="a photo of playing {}"), Training(steps=100_000, precision="bf16", save_every=5000)),

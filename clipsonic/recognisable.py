@@ -57,6 +57,7 @@ def measure(model, classifier,   # a model folder or "pocket"; the run of `--pre
             out,                 # json to write
             per_label:int=4,     # sounds for each label
             per_prompt:int=1,    # sounds for each paraphrase
+            every:int=1,         # a photo of every so manieth test video
            ) -> dict:
     "Top-1, nearest training clip and diversity of real and generated clips, side by side, into a json file."
     pipeline, listener = Pipeline.load(model, "cpu"), load_classifier(classifier, "cpu")
@@ -64,12 +65,12 @@ def measure(model, classifier,   # a model folder or "pocket"; the run of `--pre
     trained = listen(listener, mel((real := real_clips(train))[0]), real[1])["features"]
     waveforms, labels, files = real_clips(test)
     plain, other = read_prompts(prompts)
-    frames = [read_frames(Path(videos) / Path(f).name)[1] for f in files]
+    frames = [read_frames(Path(videos) / Path(f).name)[1] for f in files[::every]]
     back = torch.cat([pipeline.vocoder(m)[..., :64000] for m in mel(waveforms).split(1)])
     sets = {"real": (waveforms, labels), "mel and back": (back, labels),
             "labels": (render(pipeline, [p for _, p in plain for _ in range(per_label)], "prompt"), [l for l, _ in plain for _ in range(per_label)]),
             "paraphrases": (render(pipeline, [p for _, p in other for _ in range(per_prompt)], "prompt", 1000), [l for l, _ in other for _ in range(per_prompt)]),
-            "photos": (render(pipeline, [f[len(f) // 2] for f in frames], "image", 2000), labels)}
+            "photos": (render(pipeline, [f[len(f) // 2] for f in frames], "image", 2000), labels[::every])}
     rows = {}
     for name, (sounds, asked) in sets.items():
         heard = listen(listener, mel(sounds), asked, trained)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -187,27 +188,6 @@ class UNet(nn.Module):
         self.project = nn.Linear(config.condition_dim, 4 * c) if config.conditioning == "add" else None
         self.null = nn.Parameter(torch.zeros(config.condition_dim))
 
-    def forward(
-        self,
-        x: torch.Tensor,  # (batch, in_channels, mel, frame), noised, of any number of frames
-        t: torch.Tensor,  # (batch,) time, 0 … 1000
-        condition: torch.Tensor | None = None,  # (batch, condition_dim), L2-normalised; None: no item has one
-        condition_mask: torch.Tensor | None = None,  # (batch,) bool, False where the item's condition is dropped
-    ) -> torch.Tensor:  # (batch, out_channels, mel, frame)
-        "Predict the noise ε and the variance's interpolation v. Raises InputError."
-        condition = self.or_null(condition, condition_mask, len(x)) * self.config.condition_dim**0.5
-        emb = self.time(timestep_embedding(t, self.config.channels))
-        if self.project is not None: emb = emb + self.project(condition)
-        (height, width), multiple = x.shape[-2:], self.config.multiple
-        x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        h, kept = F.pixel_unshuffle(x, self.config.patch), []
-        for module in self.down: kept.append(h := self.step(module, h, emb, condition))
-        for module in self.middle: h = self.step(module, h, emb, condition)
-        for module in self.up:
-            if isinstance(module, Layer): h = torch.cat([h, kept.pop()], dim=1)
-            h = self.step(module, h, emb, condition)
-        return F.pixel_shuffle(self.out(h), self.config.patch)[..., :height, :width]
-
     def step(self, module, h, emb, condition):
         "One module of the path; a layer takes the embeddings too"
         if not isinstance(module, Layer): return module(h)
@@ -221,3 +201,26 @@ class UNet(nn.Module):
         if condition.shape != null.shape:
             raise InputError(f"condition has the shape {tuple(condition.shape)}: expected {tuple(null.shape)}")
         return condition if mask is None else torch.where(mask[:, None], condition, null)
+
+# %% ../nbs/22_unet.ipynb #125589d1
+@patch
+def forward(
+    self: UNet,
+    x: torch.Tensor,  # (batch, in_channels, mel, frame), noised, of any number of frames
+    t: torch.Tensor,  # (batch,) time, 0 … 1000
+    condition: torch.Tensor | None = None,  # (batch, condition_dim), L2-normalised; None: no item has one
+    condition_mask: torch.Tensor | None = None,  # (batch,) bool, False where the item's condition is dropped
+) -> torch.Tensor:  # (batch, out_channels, mel, frame)
+    "Predict the noise ε and the variance's interpolation v. Raises InputError."
+    condition = self.or_null(condition, condition_mask, len(x)) * self.config.condition_dim**0.5
+    emb = self.time(timestep_embedding(t, self.config.channels))
+    if self.project is not None: emb = emb + self.project(condition)
+    (height, width), multiple = x.shape[-2:], self.config.multiple
+    x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    h, kept = F.pixel_unshuffle(x, self.config.patch), []
+    for module in self.down: kept.append(h := self.step(module, h, emb, condition))
+    for module in self.middle: h = self.step(module, h, emb, condition)
+    for module in self.up:
+        if isinstance(module, Layer): h = torch.cat([h, kept.pop()], dim=1)
+        h = self.step(module, h, emb, condition)
+    return F.pixel_shuffle(self.out(h), self.config.patch)[..., :height, :width]

@@ -30,7 +30,7 @@ def imported(tree):
         elif isinstance(node, ast.ImportFrom) and node.module == 'clipsonic': names = [f'clipsonic.{a.name}' for a in node.names]
         elif isinstance(node, ast.ImportFrom): names = [node.module or '']
         else: continue
-        yield from (name.split('.')[1] for name in names if name.startswith('clipsonic.'))
+        yield from (name.split('.')[1] for name in names if name.startswith('clipsonic.') and name != 'clipsonic.__version__')
 
 def run(*command, cwd=root, **env):
     "Run a command, and fail with what it said."
