@@ -41,7 +41,7 @@ def check_streams(streams, noise):
 # %% ../nbs/21_samplers.ipynb #6e93d572
 @torch.no_grad()
 def ddpm(
-    model: Callable,  # (x, time) -> (batch, 2·channel, …): ε and v
+    model: Callable,  # (x, time) -> (batch, 2·channel, …): ε (or velocity) and v
     diffusion: Diffusion,  # the schedule that the model was trained with
     noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, where the walk starts
     streams: list[torch.Generator],  # one per item, for the noise of the steps
@@ -62,7 +62,7 @@ def ddpm(
 # %% ../nbs/21_samplers.ipynb #b0cd82d7
 @torch.no_grad()
 def ddim(
-    model: Callable,  # (x, time) -> (batch, 2·channel, …): ε and v, of which ε is used
+    model: Callable,  # (x, time) -> (batch, 2·channel, …): ε (or velocity) and v, which is not used
     diffusion: Diffusion,  # the schedule that the model was trained with
     noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, where the walk starts
     streams: list[torch.Generator] | None = None,  # one per item; not needed where eta is 0

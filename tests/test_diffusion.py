@@ -106,3 +106,14 @@ def test_half_precision_model_and_double_data():
 def test_the_network_sees_a_thousand_times():
     for T in (4000, 1000, 10): assert Diffusion(cosine_betas(T)).model_time(torch.tensor([0, T - 1])).tolist() == pytest.approx([0, 1000 - 1000 / T])
     assert math.isclose(Diffusion().respace(3).model_time(torch.tensor([1])).item(), 2000 / 4, abs_tol=0.25)
+
+def test_velocity_is_the_same_thing_seen_from_another_side():
+    "A network that knows ε and one that knows the velocity believe in the same step, and a perfect one has no error."
+    eps, velocity = Diffusion(), Diffusion(prediction='velocity')
+    x0, noise, t, v = wave(4, 1, 4, 4), wave(4, 1, 4, 4, k=1), torch.tensor([1, 400, 2000, 3000]), wave(4, 1, 4, 4, k=2)
+    xt, target = eps.q_sample(x0, t, noise), velocity.target(x0, t, noise)
+    for a, b in zip(eps.reverse(torch.cat([noise, v], 1), xt, t), velocity.reverse(torch.cat([target, v], 1), xt, t)): close(a, b, 1e-4)
+    _, parts = velocity.hybrid_loss(lambda x, time: torch.cat([target, v], 1), x0, t, noise)
+    close(parts['mse'], torch.zeros(4))
+    assert velocity.respace(7).prediction == 'velocity'
+    with pytest.raises(InputError, match='sideways'): Diffusion(prediction='sideways')
