@@ -140,12 +140,15 @@ def add_train(commands):
     p.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
 
 # %% ../nbs/60_cli.ipynb #5ae3fccf
-def short(value) -> str:
+def short(value, inside: bool = False) -> str:
     "A config's value in a line."
-    if isinstance(value, dict): return ", ".join(f"{k} {short(v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)): return ", ".join(map(str, value)) if len(value) <= 60 else f"{len(value)} of them"
+    if isinstance(value, dict): return ", ".join(f"{k} {short(v, True)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        text = ", ".join(map(str, value)) if len(value) <= 60 else f"{len(value)} of them"
+        return f"({text})" if inside else text
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
+# %% ../nbs/60_cli.ipynb #e6308396
 def model_lines(about: dict, indent: str = ""):
     "What `describe` found, line by line."
     dtypes = sorted({d for f in about["files"].values() for d in f["dtypes"]})
