@@ -18,7 +18,9 @@ def drawn(module, seed):
     "The module with weights from a generator of its own: the global one is left alone."
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for p in module.parameters(): p.copy_(torch.randn(p.shape, generator=g) * (0.1 if p.ndim < 2 else p[0].numel() ** -0.5))
+        for name, p in module.named_parameters():
+            drawn = torch.randn(p.shape, generator=g) * (0.1 if p.ndim < 2 else p[0].numel() ** -0.5)
+            p.copy_(drawn + 1 if p.ndim == 1 and name.endswith('weight') else drawn)  # a norm's scale lies near 1
     return module
 
 def tiny_clip(folder, seed=0):
