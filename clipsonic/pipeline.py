@@ -199,7 +199,6 @@ SMALL_WORDS = frozenset("a an and are at being by for from his her in is it its 
 
 # %% ../nbs/52_pipeline.ipynb #b62d7783
 from fastcore.basics import patch
-from fastcore.meta import delegates
 
 # %% ../nbs/52_pipeline.ipynb #f3af8f3d
 @patch
@@ -267,15 +266,23 @@ def answer(self: Pipeline, request: Request, progress: bool = True) -> list[Audi
 
 # %% ../nbs/52_pipeline.ipynb #1591ec8a
 @patch
-@delegates(Request)
 def generate(self: Pipeline,
     prompt: str | list[str] | None = None,  # what should be heard, such as "a dog barking"
     *,
+    image=None,  # instead of a prompt: a picture's path, a PIL image, or a list of them
+    seconds: float = 4.0,  # at most 30
+    n: int = 1,  # sounds for each prompt or image
+    seed: int | None = None,  # the same seed gives the same sounds; None: a fresh one, kept in `Audio.info`
+    guidance: float = 1.5,  # 1: plain; more: closer to the prompt, less variety (CLIPSonic §2)
+    steps: int | None = None,  # evaluations of the denoiser; None: the model's own number
+    sampler: str | None = None,  # "ddim" or "ddpm"; None: the model's own
+    system: str | None = None,  # "ZS" or "IQ"; None: by what was given
+    template: str = "a photo of {}",  # what CLIP reads, with the prompt in place of {}
     progress: bool = True,  # a bar, if it takes longer than a second
-    **kwargs,
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
     "Make sounds for texts or pictures. Raises InputError."
-    made = self.answer(request := Request(prompt, **kwargs), progress)
+    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template)
+    made = self.answer(request, progress)
     return made if request.several else made[0]
 
 # %% ../nbs/52_pipeline.ipynb #d13a56a1
