@@ -90,7 +90,7 @@ def permuted(n:int,        # items
 class PocketClip(Recipe):
     "The pocket CLIP, from image-text pairs. Reads captions, no sound."
     name = "pocket-clip"
-    training = Training(steps=1900, batch_size=256, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, decay="cosine", ema=0.998,
+    training = Training(steps=4000, batch_size=256, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, decay="cosine", ema=0.998,
                         precision="bf16", save_every=400)
 
     def __init__(self, data, model:ClipConfig=ClipConfig()):
@@ -293,7 +293,7 @@ class PocketClassifier(Recipe):
 # %% ../nbs/41_recipes.ipynb #91ad2734
 paper = DenoiserConfig()
 clipsynth = DenoiserConfig(unet=UNetConfig(conditioning="concat"), mel=MelConfig(hop_length=1024))
-pocket = DenoiserConfig(unet=UNetConfig(channels=64, mult=(1, 2, 2, 2), blocks=1, attention=(8, 4), condition_dim=192, patch=2), prediction="velocity", condition_noise=0.6, jitter=1.0,
+pocket = DenoiserConfig(unet=UNetConfig(channels=64, mult=(1, 2, 2, 2), blocks=1, attention=(8, 4), condition_dim=192, patch=2, groups=4), prediction="velocity", condition_noise=0.6, jitter=1.0,
                         steps=25, sampler="ddim")
 DENOISERS = {
     "pocket": (pocket, Training(steps=12_000, batch_size=32, lr=8e-4, betas=(0.9, 0.99), warmup=200, decay="cosine", ema=0.999, precision="bf16", save_every=500)),

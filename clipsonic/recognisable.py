@@ -57,7 +57,7 @@ def measure(model, classifier,   # a model folder or "pocket"; the run of `--pre
             out,                 # json to write
             per_label:int=4,     # sounds for each label
             per_prompt:int=1,    # sounds for each paraphrase
-            every:int=1,         # a photo of every so manieth test video
+            every:int=2,         # a photo of every so manieth test video
            ) -> dict:
     "Top-1, nearest training clip and diversity of real and generated clips, side by side, into a json file."
     pipeline, listener = Pipeline.load(model, "cpu"), load_classifier(classifier, "cpu")
@@ -80,7 +80,7 @@ def measure(model, classifier,   # a model folder or "pocket"; the run of `--pre
                       "per_class": {c: round(v, 3) for c, v in per_class.items()}}
     protocol = {"seconds": 4.0, "guidance": 1.5, "steps": pipeline.painter.steps, "sampler": pipeline.painter.sampler, "version": __version__,
                 "clip": pipeline.clip.identity,
-                "interval": "Wilson, 95 %", "seeds": "query i: i, 1000 + i, 2000 + i", "listener": "pocket-classifier, trained on the real training clips and their labels"}
+                "sounds": {"per label": per_label, "per paraphrase": per_prompt, "a photo of every": every}, "interval": "Wilson, 95 %", "seeds": "query i: i, 1000 + i, 2000 + i", "listener": "pocket-classifier, trained on the real training clips and their labels"}
     with whole_file(out) as partial: Path(partial).write_text(json.dumps({"rows": rows, "protocol": protocol}, indent=1) + "\n")
     return rows
 

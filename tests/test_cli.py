@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from PIL import Image
@@ -14,6 +15,7 @@ from clipsonic import __version__
 from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint
 from clipsonic.cli import main, parser
 from clipsonic.core import Audio
+from clipsonic.video import read_frames
 from tiny import tiny_model
 
 @pytest.fixture(scope='module')
@@ -65,6 +67,19 @@ def test_several_sounds(run, here, model):
     status, out, _ = run('generate', '--image', 'photo.png', 'photo.png', '--model', model, '-o', 'x.flac', *fast)
     assert status == 0 and 'x-2.flac: 0.200 s at 16000 Hz, seed 7, number 1' in out
     assert files() == ['out', 'x-1.flac', 'x-2.flac']
+
+@pytest.mark.data
+def test_sounds_for_the_frames_of_natural_videos(run, here, pocketav):
+    films = sorted((pocketav/'real').glob('*.mp4'))
+    for folder in ('frames', 'sounds'): Path(folder).mkdir()
+    for film in films:
+        frames = read_frames(film, rate=1.0)[1]
+        frames[len(frames) // 2].save(f'frames/{film.stem}.png')
+    pictures = [f'frames/{film.stem}.png' for film in films]
+    status, out, _ = run('generate', '--image', *pictures, '-o', 'sounds/', '--seconds', '2.048', '--steps', '8', '--seed', '7')
+    sounds = [soundfile.read(path)[0] for path in sorted(Path('sounds').iterdir())]
+    assert status == 0 and len(sounds) == len(films) == 22 and out.count('seed 7') == 22
+    assert all(len(s) == 32768 and 0.003 < np.sqrt((s**2).mean()) and abs(s).max() < 1 for s in sounds)
 
 def test_a_fresh_seed_is_printed_and_gives_the_sound_again(run, here, model):
     words = ['generate', 'a dog', '--model', model, '--steps', '1', '--seconds', '0.1']
