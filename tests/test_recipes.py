@@ -6,8 +6,8 @@ import torch
 
 from clipsonic.core import InputError
 from clipsonic.engine import Engine
-from clipsonic.gpu_training import made_up_shards
 from clipsonic.recipes import DENOISERS, Denoiser, PRESETS, pocket, recipe
+from clipsonic.shards import made_up_shards
 from clipsonic.unet import UNet
 
 @pytest.fixture(scope="module")
