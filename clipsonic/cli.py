@@ -210,7 +210,7 @@ def add_pack(commands):
         clipsonic generate "a dog barking" --model mine""")
     for part, what in ("clip", "pocket-clip"), ("denoiser", "pocket"), ("vocoder", "pocket-mel-inversion"):
         p.add_argument(f"--{part}", required=True, metavar="RUN", help=f"a run of --preset {what}, or its checkpoint")
-    p.add_argument("--out", required=True, metavar="FOLDER", help="the folder to make; one that is there is replaced")
+    p.add_argument("--out", required=True, metavar="FOLDER", help="the folder to make; a packed model that is there is replaced")
     p.add_argument("--knows", metavar="NAMES", help="what the model can sound, with commas between; a prompt far from all of them warns")
     p.add_argument("--knows-threshold", type=float, help="cosine similarity below which a prompt is far")
 

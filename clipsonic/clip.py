@@ -276,9 +276,12 @@ def pocket_preprocess(config:ClipConfig): # -> callable: PIL image to (3, size, 
 def pocket_clip(folder, device=None) -> Clip: # a checkpoint folder of kind "clip"
     "The CLIP in a checkpoint folder that `clipsonic train --preset pocket-clip` made."
     config = load_config(folder, kind="clip")
-    sizes = ClipConfig(**config["model"])
-    tokenizer = PocketTokenizer(config["vocabulary"], context_length=sizes.context_length)
-    model, tensors = build_clip(sizes, tokenizer.vocab_size), load_tensors(folder, "model")
+    try:
+        sizes = ClipConfig(**config["model"])
+        tokenizer = PocketTokenizer(config["vocabulary"], context_length=sizes.context_length)
+        model = build_clip(sizes, tokenizer.vocab_size)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error: raise CheckpointError(f"{folder}: its config describes no CLIP of ours: {error}") from error
+    tensors = load_tensors(folder, "model")
     load_strict(model, tensors, where=folder)
     return Clip(model, pocket_preprocess(sizes), tokenizer, config.get("name", "pocket"), tensors_digest(tensors), device)
 

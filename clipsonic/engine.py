@@ -10,6 +10,7 @@ __all__ = ['Training', 'lr_factor', 'Recipe', 'Average', 'step_generator', 'opti
 import copy
 import csv
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint
-from .core import CheckpointError, ClipsonicError, InputError
+from .core import CheckpointError, ClipsonicError, InputError, whole_file
 
 # %% ../nbs/40_engine.ipynb #07d9b155
 @dataclass(frozen=True)
@@ -165,14 +166,17 @@ def save(self:Engine) -> None:
     tensors = {f"network/{n}/{k}": v for n, m in self.bare.items() for k, v in m.state_dict().items()}
     tensors |= {f"average/{n}/{k}": v for n, m in self.average.networks.items() for k, v in m.state_dict().items()}
     tensors |= {f"optimizer/{n}/{k}": v for n, o in self.optimizers.items() for k, v in optimizer_tensors(o).items()}
-    save_checkpoint(self.out / "training", {"kind": "training", "recipe": self.recipe.name, "next": self.next}, {"state": tensors})
+    save_checkpoint(self.out / "training", {"kind": "training", "recipe": self.recipe.name, "config": self.recipe.config(), "next": self.next}, {"state": tensors})
 
 # %% ../nbs/40_engine.ipynb #924c9051
 @patch
 def resume(self:Engine) -> None:
-    "Continues from `training/`. Raises `CheckpointError` where there is none or another recipe made it."
+    "Continues from `training/`. Raises `CheckpointError` where there is none or another recipe, other settings or another CLIP made it."
     config = load_config(self.out / "training", kind="training")
     if config["recipe"] != self.recipe.name: raise CheckpointError(f"{self.out}: made by --preset {config['recipe']}, asked to resume --preset {self.recipe.name}")
+    then, now = config.get("config", {}), json.loads(json.dumps(self.recipe.config()))
+    changed = [f"{k} {then[k]!r}, now {now.get(k)!r}" for k in then if then[k] != now.get(k)]
+    if changed: raise CheckpointError(f"{self.out} was begun with other settings or data: {'; '.join(changed)}. Train into another folder")
     tensors, part = load_tensors(self.out / "training", "state"), lambda p: {k[len(p):]: v for k, v in tensors.items() if k.startswith(p)}
     for name in self.bare:
         load_strict(self.bare[name], part(f"network/{name}/"), where=self.out / "training")
@@ -195,7 +199,7 @@ class Log:
         "Adds a row and rewrites the file."
         self.rows.append({"step": step, **{k: f"{v:.6g}" for k, v in figures.items()}})
         names = list(dict.fromkeys(k for r in self.rows for k in r))
-        with self.path.open("w", newline="") as f:
+        with whole_file(self.path) as partial, partial.open("w", newline="") as f:
             writer = csv.DictWriter(f, names, restval="")
             writer.writeheader(); writer.writerows(self.rows)
         if self.board:

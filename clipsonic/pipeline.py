@@ -209,15 +209,16 @@ def doubt(self: Pipeline,
     "Why the sound for this prompt is a guess, or what was left out of it; None where there is nothing to say."
     names, embeddings = self.known
     knows = f"; it knows {', '.join(names)}" if names else ""
+    similarity, nearest = (embeddings @ condition[0]).max(0) if names else (None, None)
     words = [w for w in re.findall(r"[^\W_]+", prompt.lower()) if w not in SMALL_WORDS]
     unknown = [w for w in dict.fromkeys(self.clip.unknown(prompt)) if w not in SMALL_WORDS]
     if unknown and set(words) <= set(unknown): return f"the model {self.name!r} knows no word of {prompt!r}: the sound is a guess{knows}"
-    if names and (threshold := self.config.get("knows_threshold")) is not None:
-        similarity, nearest = (embeddings @ condition[0]).max(0)
-        if similarity < threshold:
-            return (f"the model {self.name!r} has no idea of {prompt!r}: the sound is a guess (the nearest that it knows is {names[nearest]!r}, at a similarity of "
-                    f"{similarity:.2f} where {threshold:g} is needed){knows}")
-    if unknown: return f"{prompt!r}: the model {self.name!r} does not know {', '.join(map(repr, unknown))} and leaves it out"
+    if names and (threshold := self.config.get("knows_threshold")) is not None and similarity < threshold:
+        return (f"the model {self.name!r} has no idea of {prompt!r}: the sound is a guess (the nearest that it knows is {names[nearest]!r}, at a similarity of "
+                f"{similarity:.2f} where {threshold:g} is needed){knows}")
+    if unknown:
+        rest = f"; what is left is nearest to {names[nearest]!r}{knows}" if names else ""
+        return f"{prompt!r}: the model {self.name!r} does not know {', '.join(map(repr, unknown))} and leaves it out{rest}"
 
 # %% ../nbs/52_pipeline.ipynb #4af4a06b
 def numbered(
@@ -327,14 +328,17 @@ def pack(
     clip: str | Path,  # run or checkpoint of a pocket CLIP
     denoiser: str | Path,  # of a denoiser that was trained with it
     vocoder: str | Path,  # of a mel inversion
-    out: str | Path,  # the folder to make; one that is there is replaced
+    out: str | Path,  # the folder to make; a packed model that is there is replaced, anything else is refused
     knows: list[str] | None = None,  # names of what it can sound, for the warning about what it cannot
     knows_threshold: float | None = None,  # cosine similarity to one of them below which a prompt is a guess
     files: dict[str, str] | None = None,  # further files: name → text, such as a model card
     dtype: torch.dtype = torch.float16,  # of the weights
 ) -> Path:
-    "Put three runs into one folder that `generate` takes as its model. Raises CheckpointError where they do not belong together."
+    "Put three runs into one folder that `generate` takes as its model. Raises CheckpointError where they do not belong together, InputError for a folder that is something else."
     parts = {"clip": checkpoint_folder(clip), "denoiser": checkpoint_folder(denoiser), "vocoder": checkpoint_folder(vocoder)}
+    if (out := Path(out)).is_dir() and any(out.iterdir()):
+        try: load_config(out, kind="pipeline")
+        except CheckpointError as error: raise InputError(f"{out} is there and holds no packed model, so it is not replaced: give another folder ({error})") from error
     config = {"kind": "pipeline", "knows": list(knows or []), "knows_threshold": knows_threshold, "template": "a photo of {}"}
     Pipeline(load_clip(str(parts["clip"]), device="cpu"), load_denoiser(parts["denoiser"], "cpu"), load_vocoder(parts["vocoder"], "cpu"), config, str(out))
     with whole_folder(out) as partial:
@@ -342,4 +346,4 @@ def pack(
             tensors = {file.stem: load_tensors(folder, file.stem) for file in sorted(folder.glob("*.safetensors"))}
             save_checkpoint(partial / name, load_config(folder), tensors, dtype=dtype)
         for name, content in {"config.json": json.dumps(config, indent=2) + "\n", **(files or {})}.items(): (partial / name).write_text(content)
-    return Path(out)
+    return out

@@ -7,7 +7,7 @@ __all__ = ['TRIMMED', 'Row', 'read_index', 'Unused', 'Found', 'find_files', 'Sou
            'Job', 'jobs_of', 'decode_clip', 'map_files', 'plan', 'Report', 'prepare']
 
 # %% ../nbs/13_prepare.ipynb #da89d864
-import csv, dataclasses, hashlib, io, json, multiprocessing, os, random, re, signal, threading, time
+import csv, dataclasses, hashlib, io, json, mimetypes, multiprocessing, os, random, re, signal, threading, time
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -112,19 +112,23 @@ def _walk(root):
         seen.add(real)
     yield from closed
 
+def _likely(name):
+    "0 for a name that a video may have, more for what often lies beside it: sound, then pictures, subtitles and notes."
+    return {"video": 0, "audio": 1}.get((mimetypes.guess_type(name)[0] or "video").split("/")[0], 2)
+
 def find_files(
     videos,  # a folder or file, or several
 ) -> list[Found]:
-    "All files of the folders, in order of their names. Raises InputError for a path that is not there."
+    "All files of the folders, in order of their names, those that are hardly videos last. Raises InputError for a path that is not there."
     roots, found = [Path(v).absolute() for v in ([videos] if isinstance(videos, (str, Path)) else videos)], {}
-    several = sum(root.is_dir() for root in roots) > 1  # then the folders' own names tell their files apart
+    common = Path(os.path.commonpath([root.parent for root in roots])) if len(roots) > 1 else None  # names begin below it
     for root in roots:
         if not root.exists(): raise InputError(f"{root}: there is no such video file or folder")
         for path in _walk(root) if root.is_dir() else [root]:
-            name = path.relative_to(root.parent if several or not root.is_dir() else root).as_posix()
+            name = path.relative_to(common or (root if root.is_dir() else root.parent)).as_posix()
             name = os.fsencode(name).decode("utf-8", "backslashreplace")  # a name may be no text at all
             found.setdefault(path, Found(str(path), name, path.stat().st_size if path.exists() else 0))
-    return sorted(found.values(), key=lambda f: (f.name, f.path))
+    return sorted(found.values(), key=lambda f: (_likely(f.name), f.name, f.path))
 
 # %% ../nbs/13_prepare.ipynb #e8a3b880
 @dataclass(frozen=True)

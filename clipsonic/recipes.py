@@ -158,7 +158,7 @@ class DenoiserConfig:
     condition_dropout: float = 0.1  # share of clips that are trained without their condition
     condition_noise: float = 0.0    # length of the noise that is added to the unit-length embedding
     jitter: float = 0.0             # seconds by which a crop may be off its frame
-    template: str = "a photo of {}" # how a prompt is put to CLIP at use
+    template: str = "a photo of {}" # in which the paper puts its queries to CLIP: pass it to `generate`
     steps: int = 1000               # evaluations at use
     sampler: str = "ddpm"           # at use
 
@@ -173,6 +173,8 @@ class Denoiser(Recipe):
         if self.info["dim"] != config.unet.condition_dim:
             raise InputError(f"{data} holds {self.info['dim']}-wide embeddings of CLIP {self.info['clip']['name']!r}; --preset {name} takes "
                              f"{config.unet.condition_dim}-wide ones: prepare the videos with --clip {'pocket' if name == 'pocket' else 'ViT-L-14'}")
+        if valid is not None and (other := shard_info(valid)["clip"]) != self.info["clip"]:
+            raise InputError(f"{data} holds embeddings of the CLIP {self.info['clip']}, and the held-out shards {valid} of {other}: prepare both with the same --clip")
         self.diffusion = Diffusion(cosine_betas(config.timesteps), prediction=config.prediction)
         self.networks = {"model": UNet(config.unet).to(memory_format=torch.channels_last)}
 
@@ -310,7 +312,10 @@ def recipe(preset:str,    # one of `PRESETS`
            valid=None,    # shards of held-out videos
           ) -> Recipe:
     "The recipe of a preset. Raises `InputError` for a name that is none."
+    if valid is not None: shard_info(valid)   # raises before anything is trained
     if preset in DENOISERS: return Denoiser(data, preset, *DENOISERS[preset], valid=valid)
-    if preset == PocketClip.name: return PocketClip(data)
+    if preset == PocketClip.name:
+        if valid is not None: raise InputError(f"valid={valid}: {preset} is validated on imagetext-test.tar beside its training pairs; leave it out")
+        return PocketClip(data)
     if preset in OTHERS: return OTHERS[preset](data, valid=valid)
     raise InputError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")

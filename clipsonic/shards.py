@@ -70,7 +70,7 @@ def shard_info(
             "there is no shards.json in it: make one with `clipsonic prepare VIDEOS --out SHARDS`"
         raise InputError(f"{shards} is not a complete folder of shards: {what}") from error
     except (OSError, ValueError) as error: raise InputError(f"{shards}/shards.json cannot be read: {error}") from error
-    if not isinstance(info, dict) or info.get("kind") != "shards": raise InputError(f"{shards}/shards.json does not describe shards")
+    if not isinstance(info, dict) or info.get("kind") != "shards" or not {"count", "clip", "dim", "sample_rate", "total_seconds", "shards"} <= info.keys(): raise InputError(f"{shards}/shards.json does not describe shards")
     return info
 
 # %% ../nbs/12_shards.ipynb #350f52ee

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint, weights_folder
-from .core import InputError, pick_device
+from .core import CheckpointError, InputError, pick_device
 from .mel import MelConfig, griffin_lim, interpolate_bands, log_mel, mel_pseudo_inverse, stft_magnitude
 
 # %% ../nbs/24_vocoder.ipynb #d3d9aa26
@@ -142,6 +142,7 @@ def load_vocoder(
     folder = weights_folder("pocket") / "vocoder" if name == "pocket" else Path(name)
     if name != "pocket" and not folder.exists(): raise InputError(f'no vocoder {str(name)!r}: expected "pocket", "griffin-lim" or the folder of a checkpoint')
     settings = load_config(folder, kind="mel-inversion")
-    model = MelInversion(MelInversionConfig(**settings["model"]))
+    try: model = MelInversion(MelInversionConfig(**settings["model"]))
+    except (KeyError, TypeError, ValueError) as error: raise CheckpointError(f"{folder}: its config describes no mel inversion of ours: {error}") from error
     load_strict(model, load_tensors(folder, "mel-inversion"), folder)
     return GriffinLimVocoder(model.to(pick_device(device)).eval().requires_grad_(False))

@@ -1,6 +1,8 @@
 """The terminal: what is written and printed, and that whatever a user gets wrong is one line on stderr and exit status 2."""
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,3 +201,18 @@ def test_ctrl_c(here, model):
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
     assert process.wait(60) == 130 and 'Traceback' not in rest and files() == []
+
+def test_packing_replaces_a_packed_model_and_nothing_else(run, here, model):
+    parts = ['--clip', f'{model}/clip', '--denoiser', f'{model}/denoiser', '--vocoder', f'{model}/vocoder']
+    Path('letters').mkdir(); Path('letters/a.txt').write_text('dear')
+    status, _, err = run('pack', *parts, '--out', 'letters')
+    assert status == 2 and 'holds no packed model' in err and Path('letters/a.txt').read_text() == 'dear'
+    for _ in range(2): assert run('pack', *parts, '--out', 'mine')[0] == 0
+
+@pytest.mark.parametrize('part, change', [('vocoder', {'model': {'depths': 1}}), ('vocoder', {'model': None}), ('clip', {'vocabulary': None}), ('clip', {'model': {'vision': 'resnet-none'}})])
+def test_configs_that_describe_nothing(run, here, model, part, change):
+    shutil.copytree(model, 'odd')
+    config = Path('odd', part, 'config.json')
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
+    assert status == 2 and f'{part}: its config describes no' in err and err.count('\n') == 1

@@ -78,6 +78,9 @@ def test_a_run_is_not_overwritten_and_not_mixed(tmp_path):
     with pytest.raises(InputError, match="holds a run already"): train(Pair(), tmp_path / "run", steps=2, progress=False, cpu=True)
     other = Pair(); other.name = "other"
     with pytest.raises(CheckpointError, match="made by --preset pair"): train(other, tmp_path / "run", resume=True, progress=False, cpu=True)
+    wider = Pair(); wider.config = lambda: Pair().config() | {"width": 7}
+    train(wider, tmp_path / "wider", steps=1, progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="other settings or data: width 7, now None"): train(Pair(), tmp_path / "wider", resume=True, progress=False, cpu=True)
     with pytest.raises(CheckpointError): train(Pair(), tmp_path / "nowhere", resume=True, progress=False, cpu=True)
     with pytest.raises(InputError, match="steps=0"): train(Pair(), tmp_path / "zero", steps=0, progress=False, cpu=True)
 

@@ -13,7 +13,7 @@ import torch
 
 from clipsonic.clip import Clip, ClipConfig, build_clip, pocket_preprocess
 from clipsonic.core import InputError, MediaError
-from clipsonic.prepare import Row, Settings, find_files, map_files, prepare, read_index
+from clipsonic.prepare import Row, Settings, find_files, map_files, match_index, prepare, read_index, without_index
 from clipsonic.shards import all_clips, batches, shard_info
 from clipsonic.video import read_audio
 from conftest import root
@@ -273,3 +273,17 @@ def test_real_indexes(pocketav):
     for path in (pocketav/'metadata'/'music_dataset').glob('*.json'):
         splits = Counter(row.split for row in read_index(path))
         assert splits['test'] == round(sum(splits.values()) / 10)
+
+def test_what_lies_beside_a_video_does_not_stand_in_for_it(tmp_path):
+    for name in ('clip1.jpg', 'clip1.json', 'clip1.mp4', 'clip1.srt', 'clip1.wav'): (tmp_path/name).write_bytes(b'')
+    sources, unused = without_index(find_files(tmp_path))
+    assert [s.file.name for s in sources] == ['clip1.mp4'] and len(unused) == 4
+    sources, _ = match_index([Row('clip1', None, None, None)], find_files(tmp_path))
+    assert [s.file.name for s in sources] == ['clip1.mp4']
+
+def test_folders_of_one_name_keep_their_videos_apart(tmp_path):
+    for folder in ('a/videos', 'b/videos'):
+        (tmp_path/folder).mkdir(parents=True)
+        (tmp_path/folder/'1.mp4').write_bytes(b'')
+    assert [f.name for f in find_files([tmp_path/'a'/'videos', tmp_path/'b'/'videos'])] == ['a/videos/1.mp4', 'b/videos/1.mp4']
+    assert [f.name for f in find_files([tmp_path/'a'/'videos'/'1.mp4', tmp_path/'b'/'videos'/'1.mp4'])] == ['a/videos/1.mp4', 'b/videos/1.mp4']

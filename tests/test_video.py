@@ -2,6 +2,7 @@
 import os
 
 import av
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -145,6 +146,9 @@ def test_images(tmp_path):
     turned.getexif()[0x0112] = 6
     turned.save(tmp_path/'turned.jpg', exif=turned.getexif())
     assert read_image(tmp_path/'turned.jpg').size == (4, 8)
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16)[None].repeat(4, 0)
+    Image.fromarray(ramp).save(tmp_path/'deep.png')
+    assert [read_image(tmp_path/'deep.png').getpixel((x, 0))[0] for x in (0, 100, 255)] == [0, 100, 255], 'grey in 16 bits'
     Image.effect_noise((64, 64), 50).save(tmp_path/'noise.png')
     for path, words in [(cut(tmp_path/'noise.png', .5), 'cannot be read'), (tmp_path/'gone.jpg', 'no such'), (tmp_path, 'no such')]:
         with pytest.raises(InputError, match=words): read_image(path)
