@@ -310,6 +310,7 @@ def load_clip(name:str="pocket", # "pocket", a folder that `clipsonic train` mad
               device=None) -> Clip:
     "A frozen CLIP by name or folder. Raises `InputError` for a name that is neither."
     import open_clip
+    if file is not None and (name == "pocket" or Path(name).is_dir()): raise InputError(f"CLIP {name!r} has its weights with it: {str(file)!r} is not for it, leave it out")
     if name == "pocket": return pocket_clip(weights_folder("pocket") / "clip", device)
     if Path(name).is_dir(): return pocket_clip(name, device)
     if name in open_clip.list_models() and f"{name}-quickgelu" in open_clip.list_models(): return published_clip(name, file, device)

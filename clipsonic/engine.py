@@ -115,12 +115,16 @@ class Engine:
     def __init__(self, recipe:Recipe,  # what to train
                  out,                  # folder of the run
                  steps:int|None=None,  # in place of the recipe's
-                 cpu:bool=False):      # even where there is a GPU
+                 cpu:bool=False,       # even where there is a GPU
+                 batch_size:int|None=None): # clips a step and process, in place of the recipe's
         from accelerate import Accelerator
         self.recipe, self.out, self.t = recipe, Path(out), recipe.training
         if steps is not None:
             if steps < 1: raise InputError(f"steps={steps}: a run takes at least one step")
             self.t = recipe.training = dataclasses.replace(self.t, steps=steps)
+        if batch_size is not None:
+            if batch_size < 1: raise InputError(f"batch_size={batch_size}: a step takes at least one clip")
+            self.t = recipe.training = dataclasses.replace(self.t, batch_size=batch_size)
         self.accelerator = Accelerator(mixed_precision=self.t.precision, cpu=cpu)
         self.bare = dict(recipe.networks)
         for network in self.bare.values(): network.to(self.accelerator.device)
@@ -242,10 +246,12 @@ def train(recipe:Recipe,          # what to train
           resume:bool=False,      # continue the run in `out`
           progress:bool=True,     # a bar
           cpu:bool=False,         # even where there is a GPU
+          batch_size:int|None=None, # clips a step and process, in place of the recipe's number
          ) -> dict:               # figures of the last validation
     "Trains a recipe in a folder. Raises `InputError` where the folder holds a run already and `resume` was not asked for."
     out = Path(out)
-    engine = Engine(recipe, out, steps, cpu)
+    if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: a run is a folder, give another name")
+    engine = Engine(recipe, out, steps, cpu, batch_size)
     if resume: engine.resume()
     elif (out / "training").exists(): raise InputError(f"{out} holds a run already: pass --resume to continue it, or another folder")
     return engine.fit(progress)

@@ -71,6 +71,7 @@ def fitting_clip(
     name = str(painter.clip.get("name"))
     try: return load_clip(str(place), device=device) if place and Path(place).is_dir() else load_clip(name, place, device)
     except InputError as error:
+        if place: raise
         raise CheckpointError(f"the denoiser in {painter.where} was trained with the CLIP {name!r}: say where that is (`--clip`), "
                               f"or put the two together with `clipsonic pack` ({error})") from error
 
@@ -94,6 +95,7 @@ class Pipeline:
         config = load_config(folder)
         if config["kind"] not in ("pipeline", "denoiser"):
             raise CheckpointError(f"{model} holds a {config['kind']}: to generate, give a denoiser's run or what `clipsonic pack` made")
+        if config["kind"] == "pipeline" and clip is not None: raise InputError(f"{model} holds its CLIP already: clip={str(clip)!r} is for the run of a denoiser, leave it out")
         parts = {"clip": folder / "clip", "vocoder": folder / "vocoder"} if config["kind"] == "pipeline" else {}
         painter = load_denoiser(folder / "denoiser" if parts else folder, device)
         clip = load_clip(str(parts["clip"]), device=device) if parts else fitting_clip(painter, clip, device)

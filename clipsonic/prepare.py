@@ -78,6 +78,7 @@ def read_index(
     if not path.is_file(): raise InputError(f"{path}: there is no such index file")
     try: rows = _read_music(path, seed) if path.suffix.lower() == ".json" else _read_csv(path)
     except UnicodeDecodeError as error: raise InputError(f"{path} is not a text file: {error}") from error
+    except (csv.Error, TypeError, RecursionError) as error: raise InputError(f"{path} cannot be read as an index: {error}") from error
     if not rows: raise InputError(f"{path} has no rows")
     return rows
 

@@ -287,7 +287,7 @@ class PocketClassifier(Recipe):
     def validate(self, networks):
         if self.valid is None: return {}
         clips = list(all_clips(self.valid, labels=True))
-        mel = log_mel(torch.stack([c["waveform"][..., :64000] for c in clips]), self.settings.mel)
+        mel = log_mel(torch.stack([F.pad(c["waveform"][..., :64000], (0, max(0, 64000 - c["waveform"].shape[-1]))) for c in clips]), self.settings.mel)
         return {"top1": listen(networks["classifier"], mel.to(next(networks["classifier"].parameters()).device), [c["label"] for c in clips])["top1"].value}
 
     def config(self): return {"kind": "classifier", "reads_labels": True, "model": dataclasses.asdict(self.settings)}

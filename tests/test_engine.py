@@ -82,6 +82,9 @@ def test_a_run_is_not_overwritten_and_not_mixed(tmp_path):
     train(wider, tmp_path / "wider", steps=1, progress=False, cpu=True)
     with pytest.raises(CheckpointError, match="other settings or data: width 7, now None"): train(Pair(), tmp_path / "wider", resume=True, progress=False, cpu=True)
     with pytest.raises(CheckpointError): train(Pair(), tmp_path / "nowhere", resume=True, progress=False, cpu=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"): train(Pair(), tmp_path / "file", progress=False, cpu=True)
+    with pytest.raises(InputError, match="batch_size=0"): train(Pair(), tmp_path / "none", batch_size=0, progress=False, cpu=True)
     with pytest.raises(InputError, match="steps=0"): train(Pair(), tmp_path / "zero", steps=0, progress=False, cpu=True)
 
 def test_training_that_went_wrong_stops_and_says_so(tmp_path):
