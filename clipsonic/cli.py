@@ -120,7 +120,7 @@ def run_train(args):
     "`clipsonic train`"
     from clipsonic.engine import train
     from clipsonic.recipes import recipe
-    figures = train(recipe(args.preset, args.data, args.valid), args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size)
+    figures = train(recipe(args.preset, args.data, args.valid), args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size, start=args.start)
     if os.environ.get("RANK", "0") != "0": return  # another process of the same run says it
     print(", ".join([f"{args.out}: trained", *(f"{name} {value:.4g}" for name, value in figures.items())]))
 
@@ -137,6 +137,7 @@ def add_train(commands):
     p.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     p.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
     p.add_argument("--batch-size", type=int, metavar="N", help="clips a step and process (default: the preset's)")
+    p.add_argument("--start", metavar="RUN", help="a new run begins with the weights of this run or checkpoint of the same kind")
     p.add_argument("--resume", action="store_true", help="go on with the run in RUN, exactly where it stopped")
     p.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
 

@@ -33,7 +33,8 @@ class Training:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup: int = 0               # steps of linear rise to `lr`
-    decay: str = "constant"       # "constant", or "cosine": to a hundredth of `lr` at the last step
+    decay: str = "constant"       # "constant"; "cosine": to a hundredth of `lr` at the last step; "exponential": by `gamma` a step
+    gamma: float = 1.0            # of "exponential"
     ema: float = 0.9999           # decay of the moving average; it rises towards this as (1 + step) / (10 + step)
     clip_grad: float = 1.0        # largest gradient norm
     precision: str = "no"         # "no" (float32) or "bf16"
@@ -43,9 +44,10 @@ class Training:
     save_every: int = 500         # steps between checkpoints, with validation and samples
 
 def lr_factor(step:int, t:Training) -> float: # share of `t.lr` at this step
-    "Linear warm-up, then constant or cosine."
+    "Linear warm-up, then constant, cosine or exponential."
     warm = min(1.0, (step + 1) / t.warmup) if t.warmup else 1.0
     if t.decay == "constant": return warm
+    if t.decay == "exponential": return warm * t.gamma**step
     return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, step / t.steps))) / 2)
 
 # %% ../nbs/40_engine.ipynb #6df7e1f5
@@ -74,6 +76,17 @@ class Recipe:
     def config(self) -> dict:
         "What goes into `config.json` of the checkpoint, `kind` included."
         raise NotImplementedError
+    def begin(self, folder) -> None:
+        "Takes a checkpoint's weights to begin with. Raises `CheckpointError` where they do not fit."
+        load_config(folder, kind=self.config()["kind"])
+        for name in self.used: load_strict(self.networks[name], load_tensors(folder, name), where=folder)
+    @property
+    def used(self) -> list[str]: # names of networks
+        "What is used after training: averaged, validated and put into the checkpoint."
+        return list(self.networks)
+    def tensors(self, networks:dict[str, nn.Module]) -> dict[str, dict[str, torch.Tensor]]: # file name to state dict
+        "What the checkpoint holds of the averaged networks."
+        return {name: network.state_dict() for name, network in networks.items()}
 
 # %% ../nbs/40_engine.ipynb #c2184d6f
 class Average:
@@ -128,7 +141,7 @@ class Engine:
         self.accelerator = Accelerator(mixed_precision=self.t.precision, cpu=cpu)
         self.bare = dict(recipe.networks)
         for network in self.bare.values(): network.to(self.accelerator.device)
-        self.average = Average(self.bare, self.t.ema)
+        self.average = Average({name: self.bare[name] for name in recipe.used}, self.t.ema)
         self.optimizers = {name: torch.optim.AdamW([p for n in names for p in self.bare[n].parameters()], lr=self.t.lr, betas=self.t.betas,
                            weight_decay=self.t.weight_decay) for name, names in recipe.optimizers.items()}
         recipe.networks = {name: self.accelerator.prepare(network) for name, network in self.bare.items()}
@@ -166,7 +179,7 @@ def save(self:Engine) -> None:
     "Writes `model/` (the averages, to be used) and `training/` (to be resumed), each whole or not at all."
     if not self.accelerator.is_main_process: return
     save_checkpoint(self.out / "model", {**self.recipe.config(), "step": self.next, "training": dataclasses.asdict(self.t)},
-                    {name: network.state_dict() for name, network in self.average.networks.items()})
+                    self.recipe.tensors(self.average.networks))
     tensors = {f"network/{n}/{k}": v for n, m in self.bare.items() for k, v in m.state_dict().items()}
     tensors |= {f"average/{n}/{k}": v for n, m in self.average.networks.items() for k, v in m.state_dict().items()}
     tensors |= {f"optimizer/{n}/{k}": v for n, o in self.optimizers.items() for k, v in optimizer_tensors(o).items()}
@@ -182,8 +195,8 @@ def resume(self:Engine) -> None:
     changed = [f"{k} {then[k]!r}, now {now.get(k)!r}" for k in then if then[k] != now.get(k)]
     if changed: raise CheckpointError(f"{self.out} was begun with other settings or data: {'; '.join(changed)}. Train into another folder")
     tensors, part = load_tensors(self.out / "training", "state"), lambda p: {k[len(p):]: v for k, v in tensors.items() if k.startswith(p)}
-    for name in self.bare:
-        load_strict(self.bare[name], part(f"network/{name}/"), where=self.out / "training")
+    for name in self.bare: load_strict(self.bare[name], part(f"network/{name}/"), where=self.out / "training")
+    for name in self.average.networks:
         load_strict(self.average.networks[name], part(f"average/{name}/"), where=self.out / "training")
     for name, optimizer in self.optimizers.items(): restore_optimizer(optimizer, part(f"optimizer/{name}/"))
     self.next = config["next"]
@@ -247,10 +260,13 @@ def train(recipe:Recipe,          # what to train
           progress:bool=True,     # a bar
           cpu:bool=False,         # even where there is a GPU
           batch_size:int|None=None, # clips a step and process, in place of the recipe's number
+          start=None,             # folder of a checkpoint whose weights a new run begins with; None: random ones
          ) -> dict:               # figures of the last validation
     "Trains a recipe in a folder. Raises `InputError` where the folder holds a run already and `resume` was not asked for."
     out = Path(out)
     if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: a run is a folder, give another name")
+    if start is not None and resume: raise InputError(f"start={str(start)!r}: a run that is resumed has its weights already, leave it out")
+    if start is not None: recipe.begin(start)
     engine = Engine(recipe, out, steps, cpu, batch_size)
     if resume: engine.resume()
     elif (out / "training").exists(): raise InputError(f"{out} holds a run already: pass --resume to continue it, or another folder")
