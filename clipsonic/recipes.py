@@ -291,18 +291,19 @@ class TrainVocoder(Recipe):
         if config.segment % self.mel.hop_length: raise InputError(f"segment={config.segment}: expected a multiple of the hop, {self.mel.hop_length}")
         if (rate := shard_info(data)["sample_rate"]) != self.mel.sample_rate: raise InputError(f"{data} holds sound at {rate} Hz; --preset {name} makes sound at {self.mel.sample_rate} Hz")
         self.critics = {critic: channels_last(CRITICS[critic](width)) for critic, width in config.critics.items()}
-        network = MelInversion(config.network) if self.inverts else channels_last(normalised(Generator(config.network)))
-        self.networks = {"vocoder": network, **self.critics}
+        self.networks = {"vocoder": self.build(self.plain()), **self.critics}
+
+    def plain(self): return (MelInversion if self.inverts else Generator)(self.config_.network)
+    def build(self, network): return network if self.inverts else channels_last(normalised(network))
 
     @property
     def optimizers(self): return ({"discriminator": list(self.critics)} if self.critics else {}) | {"generator": ["vocoder"]}
     @property
     def used(self): return ["vocoder"]
-    def tensors(self, networks): return {self.config()["kind"]: folded(networks["vocoder"]).state_dict()}
+    def tensors(self, networks): return {self.config()["kind"]: folded(networks["vocoder"])}
     def begin(self, folder):
-        kind, network = load_config(folder, kind=self.config()["kind"])["kind"], folded(self.networks["vocoder"])
-        load_strict(network, load_tensors(folder, kind), where=folder)
-        self.networks["vocoder"] = network if self.inverts else channels_last(normalised(network))
+        kind = load_config(folder, kind=self.config()["kind"])["kind"]
+        self.networks["vocoder"] = self.build(load_strict(self.plain(), load_tensors(folder, kind), where=folder))
     def config(self): return vocoder_settings(self.config_.network) | {"preset": self.name, "critics": self.config_.critics}
 
     def batches(self, start, rank, world):
@@ -414,7 +415,7 @@ VOCODERS = {
     "bigvgan": (VocoderConfig(GeneratorConfig(channels=1536, upsample_rates=(8, 4, 2, 2, 2, 2), upsample_kernels=(16, 8, 4, 4, 4, 4))), bigvgan),
     "hifigan": (VocoderConfig(leaky, {"mpd": 1.0, "msd": 1.0}), hifigan),
     "clipsynth-hifigan": (VocoderConfig(dataclasses.replace(leaky, mel=clipsynth.mel, upsample_rates=(8, 8, 4, 4), upsample_kernels=(16, 16, 8, 8)), {"mpd": 1.0, "msd": 1.0}), hifigan),
-    "pocket-bigvgan": (VocoderConfig(GeneratorConfig(channels=128), {"mpd": 0.25, "mrd": 0.25}, stft=10.0, alone=1000, loudness=True),
+    "pocket-bigvgan": (VocoderConfig(GeneratorConfig(channels=128), {"mpd": 0.25, "mrd": 0.25}, stft=10.0, alone=700, loudness=True),
                        dataclasses.replace(bigvgan, steps=2500, batch_size=8, lr=8e-4, gamma=0.9995, ema=0.995, save_every=250)),
     "pocket-vocoder": (VocoderConfig(MelInversionConfig(), {"mrd": 0.25}, segment=16384, mel=10.0, stft=10.0, magnitude=20.0, loudness=True),
                        Training(steps=3000, batch_size=8, lr=3e-4, betas=(0.8, 0.99), weight_decay=0.01, warmup=50, decay="cosine", ema=0.998, clip_grad=100, precision="bf16", save_every=250)),

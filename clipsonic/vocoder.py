@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
-from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
+from torch.nn.utils.parametrize import is_parametrized
 
 from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint, weights_folder
 from .core import CheckpointError, InputError, pick_device
@@ -447,12 +447,10 @@ def normalised(
 
 def folded(
     network: nn.Module,
-) -> nn.Module:  # a copy
-    "Without weight normalisation: the same function of plain weights"
-    network = copy.deepcopy(network)
-    for conv in convolutions(network):
-        if is_parametrized(conv, "weight"): remove_parametrizations(conv, "weight")
-    return network
+) -> dict[str, torch.Tensor]:
+    "The state dict of the same network without weight normalisation: plain weights"
+    state = {name: value for name, value in network.state_dict().items() if ".parametrizations." not in name}
+    return state | {f"{name}.weight": module.weight.detach() for name, module in network.named_modules() if is_parametrized(module, "weight")}
 
 # %% ../nbs/24_vocoder.ipynb #89aa6f0a
 def heard(
@@ -527,7 +525,7 @@ def save_vocoder(
 ):
     "Saves a vocoder for `Vocoder.load`"
     settings = vocoder_settings(network.config)
-    save_checkpoint(folder, settings | (about or {}), {settings["kind"]: folded(network).state_dict()}, dtype=dtype)
+    save_checkpoint(folder, settings | (about or {}), {settings["kind"]: folded(network)}, dtype=dtype)
 
 # %% ../nbs/24_vocoder.ipynb #97eb28f3
 @patch(cls_method=True)

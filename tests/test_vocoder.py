@@ -1,13 +1,23 @@
-"Edge cases of the mel inversion and its vocoder."
+"Vocoders against the original code's figures, in any shape, piece by piece, and from files that do not fit."
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
+from golden_vocoder import FIXTURE, GENERATORS, mel, sound, wave, weight
 
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig, log_mel
-from clipsonic.vocoder import GriffinLimVocoder, MelInversion, MelInversionConfig, load_vocoder, mel_inversion_loss, save_mel_inversion
+from clipsonic.vocoder import (Discriminators, Generator, GeneratorConfig, GriffinLim, MelInversion, MelInversionConfig, Snake, Vocoder, convert_vocoder, convolutions, discriminator_loss,
+                               feature_matching, folded, generator_loss, low_pass, mel_distance, mel_inversion_loss, multi_period, multi_resolution, multi_scale, normalised, published_config,
+                               save_vocoder, stft_distance)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(FIXTURE) as file: return {k: torch.from_numpy(v) if v.dtype.kind == "f" else v.item() for k, v in file.items()}
 
 
 @pytest.fixture(scope="module")
@@ -17,70 +27,260 @@ def small():
         return MelInversion(MelInversionConfig(width=32, depth=1)).eval().requires_grad_(False)
 
 
+def tiny(**settings):
+    "A generator whose output is neither silent nor saturated."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Generator(GeneratorConfig(**{"channels": 16, **settings})).eval().requires_grad_(False)
+        for conv in convolutions(network): torch.nn.init.normal_(conv.weight, 0, 0.6 * conv.weight[0].numel() ** -0.5)
+    return network
+
+
 def noise(batch, samples, seed=0): return 0.1 * torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(seed))
+
+
+# the original code's figures
+
+def published(name, golden, layout="weight_g, weight_v"):
+    "A generator's file as its authors would have published it, weight normalisation in one of three layouts."
+    log_scale, tensors = GENERATORS[name].get("snake_logscale", True), {}
+    for key, shape in json.loads(golden["layouts"])[name].items():
+        tensors[key] = golden["filter"].clone() if "filter" in key else weight(key, shape, log_scale)
+    for key in [k for k in tensors if k.endswith("weight_v")]:
+        stem, g, v = key[: -len("weight_v")], tensors[key[:-1] + "g"], tensors[key]
+        if layout == "folded": new = {"weight": g * v / v.flatten(1).norm(dim=1).view(g.shape)}
+        elif layout == "parametrizations": new = {"parametrizations.weight.original0": g, "parametrizations.weight.original1": v}
+        else: continue
+        del tensors[key], tensors[stem + "weight_g"]
+        tensors |= {stem + k: value for k, value in new.items()}
+    return tensors
+
+
+def files(folder, tensors, settings):
+    torch.save({"generator": tensors}, folder / "generator.pt")
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return folder / "generator.pt", folder / "settings.json", folder / "converted"
+
+
+@pytest.mark.parametrize("layout", ["weight_g, weight_v", "folded", "parametrizations"])
+@pytest.mark.parametrize("name", GENERATORS)
+def test_published_generators_sound_the_same(tmp_path, golden, name, layout):
+    assert 0.05 < golden[name].std() < 0.6  # a silent or a saturated one would prove nothing
+    vocoder = Vocoder.load(convert_vocoder(*files(tmp_path, published(name, golden, layout), GENERATORS[name])), "cpu")
+    given = mel(GENERATORS[name]["num_mels"])
+    torch.testing.assert_close(vocoder(given[:, None]), golden[name], atol=1e-5, rtol=0)
+    torch.testing.assert_close(vocoder(given[:, None], chunk=3), golden[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name, critics", [("mpd", multi_period), ("mrd", multi_resolution), ("msd", multi_scale)])
+def test_critics_say_the_same(golden, name, critics):
+    critics = critics(1.0 if name == "msd" else 0.125).eval().requires_grad_(False)
+    if name == "msd": critics = critics[1:]  # the fixture leaves out the one with spectral normalisation
+    for number, critic in enumerate(critics, start=1 if name == "msd" else 0):
+        for key, value in critic.state_dict().items():
+            key = key.replace("parametrizations.weight.original0", "weight_g").replace("parametrizations.weight.original1", "weight_v")
+            value.copy_(weight(f"discriminators.{number}.{key}", value.shape))
+    real, made = (Discriminators(critics)(sound(k)) for k in (1, 2))
+    scores = torch.cat([s.flatten() for s, _ in real + made])[::16]
+    torch.testing.assert_close(scores, golden[f"{name} scores"], atol=1e-5, rtol=1e-5)
+    losses = torch.stack([discriminator_loss(real, made), generator_loss(made), 2 * feature_matching(real, made)])
+    torch.testing.assert_close(losses, golden[f"{name} losses"], atol=1e-5, rtol=1e-5)
+
+
+def test_the_filter_is_theirs(golden): torch.testing.assert_close(low_pass(), golden["filter"].flatten(), atol=1e-6, rtol=0)
+
+
+# converting
+
+def test_what_does_not_fit_is_named(tmp_path, golden):
+    name = "bigvgan snakebeta"
+    good, settings = published(name, golden), GENERATORS[name]
+    def refused(match, tensors=good, settings=settings, error=CheckpointError):
+        with pytest.raises(error, match=match): convert_vocoder(*files(tmp_path, tensors, settings))
+        assert not (tmp_path / "converted").exists()
+    refused("1 missing: conv_pre.weight; 1 foreign: conv_pre.weight_v", {k: v for k, v in good.items() if k != "conv_pre.weight_g"})
+    refused("1 foreign: ema", good | {"ema": torch.zeros(2)})
+    refused(r"activation_post.upsample.filter \(another filter\)", good | {"activation_post.upsample.filter": torch.ones(1, 1, 12) / 12})
+    refused("misshapen: conv_post.bias", good | {"conv_post.bias": torch.zeros(2)})
+    refused("missing: .*foreign: ", settings=settings | {"resblock": "2"})
+    refused("resblock '3'", settings=settings | {"resblock": "3"})
+    refused("lack 'num_mels'", settings={k: v for k, v in settings.items() if k != "num_mels"})
+    refused("product must be hop_length=64", settings=settings | {"hop_size": 64})
+    refused("describe no BigVGAN", settings=settings | {"upsample_rates": 4})
+    refused("holds no settings", settings=[1])
+    refused("holds no generator", tensors={"conv_pre": "weights"})
+    refused("holds no generator", tensors={})
+    file, config, out = files(tmp_path, good, settings)
+    with pytest.raises(InputError, match="no such file"): convert_vocoder(tmp_path / "none.pt", config, out)
+    config.write_text("{")
+    with pytest.raises(CheckpointError, match="not JSON"): convert_vocoder(file, config, out)
+    config.write_text(json.dumps(settings))
+    file.write_bytes(b"PK not a file of torch")
+    with pytest.raises(CheckpointError, match="cannot be read as tensors"): convert_vocoder(file, config, out)
+
+
+class Bomb:
+    def __reduce__(self): return print, ("a pickle must never be executed",)
+
+
+def test_a_pickle_is_not_executed(tmp_path, capsys):
+    file, config, out = files(tmp_path, Bomb(), GENERATORS["hifigan 1"])
+    with pytest.raises(CheckpointError, match="cannot be read as tensors"): convert_vocoder(file, config, out)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_published_44_khz_settings():
+    config = published_config({**GENERATORS["bigvgan v2"], "sampling_rate": 44100, "num_mels": 128, "n_fft": 2048, "win_size": 2048, "hop_size": 512, "upsample_rates": [8, 4, 2, 2, 2, 2],
+                               "upsample_kernel_sizes": [16, 8, 4, 4, 4, 4], "upsample_initial_channel": 1536})
+    assert config.mel == MelConfig(44100, 2048, 2048, 512, 128, 0.0, 22050.0) and (config.bias, config.bound) == (False, "clamp")
+
+
+# generators
+
+@pytest.mark.parametrize("wrong, match", [(dict(upsample_rates=(8, 8, 4, 4)), "hop_length=512"), (dict(upsample_kernels=(16, 16, 8)), "one for each"), (dict(upsample_kernels=(16, 16, 8, 3)), "even number"),
+                                          (dict(kernels=(3, 7)), "list of dilations"), (dict(kernels=(3, 7, 10)), "odd kernels"), (dict(channels=100), "multiple of 16"),
+                                          (dict(activation="relu"), "'snakebeta'"), (dict(bound="none"), "'clamp'")])
+def test_settings_that_cannot_be(wrong, match):
+    with pytest.raises(InputError, match=match): GeneratorConfig(**wrong)
+
+
+def test_settings_survive_json():
+    config = GeneratorConfig(channels=64, activation="snake")
+    assert GeneratorConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+@pytest.mark.parametrize("beta", [True, False])
+@pytest.mark.parametrize("log_scale", [True, False])
+def test_snake_learns(beta, log_scale):
+    "Gradients of the folded form, against finite differences."
+    snake = Snake(3, beta, log_scale).double()
+    for k, p in enumerate(snake.parameters()): p.data += 0.5 * wave(3, k=k).double()
+    x = wave(1, 3, 1, 9).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, *_: snake(x), (x, *snake.parameters()), atol=1e-6)
+
+
+def test_snake_at_zero_is_finite():
+    snake = Snake(2, log_scale=False).requires_grad_(False)
+    snake.alpha.zero_()
+    x = wave(1, 2, 1, 40)
+    assert snake(x).isfinite().all() and (snake(x)[..., 8:-8] - x[..., 8:-8]).abs().max() < 1  # no period: nearly the identity
+
+
+def test_weight_normalisation_is_folded():
+    network = tiny()
+    trained = normalised(tiny())
+    given = log_mel(noise(1, 4096))
+    plain, expected = folded(trained), network(given)
+    assert plain.keys() == network.state_dict().keys() and "conv_pre.parametrizations.weight.original0" in trained.state_dict()
+    network.load_state_dict(plain)
+    for again in network, trained: torch.testing.assert_close(again(given), expected, atol=1e-6, rtol=0)
+
+
+def test_a_generator_computes_in_full_precision():
+    network, given = tiny(), log_mel(noise(1, 4096))
+    with torch.autocast("cpu", torch.bfloat16): assert torch.equal(network(given), network(given.clone())) and network(given).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16): low = network(given)
+    assert torch.equal(low, network(given))
+
+
+# any vocoder
+
+def networks(small): return {"griffin-lim": GriffinLim(), "mel inversion": small, "snakebeta": tiny(), "leaky_relu": tiny(activation="leaky_relu", pairs=False)}
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 64, 125])
 def test_any_number_of_frames(small, frames):
-    for vocoder in (GriffinLimVocoder(small, n_iter=2), GriffinLimVocoder(n_iter=2)):
-        sound = vocoder(torch.full((1, 1, 64, frames), -6.0))
-        assert sound.shape == (1, 1, frames * 512) and sound.isfinite().all()
+    for network in networks(small).values():
+        made = Vocoder(network)(torch.full((1, 1, 64, frames), -6.0))
+        assert made.shape == (1, 1, frames * 512) and made.isfinite().all()
 
 
 def test_a_clip_is_the_same_in_any_batch(small):
-    vocoder, mel = GriffinLimVocoder(small, n_iter=4), log_mel(noise(5, 16384))
-    together = vocoder(mel)
-    for i in range(5): assert torch.equal(vocoder(mel[i : i + 1]), together[i : i + 1])
-    assert torch.equal(vocoder(mel.flip(0)), together.flip(0))
+    given = log_mel(noise(5, 16384))
+    for network in networks(small).values():
+        vocoder = Vocoder(network)
+        together = vocoder(given)
+        for i in range(5): assert torch.equal(vocoder(given[i : i + 1]), together[i : i + 1])
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 128, 299])
+def test_pieces_make_the_whole(small, chunk):
+    given = log_mel(noise(1, 300 * 512))
+    for name, network in networks(small).items():
+        if chunk == 1 and name in ("griffin-lim", "mel inversion"): continue  # three hundred times the whole
+        difference = (Vocoder(network)(given) - Vocoder(network)(given, chunk=chunk)).abs().max()
+        assert difference < 1e-5, (name, difference)
 
 
 def test_the_global_generator_is_left_alone(small):
     before = torch.random.get_rng_state()
-    GriffinLimVocoder(small, n_iter=2)(torch.full((1, 1, 64, 4), -6.0))
+    for network in networks(small).values(): Vocoder(network)(torch.full((1, 1, 64, 4), -6.0))
     mel_inversion_loss(small, noise(2, 4096), MelConfig(), torch.Generator().manual_seed(1))
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_silence_and_loudness(small):
-    vocoder = GriffinLimVocoder(n_iter=4)
+def test_silence_and_loudness():
+    vocoder = Vocoder()
     assert vocoder(log_mel(torch.zeros(1, 1, 8192))).abs().max() < 1e-2
-    mel = log_mel(noise(1, 8192))
-    quiet, loud = vocoder(mel), vocoder(mel + 1)
+    given = log_mel(noise(1, 8192))
+    quiet, loud = vocoder(given), vocoder(given + 1)
     assert loud.square().mean() / quiet.square().mean() == pytest.approx(2.71828**2, rel=0.1)
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 8), (1, 1, 80, 8), (1, 2, 64, 8), (1, 1, 64, 0)])
 def test_another_shape_is_refused(small, shape):
-    with pytest.raises(InputError, match="expected"): GriffinLimVocoder(small)(torch.zeros(shape))
+    for network in networks(small).values():
+        with pytest.raises(InputError, match="expected"): Vocoder(network)(torch.zeros(shape))
+
+
+def test_what_is_not_a_number_is_refused(small):
+    given = torch.full((1, 1, 64, 4), -6.0)
+    given[0, 0, 3, 1], given[0, 0, 3, 2] = float("nan"), float("inf")
+    with pytest.raises(InputError, match="2 values that are not finite numbers, of 256"): Vocoder(small)(given)
+    with pytest.raises(InputError, match="chunk=0"): Vocoder(small)(torch.zeros(1, 1, 64, 4), chunk=0)
 
 
 def test_loss_is_a_function_of_the_generator(small):
-    sound = noise(3, 8192)
-    one, two, three = (mel_inversion_loss(small, sound, MelConfig(), torch.Generator().manual_seed(s))[0] for s in (0, 0, 1))
+    given = noise(3, 8192)
+    one, two, three = (mel_inversion_loss(small, given, MelConfig(), torch.Generator().manual_seed(s))[0] for s in (0, 0, 1))
     assert one == two != three
 
 
+def test_distances_see_what_they_should():
+    real = noise(2, 16384)
+    assert mel_distance(real, real) == stft_distance(real, real) == 0
+    assert mel_distance(real * 2.71828, real).item() == pytest.approx(1, abs=0.01)  # in nepers
+    near, far = real + 0.1 * noise(2, 16384, 1), real + noise(2, 16384, 1)
+    assert mel_distance(near, real) < mel_distance(far, real) and stft_distance(near, real) < stft_distance(far, real)
+    assert stft_distance(torch.zeros_like(real), real).isfinite()
+
+
+# folders
+
 def test_another_hop(tmp_path):
     config = MelInversionConfig(mel=MelConfig(hop_length=1024), width=16, depth=1)
-    save_mel_inversion(tmp_path / "v", MelInversion(config), dtype=torch.float16)
-    vocoder = load_vocoder(tmp_path / "v", device="cpu")
-    assert vocoder.config == config.mel and vocoder.inversion.config == config
+    save_vocoder(tmp_path / "v", MelInversion(config), dtype=torch.float16)
+    vocoder = Vocoder.load(tmp_path / "v", device="cpu")
+    assert vocoder.mel == config.mel and vocoder.network.config == config
     assert vocoder(torch.full((1, 1, 64, 4), -6.0)).shape == (1, 1, 4096)
-    with pytest.raises(InputError, match="the inversion undoes"): GriffinLimVocoder(vocoder.inversion, MelConfig())
+    with pytest.raises(InputError, match="hop_length=1024; asked was hop_length=512"): Vocoder(vocoder.network, MelConfig())
+    with pytest.raises(InputError, match="sample_rate=16000; given is sample_rate=22050"): vocoder.fits(MelConfig(sample_rate=22050, hop_length=1024))
+    vocoder.fits(dataclasses.replace(config.mel, low=-9.0))  # how a mel is scaled for the denoiser is not the vocoder's business
 
 
 def test_even_kernel_is_refused():
     with pytest.raises(InputError, match="kernel=4"): MelInversionConfig(kernel=4)
 
 
-def test_what_is_not_a_vocoder(tmp_path, small):
-    with pytest.raises(InputError, match="no vocoder 'bigvgun'"): load_vocoder("bigvgun")
+@pytest.mark.parametrize("network", ["mel inversion", "snakebeta"])
+def test_what_is_not_a_vocoder(tmp_path, small, network):
+    with pytest.raises(InputError, match="no vocoder 'bigvgun'"): Vocoder.load("bigvgun")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError): load_vocoder(tmp_path / "empty")
+    with pytest.raises(CheckpointError): Vocoder.load(tmp_path / "empty")
     save_checkpoint(tmp_path / "other", {"kind": "denoiser"}, {"denoiser": {"w": torch.zeros(1)}})
-    with pytest.raises(CheckpointError, match="denoiser"): load_vocoder(tmp_path / "other")
-    save_mel_inversion(tmp_path / "torn", small)
+    with pytest.raises(CheckpointError, match="holds a denoiser, not a vocoder"): Vocoder.load(tmp_path / "other")
+    save_vocoder(tmp_path / "torn", networks(small)[network])
     settings = json.loads((tmp_path / "torn" / "config.json").read_text())
-    settings["model"]["depth"] = 2
-    (tmp_path / "torn" / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError): load_vocoder(tmp_path / "torn")
+    for key, value in ("width", 48), ("channels", 32), ("vocoder", 1):
+        (tmp_path / "torn" / "config.json").write_text(json.dumps(settings | {"model": settings["model"] | {key: value}}))
+        with pytest.raises(CheckpointError): Vocoder.load(tmp_path / "torn")
