@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Parser', 'add_command', 'file_name', 'sound_paths', 'run_generate', 'add_generate', 'run_prepare', 'add_prepare',
            'run_train', 'add_train', 'short', 'model_lines', 'info_lines', 'run_info', 'versions', 'add_info',
-           'run_pack', 'add_pack', 'parser', 'plain_warnings', 'main']
+           'run_pack', 'add_pack', 'run_reconstruct', 'add_reconstruct', 'run_convert', 'add_convert', 'parser',
+           'plain_warnings', 'main']
 
 # %% ../nbs/60_cli.ipynb #ff7e1818
 import argparse
@@ -68,7 +69,7 @@ def run_generate(args):
     from clipsonic.pipeline import Pipeline, Request
     request = Request(args.prompt or None, args.image or None, args.seconds, args.n, args.seed, args.guidance, args.steps, args.sampler, args.system, args.template)
     paths = sound_paths(args.out, [str(query) for query in request.queries for _ in range(args.n)])
-    for path, audio in zip(paths, Pipeline.load(args.model, args.device, args.clip).answer(request)):
+    for path, audio in zip(paths, Pipeline.load(args.model, args.device, args.clip, args.vocoder).answer(request)):
         audio.save(path)
         number = f", number {audio.info['number']}" if audio.info["number"] else ""
         print(f"{path}: {audio.seconds:.3f} s at {audio.sample_rate} Hz, seed {request.seed}{number}")
@@ -93,6 +94,7 @@ def add_generate(commands):
     p.add_argument("--template", default="a photo of {}", help='what CLIP reads, the prompt in place of {} (default: "a photo of {}")')
     p.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
     p.add_argument("--clip", metavar="PATH", help="where the model's CLIP is: the folder of one of yours, or a file with ViT-L-14's weights")
+    p.add_argument("--vocoder", metavar="RUN", help='"pocket", "griffin-lim" or the folder of a vocoder (default: the model\'s own)')
 
 # %% ../nbs/60_cli.ipynb #d2745e8a
 def run_prepare(args):
@@ -130,8 +132,8 @@ def add_train(commands):
         clipsonic train --preset pocket --data shards --out runs/mine --resume
         clipsonic train --preset pocket-clip --data pocketav/imagetext --out runs/clip
         accelerate launch -m clipsonic train --preset vggsound --data shards-train --valid shards-test --out runs/vggsound""")
-    p.add_argument("--preset", required=True, help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; or pocket-clip, "
-                                                   "pocket-mel-inversion, pocket-classifier")
+    p.add_argument("--preset", required=True, help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; a vocoder: pocket-vocoder, pocket-bigvgan, "
+                                                   "bigvgan-base, bigvgan, hifigan, clipsynth-hifigan; or pocket-clip, pocket-classifier")
     p.add_argument("--data", required=True, metavar="SHARDS", help="what `clipsonic prepare` made (pocket-clip: image-text tars)")
     p.add_argument("--valid", metavar="SHARDS", help="held-out shards, for validation and samples along the way")
     p.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
@@ -210,11 +212,43 @@ def add_pack(commands):
     p = add_command(commands, "pack", run_pack, "put a CLIP, a denoiser and a vocoder that you trained into one model folder", """
         clipsonic pack --clip runs/clip --denoiser runs/mine --vocoder runs/vocoder --out mine --knows "dog, cat, rain"
         clipsonic generate "a dog barking" --model mine""")
-    for part, what in ("clip", "pocket-clip"), ("denoiser", "pocket"), ("vocoder", "pocket-mel-inversion"):
+    for part, what in ("clip", "pocket-clip"), ("denoiser", "pocket"), ("vocoder", "pocket-vocoder"):
         p.add_argument(f"--{part}", required=True, metavar="RUN", help=f"a run of --preset {what}, or its checkpoint")
     p.add_argument("--out", required=True, metavar="FOLDER", help="the folder to make; a packed model that is there is replaced")
     p.add_argument("--knows", metavar="NAMES", help="what the model can sound, with commas between; a prompt far from all of them warns")
     p.add_argument("--knows-threshold", type=float, help="cosine similarity below which a prompt is far")
+
+# %% ../nbs/60_cli.ipynb #10f97f2e
+def run_reconstruct(args):
+    "`clipsonic reconstruct`"
+    from clipsonic.reconstruct import reconstruct
+    reconstruct(args.inputs, args.out, args.vocoder, args.device)
+
+def add_reconstruct(commands):
+    p = add_command(commands, "reconstruct", run_reconstruct, "send sounds through a vocoder's mel spectrogram and back", """
+        clipsonic reconstruct recordings/ --out back
+        clipsonic reconstruct a.wav film.mp4 --out back --vocoder griffin-lim
+        clipsonic reconstruct test-videos/ --out back --vocoder runs/vocoder""")
+    p.add_argument("inputs", nargs="+", metavar="IN", help="sound or video files, or folders of them")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder for the wavs, of the same names; one that was begun is gone on with")
+    p.add_argument("--vocoder", default="pocket", metavar="RUN", help='"pocket", "griffin-lim" or the folder of a vocoder (default: pocket)')
+    p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
+
+# %% ../nbs/60_cli.ipynb #4c7615c8
+def run_convert(args):
+    "`clipsonic convert`"
+    from clipsonic.vocoder import convert_vocoder
+    out = convert_vocoder(args.file, args.config, args.out)
+    print(f"{out}: converted; clipsonic reconstruct sound.wav --out back --vocoder {out}")
+
+def add_convert(commands):
+    p = add_command(commands, "convert", run_convert, "turn a published checkpoint into one of ours", """
+        clipsonic convert vocoder bigvgan_generator.pt --config config.json --out bigvgan
+        clipsonic convert vocoder generator_v1 --config config_v1.json --out hifigan""")
+    p.add_argument("what", choices=["vocoder"], help="vocoder: a generator of NVIDIA/BigVGAN or of the original HiFi-GAN")
+    p.add_argument("file", metavar="FILE", help="the file with the generator's weights")
+    p.add_argument("--config", required=True, metavar="JSON", help="the settings that were published with it")
+    p.add_argument("--out", required=True, metavar="FOLDER", help="folder for the checkpoint; one that is there is replaced")
 
 # %% ../nbs/60_cli.ipynb #5bb1333a
 def parser() -> Parser:
@@ -223,7 +257,7 @@ def parser() -> Parser:
                  epilog='examples:\n  clipsonic generate "a dog barking" -o dog.wav\n  clipsonic COMMAND --help', formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"clipsonic {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in add_generate, add_prepare, add_train, add_info, add_pack: add(commands)
+    for add in add_generate, add_prepare, add_train, add_info, add_pack, add_reconstruct, add_convert: add(commands)
     return top
 
 # %% ../nbs/60_cli.ipynb #07552046

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['ANIMALS', 'THINGS', 'INSTRUMENTS', 'WORDS', 'ADJECTIVES', 'ADVERBS', 'TEMPLATES', 'Word', 'article', 'described',
            'general_caption', 'Captioner', 'PocketTokenizer', 'ClipConfig', 'build_clip', 'contrastive_loss', 'Clip',
-           'pocket_preprocess', 'pocket_clip', 'tensors_digest', 'published_clip', 'load_clip']
+           'pocket_preprocess', 'pocket_clip', 'published_clip', 'load_clip']
 
 # %% ../nbs/10_clip.ipynb #11875fc5
-import hashlib
 import random
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .checkpoint import load_config, load_strict, load_tensors, weights_folder
+from .checkpoint import load_config, load_strict, load_tensors, weights_folder, tensors_digest
 from .core import CheckpointError, InputError, pick_device
 
 # %% ../nbs/10_clip.ipynb #1b5bcc5f
@@ -284,13 +283,6 @@ def pocket_clip(folder, device=None) -> Clip: # a checkpoint folder of kind "cli
     tensors = load_tensors(folder, "model")
     load_strict(model, tensors, where=folder)
     return Clip(model, pocket_preprocess(sizes), tokenizer, config.get("name", "pocket"), tensors_digest(tensors), device)
-
-def tensors_digest(tensors:dict) -> str: # 16 hexadecimal digits
-    "A hash of named tensors, rounded to half precision so that a shipped copy and its original agree."
-    h = hashlib.sha256()
-    for name in sorted(tensors):
-        h.update(name.encode()); h.update(tensors[name].detach().cpu().to(torch.float16 if tensors[name].is_floating_point() else torch.int64).contiguous().numpy().tobytes())
-    return h.hexdigest()[:16]
 
 # %% ../nbs/10_clip.ipynb #9744d008
 def published_clip(name:str="ViT-L-14", # an architecture of open_clip with OpenAI weights

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CRITICS', 'paper', 'clipsynth', 'pocket', 'DENOISERS', 'bigvgan', 'hifigan', 'leaky', 'VOCODERS', 'OTHERS', 'PRESETS',
-           'read_pairs', 'augment', 'permuted', 'PocketClip', 'zero_shot', 'DenoiserConfig', 'Denoiser', 'InvertMel',
+           'read_pairs', 'augment', 'permuted', 'PocketClip', 'zero_shot', 'DenoiserConfig', 'Denoiser',
            'VocoderConfig', 'TrainVocoder', 'channels_last', 'PocketClassifier', 'recipe']
 
 # %% ../nbs/41_recipes.ipynb #391e81a1
@@ -27,8 +27,8 @@ from .samplers import ddim, guided
 from .scores import Classifier, ClassifierConfig, classifier_loss, listen
 from .shards import all_clips, batches, shard_info
 from .unet import UNet, UNetConfig
-from .vocoder import (Generator, GeneratorConfig, GriffinLim, MelInversion, MelInversionConfig, Vocoder, discriminator_loss, feature_matching, folded, generator_loss, heard,
-                               mel_distance, mel_inversion_loss, multi_period, multi_resolution, multi_scale, normalised, random_gain, stft_distance, vocoder_settings)
+from .vocoder import (SPARE, Generator, GeneratorConfig, GriffinLim, MelInversion, MelInversionConfig, Vocoder, discriminator_loss, feature_matching, folded, generator_loss, heard,
+                               magnitude_distance, mel_distance, multi_period, multi_resolution, multi_scale, normalised, stft_distance, vary, vocoder_settings)
 
 # %% ../nbs/41_recipes.ipynb #84f03ea3
 def read_pairs(paths:list) -> tuple[torch.Tensor, list[str], dict[str, list[str]]]: # ((N, 3, 64, 64) uint8, nouns, synonyms by noun)
@@ -240,32 +240,6 @@ def samples(self:Denoiser, networks, folder) -> None:
     for i, waveform in enumerate(Vocoder(mel=c.mel)(made[:2])):
         Audio(waveform / waveform.abs().max().clamp(min=1), c.mel.sample_rate).save(folder / f"{i}.wav")
 
-# %% ../nbs/41_recipes.ipynb #467b76a5
-class InvertMel(Recipe):
-    "The learned mel inversion before Griffin-Lim. Reads sound only."
-    name = "pocket-mel-inversion"
-    training = Training(steps=2000, batch_size=32, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, warmup=100, decay="cosine", ema=0.999, precision="bf16", save_every=500)
-
-    def __init__(self, data, valid=None, config:MelInversionConfig=MelInversionConfig()):
-        self.data, self.valid, self.config_ = data, valid, config
-        self.networks = {"mel-inversion": MelInversion(config)}
-
-    def batches(self, start, rank, world):
-        return batches(self.data, self.training.batch_size, 2.048, self.training.seed, start, rank=rank, world=world, jitter=1.0)
-
-    def loss(self, batch, generator):
-        network = self.networks["mel-inversion"]
-        return mel_inversion_loss(network, batch["waveform"].to(next(network.parameters()).device), self.config_.mel, generator)
-
-    @torch.no_grad()
-    def validate(self, networks):
-        if self.valid is None: return {}
-        network = networks["mel-inversion"]
-        waveform = next(batches(self.valid, 32, 2.048, seed=0))["waveform"].to(next(network.parameters()).device)
-        return {"log_magnitude": mel_inversion_loss(network, waveform, self.config_.mel, torch.Generator().manual_seed(0))[0].item()}
-
-    def config(self): return vocoder_settings(self.config_)
-
 # %% ../nbs/41_recipes.ipynb #6612482a
 CRITICS = {"mpd": multi_period, "mrd": multi_resolution, "msd": multi_scale}
 
@@ -280,7 +254,8 @@ class VocoderConfig:
     stft: float = 0.0               # of the multi-resolution STFT distance
     magnitude: float = 0.0          # of the distance to the true log-magnitudes, for a mel inversion
     alone: int = 0                  # steps before the critics join
-    loudness: bool = False          # crops are played −20 to +2 dB as loud
+    judged: int|None = None         # clips of a batch that are heard, by critics and as sound; None: all
+    varied: bool = False            # crops are varied in speed, mixture and loudness (`24_vocoder`)
 
 # %% ../nbs/41_recipes.ipynb #4a0495b2
 class TrainVocoder(Recipe):
@@ -307,30 +282,32 @@ class TrainVocoder(Recipe):
     def config(self): return vocoder_settings(self.config_.network) | {"preset": self.name, "critics": self.config_.critics}
 
     def batches(self, start, rank, world):
-        drawn = batches(self.data, self.training.batch_size, self.config_.segment / self.mel.sample_rate, self.training.seed, start, rank=rank, world=world, jitter=1.0)
+        seconds = self.config_.segment / self.mel.sample_rate * (SPARE if self.config_.varied else 1)
+        drawn = batches(self.data, self.training.batch_size, seconds, self.training.seed, start, rank=rank, world=world, jitter=1.0)
         yield from (batch | {"joined": number >= self.config_.alone} for number, batch in enumerate(drawn, start))
 
     def losses(self, batch, generator):
-        c, network = self.config_, self.networks["vocoder"]
+        c, network, parts = self.config_, self.networks["vocoder"], {}
         real = batch["waveform"].to(next(network.parameters()).device)
-        if c.loudness: real = random_gain(real, generator)
+        if c.varied: real = vary(real, generator)
         mel = log_mel(real, self.mel)
-        guess = network(mel)
-        made = heard(guess, mel, self.mel) if self.inverts else guess
-        if judged := batch["joined"] and self.critics:
+        guess, judged = network(mel), self.critics and batch["joined"]
+        if c.magnitude: parts["magnitude"] = c.magnitude * magnitude_distance(guess, real, self.mel)
+        if judged or c.mel or c.stft:
+            guess, real, mel = guess[:c.judged], real[:c.judged], mel[:c.judged]
+            made = heard(guess, mel, self.mel) if self.inverts else guess
+        if c.mel: parts["mel"] = c.mel * mel_distance(made, real, self.mel)
+        if c.stft: parts["stft"] = c.stft * stft_distance(made, real)
+        if judged:
             said = [self.networks[name](torch.cat([real, made.detach()])) for name in self.critics]
             halves = [[(s.chunk(2)[i], [f.chunk(2)[i] for f in seen]) for one in said for s, seen in one] for i in (0, 1)]
             yield "discriminator", discriminator_loss(*halves), {}
-        parts, parameters = {"mel": c.mel * mel_distance(made, real, self.mel)}, [p for critic in self.critics.values() for p in critic.parameters()]
-        for p in parameters: p.requires_grad_(False)      # the critics stand still while the generator moves
-        if judged:
+            for critic in self.critics.values(): critic.requires_grad_(False)   # they stand still while the generator moves
             with torch.no_grad(): of_real = [d for critic in self.critics.values() for d in critic(real)]
             of_made = [d for critic in self.critics.values() for d in critic(made)]
             parts |= {"adversarial": generator_loss(of_made), "features": c.features * feature_matching(of_real, of_made)}
-        if c.stft: parts["stft"] = c.stft * stft_distance(made, real)
-        if c.magnitude: parts["magnitude"] = c.magnitude * (guess - stft_magnitude(real, self.mel).log()).abs().mean()
         yield "generator", sum(parts.values()), {k: v.detach() for k, v in parts.items()}
-        for p in parameters: p.requires_grad_(True)
+        for critic in self.critics.values(): critic.requires_grad_(True)
 
 def channels_last(network):
     "Convolutions with channels last in memory, which a CPU likes."
@@ -346,12 +323,14 @@ def remade(self:TrainVocoder, networks, count:int) -> tuple[torch.Tensor, torch.
     return real, Vocoder(networks["vocoder"])(log_mel(real, self.mel))
 
 @patch
+@torch.no_grad()
 def validate(self:TrainVocoder, networks) -> dict: # {"mel", "stft"}
     "Mel distance and multi-resolution STFT distance of 32 held-out sounds."
     if self.valid is None: return {}
     real, made = self.remade(networks, 32)
     real = real[..., :made.shape[-1]]
-    return {"mel": mel_distance(made, real, self.mel).item(), "stft": stft_distance(made, real).item()}
+    figures = {"mel": mel_distance(made, real, self.mel).item(), "stft": stft_distance(made, real).item()}
+    return figures | ({"magnitude": magnitude_distance(networks["vocoder"](log_mel(real, self.mel)), real, self.mel).item()} if self.inverts else {})
 
 @patch
 def samples(self:TrainVocoder, networks, folder) -> None:
@@ -415,12 +394,12 @@ VOCODERS = {
     "bigvgan": (VocoderConfig(GeneratorConfig(channels=1536, upsample_rates=(8, 4, 2, 2, 2, 2), upsample_kernels=(16, 8, 4, 4, 4, 4))), bigvgan),
     "hifigan": (VocoderConfig(leaky, {"mpd": 1.0, "msd": 1.0}), hifigan),
     "clipsynth-hifigan": (VocoderConfig(dataclasses.replace(leaky, mel=clipsynth.mel, upsample_rates=(8, 8, 4, 4), upsample_kernels=(16, 16, 8, 8)), {"mpd": 1.0, "msd": 1.0}), hifigan),
-    "pocket-bigvgan": (VocoderConfig(GeneratorConfig(channels=128), {"mpd": 0.25, "mrd": 0.25}, stft=10.0, alone=700, loudness=True),
+    "pocket-bigvgan": (VocoderConfig(GeneratorConfig(channels=128), {"mpd": 0.25, "mrd": 0.25}, stft=10.0, alone=700, varied=True),
                        dataclasses.replace(bigvgan, steps=2500, batch_size=8, lr=8e-4, gamma=0.9995, ema=0.995, save_every=250)),
-    "pocket-vocoder": (VocoderConfig(MelInversionConfig(), {"mrd": 0.25}, segment=16384, mel=10.0, stft=10.0, magnitude=20.0, loudness=True),
-                       Training(steps=3000, batch_size=8, lr=3e-4, betas=(0.8, 0.99), weight_decay=0.01, warmup=50, decay="cosine", ema=0.998, clip_grad=100, precision="bf16", save_every=250)),
+    "pocket-vocoder": (VocoderConfig(MelInversionConfig(), {"mrd": 0.25}, segment=32768, mel=0.0, magnitude=20.0, alone=6000, judged=4, varied=True),
+                       Training(steps=6000, batch_size=32, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, decay="cosine", ema=0.999, clip_grad=100, precision="bf16", save_every=250)),
 }
-OTHERS = {r.name: r for r in (PocketClip, InvertMel, PocketClassifier)}
+OTHERS = {r.name: r for r in (PocketClip, PocketClassifier)}
 PRESETS = (*DENOISERS, *VOCODERS, *OTHERS)
 
 def recipe(preset:str,    # one of `PRESETS`

@@ -129,6 +129,9 @@ def test_info_about_shards(run, here):
     (['info', 'nonesuch'], 'nonesuch: there is no such file'), (['info', '.'], 'not a checkpoint'), (['info', 'text.txt'], 'text.txt'),
     (['pack', '--clip', '.', '--denoiser', '.', '--vocoder', '.', '--out', 'm'], 'not a checkpoint'),
     (['prepare', 'nonesuch', '--out', 'shards', '--clip', 'nonesuch'], "'nonesuch'"),
+    (['generate', 'a', '--vocoder', 'nonesuch'], "no vocoder 'nonesuch'"), (['reconstruct', 'nonesuch', '--out', 'back'], 'nonesuch: there is no such'),
+    (['reconstruct', 'text.txt', '--out', 'no/back'], 'make it first'), (['reconstruct', 'photo.png', '--out', 'back', '--vocoder', 'text.txt'], "no vocoder 'text.txt'"),
+    (['convert', 'vocoder', 'nonesuch', '--config', 'text.txt', '--out', 'v'], 'nonesuch: there is no such file'), (['convert', 'vocoder', 'text.txt', '--config', 'text.txt', '--out', 'v'], 'not JSON'),
 ])
 def test_errors_are_one_line(run, here, words, says):
     try: status, out, err = run(*words)
@@ -178,12 +181,12 @@ def test_help_is_quick_and_has_examples():
     code = "import sys; from clipsonic.cli import parser; parser().format_help(); print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
     commands = parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack'}
+    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert'}
     for name, command in commands.items(): assert f'  clipsonic {name} ' in command.format_help().split('examples:')[1]
 
 def test_the_help_names_every_preset():
     from clipsonic.recipes import PRESETS
-    text = ' '.join(parser()._subparsers._group_actions[0].choices['train'].format_help().split())
+    text = ''.join(parser()._subparsers._group_actions[0].choices['train'].format_help().split())   # lines may break within a name
     assert all(name in text for name in PRESETS)
 
 def test_a_reader_who_goes_away_is_no_error():
@@ -208,6 +211,26 @@ def test_packing_replaces_a_packed_model_and_nothing_else(run, here, model):
     status, _, err = run('pack', *parts, '--out', 'letters')
     assert status == 2 and 'holds no packed model' in err and Path('letters/a.txt').read_text() == 'dear'
     for _ in range(2): assert run('pack', *parts, '--out', 'mine')[0] == 0
+
+def test_a_published_vocoder_plays(run, here, model):
+    "From a file in HiFi-GAN's layout to a generated and a reconstructed sound."
+    import torch
+    from clipsonic.vocoder import Generator, GeneratorConfig, published_name
+    settings = dict(resblock='2', upsample_rates=[8, 8, 4, 2], upsample_kernel_sizes=[16, 16, 8, 4], upsample_initial_channel=16, resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 2], [2, 6]],
+                    num_mels=64, n_fft=2048, win_size=2048, hop_size=512, sampling_rate=16000, fmin=0, fmax=8000)
+    network = Generator(GeneratorConfig(channels=16, kernels=(3, 5), dilations=((1, 2), (2, 6)), pairs=False, activation='leaky_relu'))
+    torch.save({'generator': {published_name(k, network.config): v[:, :, 0] if v.ndim == 4 else v for k, v in network.state_dict().items()}}, 'generator_v3')
+    Path('config_v3.json').write_text(json.dumps(settings))
+    status, out, _ = run('convert', 'vocoder', 'generator_v3', '--config', 'config_v3.json', '--out', 'hifigan')
+    assert status == 0 and 'hifigan: converted' in out
+    assert run('generate', 'a dog', '--model', model, '--vocoder', 'hifigan', '-o', 'dog.wav', *fast)[0] == 0
+    status, out, _ = run('reconstruct', 'dog.wav', '--out', 'back', '--vocoder', 'hifigan')
+    assert status == 0 and 'back: 1 sounds' in out and Path('back/dog.wav').exists()
+    assert 'vocoder:' in run('info', 'hifigan')[1]
+    Path('config_v3.json').write_text(json.dumps(settings | {'hop_size': 256, 'upsample_rates': [8, 8, 2, 2], 'upsample_kernel_sizes': [16, 16, 8, 4]}))
+    assert run('convert', 'vocoder', 'generator_v3', '--config', 'config_v3.json', '--out', 'other')[0] == 0
+    status, _, err = run('generate', 'a dog', '--model', model, '--vocoder', 'other', '-o', 'b.wav', *fast)
+    assert status == 2 and 'hop_length=256' in err and 'paints hop_length=512' in err and not Path('b.wav').exists()
 
 @pytest.mark.parametrize('part, change', [('vocoder', {'model': {'depths': 1}}), ('vocoder', {'model': None}), ('clip', {'vocabulary': None}), ('clip', {'model': {'vision': 'resnet-none'}})])
 def test_configs_that_describe_nothing(run, here, model, part, change):

@@ -4,11 +4,12 @@ import dataclasses
 import pytest
 import torch
 
-from clipsonic.core import InputError
+from clipsonic.core import CheckpointError, InputError
 from clipsonic.engine import Engine
-from clipsonic.recipes import DENOISERS, Denoiser, PRESETS, pocket, recipe
+from clipsonic.recipes import DENOISERS, VOCODERS, Denoiser, PRESETS, TrainVocoder, pocket, recipe
 from clipsonic.shards import made_up_shards
 from clipsonic.unet import UNet
+from clipsonic.vocoder import Generator, GeneratorConfig, MelInversionConfig, Vocoder
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
@@ -66,3 +67,69 @@ def test_refusals(shards, tmp_path):
     with pytest.raises(InputError, match="no label"): recipe("pocket-classifier", shards(32))
     with pytest.raises(InputError, match="shards.json"): recipe("pocket", tmp_path)
     assert set(DENOISERS) < set(PRESETS)
+
+# vocoders
+
+@pytest.mark.parametrize("preset, millions, hop", [("bigvgan-base", 13.9, 512), ("bigvgan", 121.5, 512), ("hifigan", 13.9, 512), ("clipsynth-hifigan", 13.9, 1024), ("pocket-bigvgan", 0.9, 512)])
+def test_the_vocoders_sizes(preset, millions, hop):
+    config, _ = VOCODERS[preset]
+    with torch.device("meta"): network = Generator(config.network)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions and config.network.mel.hop_length == hop
+    assert (config.features, config.mel) == (2, 45)
+
+TINY = {"inversion": (dict(network=MelInversionConfig(width=16, depth=1), critics={"mrd": 0.125}, segment=16384, magnitude=20.0, mel=0.0, judged=2, varied=True)),
+        "bigvgan": (dict(network=GeneratorConfig(channels=16), critics={"mpd": 1 / 32, "mrd": 1 / 8}, varied=True)),
+        "hifigan": (dict(network=GeneratorConfig(channels=16, activation="leaky_relu"), critics={"mpd": 1 / 32, "msd": 1 / 8}, stft=1.0))}
+
+def tiny_vocoder(shards, kind, **more):
+    config, training = VOCODERS["pocket-bigvgan"]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)   # two of a kind begin alike
+        return TrainVocoder(shards(8), kind, dataclasses.replace(config, **{"alone": 2, "stft": 0.0, **TINY[kind], **more}),
+                            dataclasses.replace(training, batch_size=4, precision="no", ema=0.5, save_every=3, log_every=1), valid=shards(8))
+
+@pytest.mark.parametrize("kind", TINY)
+def test_a_vocoder_resumes_to_the_bit(shards, tmp_path, kind):
+    "Both nets and both optimisers, across the step at which the critics join; and what comes out is a vocoder."
+    from clipsonic.checkpoint import load_tensors
+    from clipsonic.engine import train
+    train(tiny_vocoder(shards, kind), tmp_path / "whole", steps=6, progress=False, cpu=True)
+    train(tiny_vocoder(shards, kind), tmp_path / "parts", steps=3, progress=False, cpu=True)
+    figures = train(tiny_vocoder(shards, kind), tmp_path / "parts", steps=6, resume=True, progress=False, cpu=True)
+    whole, parts = (load_tensors(tmp_path / name / "training", "state") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert any(k.startswith("optimizer/discriminator") for k in whole) and any(k.startswith("optimizer/generator") for k in whole)
+    assert {"mel", "stft"} <= figures.keys()
+    assert (tmp_path / "whole" / "samples" / "0000006" / "spectrograms.png").exists() and (tmp_path / "whole" / "samples" / "0000006" / "0.wav").exists()
+    assert not any("parametrizations" in k or "discriminator" in k for k in load_tensors(tmp_path / "whole" / "model", "mel-inversion" if kind == "inversion" else "vocoder"))
+    assert Vocoder.load(tmp_path / "whole", "cpu")(torch.full((1, 1, 64, 8), -6.0)).shape == (1, 1, 4096)
+
+def test_critics_and_generator_are_both_trained(shards, tmp_path):
+    engine = Engine(tiny_vocoder(shards, "bigvgan", alone=0), tmp_path / "run", cpu=True)
+    before = {name: [p.detach().clone() for p in network.parameters()] for name, network in engine.bare.items()}
+    figures = engine.step(next(engine.recipe.batches(0, 0, 1)))
+    assert {"discriminator/loss", "generator/loss", "adversarial", "features", "mel"} <= figures.keys()
+    for name, network in engine.bare.items():
+        assert any(not torch.equal(a, b) for a, b in zip(before[name], network.parameters())), name
+        assert all(p.requires_grad for p in network.parameters())
+
+def test_a_vocoder_learns_its_tones(shards, tmp_path):
+    "Without critics the mel distance falls quickly; a run that starts from a checkpoint starts where that one was."
+    from clipsonic.engine import train
+    mel = lambda path: float(path.read_text().splitlines()[-1].split(",")[path.read_text().splitlines()[0].split(",").index("valid/mel")])
+    make = lambda: tiny_vocoder(shards, "hifigan", critics={}, alone=0)
+    train(make(), tmp_path / "first", steps=3, progress=False, cpu=True)
+    first = mel(tmp_path / "first" / "log.csv")
+    train(make(), tmp_path / "more", steps=30, progress=False, cpu=True)
+    assert mel(tmp_path / "more" / "log.csv") < 0.9 * first
+    train(make(), tmp_path / "again", steps=3, start=tmp_path / "more", progress=False, cpu=True)
+    assert mel(tmp_path / "again" / "log.csv") < 0.9 * first
+
+def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
+    from clipsonic.engine import train
+    with pytest.raises(InputError, match="segment=1000: expected a multiple of the hop, 512"): tiny_vocoder(shards, "bigvgan", segment=1000)
+    wrong = dataclasses.replace(TINY["bigvgan"]["network"], mel=dataclasses.replace(TINY["bigvgan"]["network"].mel, sample_rate=22050))
+    with pytest.raises(InputError, match="16000 Hz.*22050 Hz"): tiny_vocoder(shards, "bigvgan", network=wrong)
+    train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", steps=1, progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="holds a vocoder, not a mel-inversion"): train(tiny_vocoder(shards, "inversion"), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
+    with pytest.raises(InputError, match="leave it out"): train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", start=tmp_path / "run", resume=True, progress=False, cpu=True)

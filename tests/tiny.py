@@ -9,7 +9,7 @@ from clipsonic.clip import ClipConfig, PocketTokenizer, build_clip, tensors_dige
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import pack
 from clipsonic.unet import UNet, UNetConfig
-from clipsonic.vocoder import MelInversion, MelInversionConfig, save_mel_inversion
+from clipsonic.vocoder import MelInversion, MelInversionConfig, save_vocoder
 
 KNOWS = ['dog', 'rain', 'flute']
 TEXTS = ['a photo of a dog barking', 'a photo of rain falling', 'playing the flute', 'the sound of a dog and a picture']
@@ -37,7 +37,7 @@ def tiny_denoiser(folder, clip, mel=MelConfig(), **more):
     save_checkpoint(folder, config, {'model': drawn(UNet(unet), 1).state_dict()})
 
 def tiny_vocoder(folder):
-    save_mel_inversion(folder, drawn(MelInversion(MelInversionConfig(width=16, depth=1)), 2))
+    save_vocoder(folder, drawn(MelInversion(MelInversionConfig(width=16, depth=1)), 2))
 
 def tiny_model(home: Path) -> Path:
     "Runs `clip`, `denoiser`, `vocoder` in `home` as training leaves them, and `model`, packed of the three."

@@ -1,0 +1,79 @@
+"Reconstruction of real files, good and bad, and again."
+import json
+
+import pytest
+import torch
+from films import cut, film, song, tone
+from tiny import tiny_vocoder
+
+from clipsonic.core import Audio, InputError
+from clipsonic.reconstruct import mel_and_back, reconstruct
+from clipsonic.video import read_audio
+from clipsonic.vocoder import Vocoder
+
+
+def test_any_media_file(tmp_path):
+    home = tmp_path / "in"
+    home.mkdir()
+    film(home / "film.mp4", 1.0)
+    film(home / "mute.mp4", 1.0, audio=None)
+    film(home / "silent.mp4", 1.0, audio=Audio(torch.zeros(1, 16000), 16000))
+    song(home / "song.mp3")
+    tone(0.01).save(home / "-tiny.wav")
+    tone(1.3, rate=44100, channels=2).save(home / "stereo.flac")
+    cut(film(home / "torn.mp4", 3.0), 0.3)
+    (home / "film.txt").write_text("what is in the film")
+    result = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["-tiny.wav", "film.wav", "silent.wav", "song.wav", "stereo.wav"]
+    for row in result.made:
+        made = read_audio(tmp_path / "out" / (row.file.rsplit(".", 1)[0] + ".wav"))
+        assert made.waveform.shape == read_audio(home / row.file).waveform.shape and made.sample_rate == 16000
+    assert {(u.file, u.reason) for u in result.unused} >= {("mute.mp4", "no audio track"), ("film.txt", "duplicate")} and {u.file for u in result.unused} == {"mute.mp4", "film.txt", "torn.mp4"}
+    assert read_audio(tmp_path / "out" / "silent.wav").peak < 1e-3
+    text = (tmp_path / "out" / "report.csv").read_text()
+    assert text.count("\n") == 1 + 5 + 3 and "mute.mp4" in text
+
+
+def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    home = tmp_path / "in"
+    home.mkdir()
+    for n in range(3): tone(0.5, 300 + 100 * n).save(home / f"{n}.wav")
+    whole = reconstruct(home, tmp_path / "whole", "griffin-lim", progress=False)
+    import clipsonic.reconstruct as module
+    calls, real = [], module.mel_and_back
+    def dies(audio, vocoder):
+        calls.append(audio)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return real(audio, vocoder)
+    monkeypatch.setattr(module, "mel_and_back", dies)
+    with pytest.raises(KeyboardInterrupt): reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
+    monkeypatch.setattr(module, "mel_and_back", real)
+    again = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
+    assert [r.file for r in again.made] == [r.file for r in whole.made]
+    for n in range(3): assert (tmp_path / "out" / f"{n}.wav").read_bytes() == (tmp_path / "whole" / f"{n}.wav").read_bytes()
+
+
+def test_another_vocoders_folder_is_left_alone(tmp_path):
+    tone(0.5).save(tmp_path / "a.wav")
+    tiny_vocoder(tmp_path / "v")
+    reconstruct(tmp_path / "a.wav", tmp_path / "out", tmp_path / "v", progress=False)
+    before = (tmp_path / "out" / "a.wav").read_bytes()
+    with pytest.raises(InputError, match="another vocoder"): reconstruct(tmp_path / "a.wav", tmp_path / "out", "griffin-lim", progress=False)
+    assert (tmp_path / "out" / "a.wav").read_bytes() == before and json.loads((tmp_path / "out" / "reconstruct.json").read_text())["vocoder"].endswith("v")
+
+
+def test_bad_requests(tmp_path):
+    tone(0.5).save(tmp_path / "a.wav")
+    vocoder = Vocoder()
+    with pytest.raises(InputError, match="2 channels"): mel_and_back(tone(0.5, channels=2), vocoder)
+    with pytest.raises(InputError, match="resample"): mel_and_back(tone(0.5, rate=44100), vocoder)
+    for inputs, out, vocoder, match in (("none.wav", "out", "pocket", "there is no such"), ("a.wav", "no/out", "pocket", "make it first"), ("a.wav", "a.wav", "pocket", "is a file"),
+                                        ("a.wav", "out", "bigvgun", "no vocoder 'bigvgun'")):
+        with pytest.raises(InputError, match=match): reconstruct(tmp_path / inputs, tmp_path / out, vocoder, progress=False)
+
+
+@pytest.mark.data
+def test_natural_videos_come_back(pocketav, tmp_path):
+    result = reconstruct(pocketav / "real", tmp_path / "out", progress=False)
+    assert len(result.made) == 22 and {u.file for u in result.unused} == {"real.csv"}
+    assert sum(r.mel for r in result.made) / 22 < 0.25, result
