@@ -8,7 +8,6 @@ of a process of its own that decodes a sound of that length."""
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -59,14 +58,16 @@ def beside(kind, settings, folder, rounds):
         pairs.append((t1 - t0, time.perf_counter() - t1))
     return sum(p.numel() for p in ours.network.parameters()), pairs, error
 
-def ten_minutes(name, seconds):
+def decode(name, seconds):
     "Decodes so many seconds; prints the process's peak memory in MB and the time it took."
     vocoder = Vocoder.load(name, 'cpu') if name in ('pocket', 'griffin-lim') else Vocoder(Generator(GeneratorConfig(channels=int(name))).eval().requires_grad_(False))
     mel = torch.randn(1, 1, 64, round(seconds * 31.25), generator=torch.Generator().manual_seed(0)) - 4
     vocoder(mel[..., :32])
     t = time.perf_counter()
     vocoder(mel)
-    print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter() - t]))
+    took = time.perf_counter() - t
+    peak = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM'))   # ru_maxrss would hold the parent's
+    print(json.dumps([int(peak.split()[1]) / 1024, took]))
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,7 +76,7 @@ def main():
     p.add_argument('--decode', nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    if args.decode: return ten_minutes(args.decode[0], float(args.decode[1]))
+    if args.decode: return decode(args.decode[0], float(args.decode[1]))
     print(f'torch {torch.__version__}, {args.threads} threads, {args.rounds} rounds, 4 s at 16 kHz\n')
     print(f'{"generator":24}{"parameters":>12}{"original":>12}{"ours":>10}{"faster":>9}{"× real time":>13}{"error":>10}')
     for name, (kind, settings) in ROWS.items():

@@ -289,7 +289,7 @@ class TrainVocoder(Recipe):
     def losses(self, batch, generator):
         c, network, parts = self.config_, self.networks["vocoder"], {}
         real = batch["waveform"].to(next(network.parameters()).device)
-        if c.varied: real = vary(real, generator)
+        if c.varied: real = vary(real, generator, self.mel.sample_rate)
         mel = log_mel(real, self.mel)
         guess, judged = network(mel), self.critics and batch["joined"]
         if c.magnitude: parts["magnitude"] = c.magnitude * magnitude_distance(guess, real, self.mel)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPARE', 'RESOLUTIONS', 'KINDS', 'WEIGHT_NORMS', 'GriffinLim', 'MelInversionConfig', 'FrameBlock', 'MelInversion',
-           'vary', 'magnitude_distance', 'GeneratorConfig', 'low_pass', 'Snake', 'across', 'ResidualBlock', 'Generator',
-           'convolutions', 'Discriminator', 'PeriodDiscriminator', 'ResolutionDiscriminator', 'ScaleDiscriminator',
-           'Discriminators', 'multi_period', 'multi_resolution', 'multi_scale', 'discriminator_loss', 'generator_loss',
-           'feature_matching', 'mel_distance', 'stft_distance', 'normalised', 'folded', 'heard', 'Vocoder',
-           'vocoder_settings', 'save_vocoder', 'published_config', 'published_name', 'published_tensors',
-           'convert_vocoder']
+           'tones', 'vary', 'magnitude_distance', 'GeneratorConfig', 'low_pass', 'Snake', 'filtered', 'across',
+           'ResidualBlock', 'Generator', 'convolutions', 'Discriminator', 'PeriodDiscriminator',
+           'ResolutionDiscriminator', 'ScaleDiscriminator', 'Discriminators', 'multi_period', 'multi_resolution',
+           'multi_scale', 'discriminator_loss', 'generator_loss', 'feature_matching', 'mel_distance', 'stft_distance',
+           'normalised', 'folded', 'heard', 'Vocoder', 'vocoder_settings', 'save_vocoder', 'published_config',
+           'published_name', 'published_tensors', 'convert_vocoder']
 
 # %% ../nbs/24_vocoder.ipynb #9871e44a
 import copy
@@ -124,17 +124,34 @@ class MelInversion(GriffinLim):
 SPARE = 1.375  # how much longer than its result must be what `vary` is given
 
 
+def tones(
+    count: int,
+    time: int,  # samples
+    sample_rate: int,  # Hz
+    generator: torch.Generator,  # on the CPU
+) -> torch.Tensor:  # (count, 1, time)
+    "Made-up harmonic tones of 80 to 3000 Hz that glide, tremble and die away, in faint noise"
+    t, draw = torch.arange(time) / sample_rate, lambda low, high: low + (high - low) * torch.rand(count, 1, generator=generator)
+    pitch = draw(math.log(80), math.log(3000)).exp() * (1 + draw(-0.2, 0.2) * t / t[-1] + draw(0, 0.02) * torch.sin(2 * math.pi * draw(3, 8) * t))
+    phase, slope = 2 * math.pi * pitch.double().cumsum(1) / sample_rate, draw(0.3, 2.5)
+    sound = sum((k * pitch < sample_rate / 2) * k**-slope * draw(0.2, 1) * torch.sin(k * phase + draw(0, 2 * math.pi)).float() for k in range(1, 41))
+    sound = sound * torch.exp(-draw(0, 4) * (t % draw(0.3, 3)))
+    return (0.3 * sound / sound.abs().amax(1, keepdim=True) + 10 ** draw(-5, -2) * torch.randn(count, time, generator=generator))[:, None]
+
+
 def vary(
     waveform: torch.Tensor,  # (batch, 1, time · SPARE)
     generator: torch.Generator,  # on the CPU
+    sample_rate: int = 16000,  # Hz
 ) -> torch.Tensor:  # (batch, 1, time)
-    "Sounds played up to a third faster (three groups of eight in five), mixed in pairs (three in ten), −20 to +2 dB as loud"
+    "Sounds, every eighth of them tones instead, played up to a third faster (three groups of eight in five), mixed in pairs (three in ten), −20 to +2 dB as loud"
     from torchaudio.functional import resample
     time, draw, groups = int(waveform.shape[-1] / SPARE), lambda *shape: torch.rand(*shape, generator=generator).to(waveform), []
     for group in waveform.split(8):
         fast, steps = torch.rand((), generator=generator) < 0.6, int(torch.randint(1, 12, (), generator=generator))
         groups.append((resample(group, 32 + steps, 32) if fast else group)[..., :time])
     waveform, b = torch.cat(groups), len(waveform)
+    waveform[::8] = tones(len(waveform[::8]), time, sample_rate, generator).to(waveform)
     share = draw(b, 1, 1) * (draw(b, 1, 1) < 0.3)
     mixed = waveform + share * waveform[torch.randperm(b, generator=generator).to(waveform.device)]
     return mixed * 10 ** ((22 * draw(b, 1, 1) - 20) / 20)
@@ -203,25 +220,40 @@ class Snake(nn.Module):
         front, back = taps.cumsum(1), taps.flip(1).cumsum(1)  # what a convolution lacks that starts or ends amid its taps
         self.register_buffer("taps", taps, persistent=False)
         self.register_buffer("front", torch.stack([front[0, :3].flip(0), F.pad(front[1, :2].flip(0), (0, 1))]), persistent=False)
+        self.kept, self.stamp = None, None
         self.register_buffer("back", torch.stack([F.pad(back[0, :2], (1, 0)), back[1, :3]]), persistent=False)
 
-    def filtered(self, x, odd, scale, first, last, bias=None):
-        "`x` under the even or the odd taps, times `scale` (channel, 1), with `first` and `last` going on for ever beyond its ends"
-        time = x.shape[-1]
-        y = F.conv2d(x, (scale * self.taps[odd])[:, None, None], bias, padding=(0, 3), groups=len(scale))[..., odd : odd + time]
-        y[..., :3] += first * (scale * self.front[odd])[:, None, :time]
-        y[..., -3:] += last * (scale * self.back[odd])[:, None, -time:]
-        return y
+    def scaled(self, odd, scale):
+        "The even or the odd taps times `scale` (channel, 1), and what the ends lack of them"
+        return (scale * self.taps[odd])[:, None, None], (scale * self.front[odd])[:, None], (scale * self.back[odd])[:, None]
 
-    def forward(self, x):  # (batch, channel, 1, time)
+    def kernels(self):
+        "All that depends on α and β alone: the taps up and down, the slope, the bias"
         alpha, beta = self.alpha[:, None], (self.alpha if self.beta is None else self.beta)[:, None]
         if self.log_scale: alpha, beta = alpha.exp(), beta.exp()
         alpha, beta = alpha + 1e-9, beta + 1e-9
-        slope, ends = -(beta / alpha)[:, None], (x[..., :1], x[..., -1:])
-        up = [self.filtered(x, odd, 4 * alpha, *ends) for odd in (0, 1)]  # 2α times the signal at twice the rate, whose taps sum to two
-        even, odd = (u.cos().addcmul_(u, slope) for u in up)  # −2β times snake, up to the constant
-        ends, share = (even[..., :1], odd[..., -1:]), 0.5 / beta
-        return self.filtered(even, 1, -share, *ends, bias=share[:, 0]).add_(self.filtered(odd, 0, -share, *ends))
+        up = [self.scaled(odd, 4 * alpha) for odd in (0, 1)]  # 2α times the signal at twice the rate, whose taps sum to two
+        down = [self.scaled(odd, -0.5 / beta) for odd in (1, 0)]
+        return up, -(beta / alpha)[:, None], down, 0.5 / beta[:, 0]
+
+    def forward(self, x):  # (batch, channel, 1, time)
+        stamp = None if torch.is_grad_enabled() or self.alpha.is_inference() else [(p._version, p.data_ptr()) for p in self.parameters()]
+        if stamp is None or stamp != self.stamp: self.kept, self.stamp = self.kernels(), stamp
+        up, slope, down, bias = self.kept
+        if stamp is None: self.kept = None
+        even, odd = (filtered(x, odd, up[odd], x[..., :1], x[..., -1:]) for odd in (0, 1))
+        even, odd = (u.cos().addcmul_(u, slope) for u in (even, odd))  # −2β times snake, up to the constant
+        ends = even[..., :1], odd[..., -1:]
+        return filtered(even, 1, down[0], *ends, bias=bias).add_(filtered(odd, 0, down[1], *ends))
+
+
+def filtered(x, odd, kernel, first, last, bias=None):
+    "`x` under the even or the odd taps, with `first` and `last` going on for ever beyond its ends"
+    (taps, front, back), time = kernel, x.shape[-1]
+    y = F.conv2d(x, taps, bias, padding=(0, 3), groups=len(taps))[..., odd : odd + time]
+    y[..., :3] += first * front[..., :time]
+    y[..., -3:] += last * back[..., -time:]
+    return y
 
 # %% ../nbs/24_vocoder.ipynb #4e68250a
 def across(c_in, c_out, kernel, dilation=1, bias=True):
@@ -278,8 +310,9 @@ class Generator(nn.Module):
             x = self.conv_pre(mel.float().transpose(1, 2).contiguous(memory_format=torch.channels_last))
             for up, blocks in zip(self.ups, self.resblocks):
                 x = up(self.before_up(x))
-                outputs = [block(x) for block in blocks]
-                x = sum(outputs[1:], outputs[0]) / len(outputs)
+                mean = blocks[0](x)
+                for block in blocks[1:]: mean += block(x)
+                x = mean.div_(len(blocks))
             x = self.conv_post(self.activation_post(x))[:, :, 0]
             return x.tanh() if self.config.bound == "tanh" else x.clamp(-1, 1)
 
