@@ -27,7 +27,7 @@ from .samplers import ddim, guided
 from .scores import Classifier, ClassifierConfig, classifier_loss, listen
 from .shards import all_clips, batches, shard_info
 from .unet import UNet, UNetConfig
-from .vocoder import (SPARE, Generator, GeneratorConfig, GriffinLim, MelInversion, MelInversionConfig, Vocoder, discriminator_loss, feature_matching, folded, generator_loss, heard,
+from .vocoder import (SPARE, Generator, GeneratorConfig, MelInversion, MelInversionConfig, Vocoder, discriminator_loss, feature_matching, folded, generator_loss, heard,
                                magnitude_distance, mel_distance, multi_period, multi_resolution, multi_scale, normalised, stft_distance, vary, vocoder_settings)
 
 # %% ../nbs/41_recipes.ipynb #84f03ea3

@@ -72,6 +72,32 @@ def test_bad_requests(tmp_path):
         with pytest.raises(InputError, match=match): reconstruct(tmp_path / inputs, tmp_path / out, vocoder, progress=False)
 
 
+def test_vocoders_side_by_side(tmp_path):
+    "Tones through two vocoders, heard by a new listener: the rows that `comparison` draws."
+    import io
+    import numpy as np
+    import soundfile
+    from clipsonic.mel import MelConfig
+    from clipsonic.reconstruct import compare, comparison
+    from clipsonic.scores import Classifier, ClassifierConfig, save_classifier
+    from clipsonic.shards import pack_clip, write_info, write_shard
+    (tmp_path / "shards").mkdir()
+    samples = []
+    for n in range(4):
+        sound = io.BytesIO()
+        soundfile.write(sound, tone(1.0, 300 * (n + 1)).waveform[0].numpy(), 16000, format="FLAC", subtype="PCM_16")
+        samples.append(pack_clip(str(n), sound.getvalue(), np.eye(8)[:1], dict(id=str(n), file=f"{n}.mp4", start=0, seconds=1.0, times=[0], label=["low", "high"][n // 2])))
+    write_shard(tmp_path / "shards" / "clipsonic-000000.tar", samples)
+    write_info(tmp_path / "shards", {"clipsonic-000000.tar": 4}, clip={"name": "none", "hash": ""}, dim=8, sample_rate=16000, frame_rate=1.0, total_seconds=4.0, labelled=4)
+    save_classifier(tmp_path / "listener", Classifier(ClassifierConfig(("high", "low"), MelConfig(hop_length=1024), width=4)).eval())
+    tiny_vocoder(tmp_path / "v")
+    rows = compare({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards", {"it": tmp_path / "listener"}, tmp_path / "out.json", length=16384)
+    assert list(rows) == ["original", "floor", "tiny"] and rows["original"]["mel"]["mean"] == rows["original"]["stft"]["mean"] == 0
+    assert all(rows[name]["stft"]["mean"] > 0 and rows[name]["it"]["n"] == 4 and rows[name]["hash"] for name in ("floor", "tiny"))
+    table = comparison(tmp_path / "out.json").data
+    assert table.count("\n") == 4 and "| floor |" in table and "named right, it" in table
+
+
 @pytest.mark.data
 def test_natural_videos_come_back(pocketav, tmp_path):
     result = reconstruct(pocketav / "real", tmp_path / "out", progress=False)
