@@ -76,9 +76,15 @@ class Recipe:
     def config(self) -> dict:
         "What goes into `config.json` of the checkpoint, `kind` included."
         raise NotImplementedError
+    def same_kind(self, folder) -> None:
+        "Raises `CheckpointError` where a checkpoint is not of this recipe's network, mel or CLIP."
+        ours, theirs = json.loads(json.dumps(self.config())), load_config(folder, kind=self.config()["kind"])
+        parts = {f"{k}.{n}" if n else k: (a.get(n) if n else a, b.get(n) if n and isinstance(b, dict) else b) for k in ("model", "unet", "mel", "clip", "diffusion") if k in ours
+                 for a, b in [(ours[k], theirs.get(k))] for n in (a if isinstance(a, dict) else [""])}
+        if wrong := [f"{k} {b!r}, here {a!r}" for k, (a, b) in parts.items() if a != b]: raise CheckpointError(f"{folder} was trained with other settings: {'; '.join(wrong)}")
     def begin(self, folder) -> None:
         "Takes a checkpoint's weights to begin with. Raises `CheckpointError` where they do not fit."
-        load_config(folder, kind=self.config()["kind"])
+        self.same_kind(folder)
         for name in self.used: load_strict(self.networks[name], load_tensors(folder, name), where=folder)
     @property
     def used(self) -> list[str]: # names of networks
@@ -167,7 +173,8 @@ def step(self:Engine, batch:dict) -> dict: # figures to log
         figures[f"{name}/grad_norm"] = norm
         good = bool(torch.isfinite(norm) and torch.isfinite(loss))
         if good: optimizer.step()
-        self.bad, figures["skipped"] = 0 if good else self.bad + 1, figures.get("skipped", 0) + (not good)
+        figures["skipped"] = figures.get("skipped", 0) + (not good)
+    self.bad = self.bad + 1 if figures["skipped"] else 0
     if self.bad >= 20: raise ClipsonicError(f"step {self.next}: 20 losses in a row were not numbers. Resume with a lower learning rate (now {self.t.lr})")
     self.average.update(self.bare, self.next)
     self.next += 1
@@ -236,7 +243,7 @@ def fit(self:Engine, progress:bool=True) -> dict: # the last validation's figure
             seen.append(self.step(next(batches)))
             bar.update()
             if main and (len(seen) == self.t.log_every or self.next == self.t.steps):
-                mean = {k: sum(s[k] for s in seen) / len(seen) for k in seen[-1]}
+                mean = {k: sum(values) / len(values) for k in {k: 0 for s in seen for k in s} if (values := [s[k] for s in seen if k in s])}
                 log.add(self.next, mean | {"lr": self.t.lr * lr_factor(self.next, self.t), "seconds_per_step": (time.time() - t0) / len(seen)})
                 bar.set_postfix({k: f"{v:.4g}" for k, v in mean.items() if k.endswith("loss")})
                 seen, t0 = [], time.time()

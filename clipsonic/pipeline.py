@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import checkpoint_folder, load_config, load_tensors, save_checkpoint, weights_folder
+from .checkpoint import check_replaceable, checkpoint_folder, load_config, load_tensors, save_checkpoint, weights_folder
 from .clip import load_clip
 from .core import Audio, CheckpointError, InputError, noise_streams, pick_device, whole_folder
 from .samplers import SAMPLERS
@@ -330,9 +330,7 @@ def pack(
 ) -> Path:
     "Put three runs into one folder that `generate` takes as its model. Raises CheckpointError where they do not belong together, InputError for a folder that is something else."
     parts = {"clip": checkpoint_folder(clip), "denoiser": checkpoint_folder(denoiser), "vocoder": checkpoint_folder(vocoder)}
-    if (out := Path(out)).is_dir() and any(out.iterdir()):
-        try: load_config(out, kind="pipeline")
-        except CheckpointError as error: raise InputError(f"{out} is there and holds no packed model, so it is not replaced: give another folder ({error})") from error
+    check_replaceable(out := Path(out), "pipeline")
     config = {"kind": "pipeline", "knows": list(knows or []), "knows_threshold": knows_threshold, "template": "a photo of {}"}
     Pipeline(load_clip(str(parts["clip"]), device="cpu"), load_denoiser(parts["denoiser"], "cpu"), Vocoder.load(parts["vocoder"], "cpu"), config, str(out))
     with whole_folder(out) as partial:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .checkpoint import load_config, load_strict, load_tensors
+from .checkpoint import load_strict, load_tensors
 from .clip import Captioner, Clip, ClipConfig, PocketTokenizer, article, build_clip, contrastive_loss, pocket_preprocess
 from .core import Audio, InputError, noise_streams, randn_streams
 from .diffusion import Diffusion, cosine_betas
@@ -277,9 +277,11 @@ class TrainVocoder(Recipe):
     def used(self): return ["vocoder"]
     def tensors(self, networks): return {self.config()["kind"]: folded(networks["vocoder"])}
     def begin(self, folder):
-        kind = load_config(folder, kind=self.config()["kind"])["kind"]
-        self.networks["vocoder"] = self.build(load_strict(self.plain(), load_tensors(folder, kind), where=folder))
-    def config(self): return vocoder_settings(self.config_.network) | {"preset": self.name, "critics": self.config_.critics}
+        self.same_kind(folder)
+        self.networks["vocoder"] = self.build(load_strict(self.plain(), load_tensors(folder, self.config()["kind"]), where=folder))
+    def config(self):
+        losses = {k: v for k, v in dataclasses.asdict(self.config_).items() if k != "network"}
+        return vocoder_settings(self.config_.network) | {"preset": self.name, "losses": losses}
 
     def batches(self, start, rank, world):
         seconds = self.config_.segment / self.mel.sample_rate * (SPARE if self.config_.varied else 1)
@@ -337,7 +339,7 @@ def samples(self:TrainVocoder, networks, folder) -> None:
     "Six held-out sounds and what the vocoder makes of them: `spectrograms.png`, in decibels at the STFT's own resolution, and the made ones as wav."
     import matplotlib.pyplot as plt
     real, made = (w.cpu() for w in self.remade(networks, 6))
-    figure, axes = plt.subplots(2, len(real), figsize=(20, 6), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(2, len(real), figsize=(20, 6), layout="constrained", sharey=True, squeeze=False)
     for row, waveforms in zip(axes, (real, made)):
         for ax, magnitude in zip(row, stft_magnitude(waveforms, self.mel)):
             ax.imshow(20 * magnitude.log10(), origin="lower", aspect="auto", vmin=-60, vmax=40, extent=(0, 2.048, 0, self.mel.sample_rate / 2000))

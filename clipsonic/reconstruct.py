@@ -28,15 +28,14 @@ from .vocoder import Vocoder, mel_distance, stft_distance
 def mel_and_back(
     audio: Audio,  # mono, at the vocoder's sample rate
     vocoder: Vocoder,
-) -> Audio:  # as long
+) -> Audio:  # as long; louder than 1 where the vocoder makes it so
     "What the vocoder makes of a sound's mel. Raises `InputError` for another rate or several channels"
     rate, hop = vocoder.mel.sample_rate, vocoder.mel.hop_length
     if audio.sample_rate != rate: raise InputError(f"the sound has {audio.sample_rate} Hz and the vocoder makes {rate} Hz: resample it first")
     if len(audio.waveform) != 1: raise InputError(f"the sound has {len(audio.waveform)} channels: mix them first, a vocoder makes one")
     time = audio.waveform.shape[1]
     mel = log_mel(F.pad(audio.waveform, (0, -time % hop))[None], vocoder.mel)
-    waveform = vocoder(mel.to(vocoder.device))[0, :, :time].cpu()
-    return Audio(waveform * min(1.0, 0.99 / max(waveform.abs().max().item(), 1e-9)), rate)
+    return Audio(vocoder(mel.to(vocoder.device))[0, :, :time].cpu(), rate)
 
 # %% ../nbs/55_reconstruct.ipynb #8d9eaf19
 @dataclass(frozen=True)
@@ -46,28 +45,42 @@ class Reconstructed:
     seconds: float
     mel: float  # mean absolute difference of log-mels, nepers
     stft: float  # multi-resolution STFT distance
+    source: str = ""  # the original: its path, size and time of last change
 
     @classmethod
-    def measure(cls, name, real, back, config):
-        w, v = (F.pad(a.waveform, (0, max(0, 4096 - a.waveform.shape[1])))[None] for a in (real, back))  # the distances' windows want that much
-        return cls(name, real.seconds, mel_distance(v, w, config).item(), stft_distance(v, w).item())
+    def measure(cls, name, real, back, config, source=""):
+        "Measures minute by minute, so that long files need no more memory; each counts by its length."
+        pieces = [w.split(60 * real.sample_rate, 1) for w in (real.waveform, back.waveform)]
+        parts = [(F.pad(r, (0, max(0, 4096 - r.shape[1])))[None], F.pad(b, (0, max(0, 4096 - b.shape[1])))[None], r.shape[1]) for r, b in zip(*pieces)]  # the windows want 4096
+        mean = lambda distance, *more: sum(n * distance(b, r, *more).item() for r, b, n in parts) / real.waveform.shape[1]
+        return cls(name, round(real.seconds, 5), round(mean(mel_distance, config), 5), round(mean(stft_distance), 5), source)
 
 # %% ../nbs/55_reconstruct.ipynb #32d15f0f
-def _done(path, row):
-    "Whether a file was reconstructed before."
-    return row is not None and path.is_file()
+def _stamp(path):
+    "Which file this is, and as of when."
+    about = Path(path).stat()
+    return f"{Path(path).resolve()} {about.st_size} {about.st_mtime_ns}"
 
 def _rows(report):
-    "What `report.csv` says of reconstructed files, by name."
+    "What `report.csv` says of reconstructed files, by name. Raises `InputError` for a csv that is something else."
     if not report.is_file(): return {}
-    with report.open(newline="") as f: return {r["file"]: Reconstructed(r["file"], float(r["seconds"]), float(r["mel"]), float(r["stft"])) for r in csv.DictReader(f) if not r["reason"]}
+    try:
+        with report.open(newline="") as f: return {r["file"]: Reconstructed(r["file"], float(r["seconds"]), float(r["mel"]), float(r["stft"]), r["source"]) for r in csv.DictReader(f) if not r["reason"]}
+    except (KeyError, TypeError, ValueError, csv.Error) as error: raise InputError(f"{report} was not written by `clipsonic reconstruct`: give another folder") from error
 
 def _write(report, made, unused):
     "Writes `report.csv`, whole."
-    with whole_file(report) as partial, partial.open("w", newline="") as f:
-        writer = csv.DictWriter(f, ["file", "seconds", "mel", "stft", "reason", "message"], restval="", extrasaction="ignore")
+    with whole_file(report) as partial, partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as f:
+        writer = csv.DictWriter(f, ["file", "seconds", "mel", "stft", "source", "reason", "detail"], restval="", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows([{k: round(v, 5) if isinstance(v, float) else v for k, v in asdict(row).items()} for row in made] + [asdict(u) for u in unused])
+        writer.writerows([asdict(row) for row in [*made, *unused]])
+
+def _note(path):
+    "What `reconstruct.json` says. Raises `InputError` for a json that is something else."
+    try: note = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError: note = None
+    if not isinstance(note, dict) or (note and note.get("kind") != "reconstructions"): raise InputError(f"{path} was not written by `clipsonic reconstruct`: give another folder")
+    return note
 
 # %% ../nbs/55_reconstruct.ipynb #40a1874d
 @dataclass(frozen=True)
@@ -90,31 +103,38 @@ def reconstruct(
     device: str | torch.device | None = None,  # the best there is by default
     progress: bool = True,  # a bar, and a line at the end
 ) -> Reconstructions:
-    "Sends sound files through a vocoder's mel and back. Raises `InputError` for what is not there, where nothing could be used, and for a folder with another vocoder's work"
+    "Sends sound files through a vocoder's mel and back. Raises `InputError` for what is not there, where nothing could be used, and for a folder with anyone else's work"
     from tqdm.auto import tqdm
     out, player = Path(out), Vocoder.load(vocoder, device)
-    sources, unused = without_index(find_files(inputs))
-    about = {"kind": "reconstructions", "vocoder": str(vocoder), "hash": player.hash, "mel": asdict(player.mel)}
     if not out.parent.is_dir(): raise InputError(f"cannot write to {out}: the folder {out.parent} does not exist; make it first")
     if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: the sounds go into a folder, give another name")
-    if (note := out / "reconstruct.json").is_file() and json.loads(note.read_text()).get("hash") != about["hash"]:
-        raise InputError(f"{out} holds the reconstructions of another vocoder ({json.loads(note.read_text()).get('vocoder')}): give another folder")
-    before, made = _rows(out / "report.csv"), []
+    about, report = {"kind": "reconstructions", "vocoder": str(vocoder), "hash": player.hash, "mel": asdict(player.mel)}, out / "report.csv"
+    if (note := _note(out / "reconstruct.json")) and note.get("hash") != about["hash"]: raise InputError(f"{out} holds the reconstructions of another vocoder ({note.get('vocoder')}): give another folder")
+    before, targets = _rows(report), lambda name: out / f"{Path(name).with_suffix('')}.wav"
+    made = {name: row for name, row in before.items() if targets(name).is_file()}
+    found = [f for f in find_files(inputs) if not note or not Path(f.path).resolve().is_relative_to(out.resolve())]  # what was made is no source
+    sources, unused = without_index(found)
+    if taken := [t for s in sources if not note and (t := targets(s.file.name)).exists()]: raise InputError(f"{taken[0]} is there and was not made by this command, so it is not replaced: give another folder")
     out.mkdir(exist_ok=True)
-    with whole_file(note) as partial: partial.write_text(json.dumps(about, indent=1) + "\n")
+    with whole_file(out / "reconstruct.json") as partial: partial.write_text(json.dumps(about, indent=1) + "\n")
+    asked, left = [], []
     for n, source in enumerate(tqdm(sources, desc="reconstructing", unit="file", delay=1, disable=not progress)):
-        path, name = out / f"{source.id}.wav", source.file.name
-        if _done(path, before.get(name)): made.append(before[name]); continue
-        try: real = read_audio(source.file.path, player.mel.sample_rate)
-        except MediaError as error: unused.append(Unused(name, source.id, None, error.reason, str(error))); continue
-        back = mel_and_back(real, player)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        back.save(path)
-        made.append(Reconstructed.measure(name, real, back, player.mel))
-        if n % 20 == 19: _write(out / "report.csv", made, unused)
-    _write(out / "report.csv", made, unused)
-    if not made: raise InputError(f"no sound could be read from {inputs}: {out / 'report.csv'} says why of each file")
-    result = Reconstructions(out, made, unused)
+        name = source.file.name
+        if name not in made or made[name].source != _stamp(source.file.path):
+            made.pop(name, None)
+            try: real = read_audio(source.file.path, player.mel.sample_rate)
+            except (MediaError, InputError) as error:
+                left.append(Unused(name, source.id, None, getattr(error, "reason", "unreadable"), str(error)))
+                continue
+            back = mel_and_back(real, player)
+            targets(name).parent.mkdir(parents=True, exist_ok=True)
+            Audio(back.waveform / max(1.0, back.peak), back.sample_rate).save(targets(name))
+            made[name] = Reconstructed.measure(name, real, back, player.mel, _stamp(source.file.path))
+            if n % 20 == 19: _write(report, made.values(), unused + left)
+        asked.append(made[name])
+    _write(report, made.values(), unused + left)
+    if not asked: raise InputError(f"no sound could be read from {inputs}: {report} says why of each file")
+    result = Reconstructions(out, asked, unused + left)
     if progress: print(result)
     return result
 
@@ -125,7 +145,7 @@ def compare(
     test: str | Path,  # labelled shards that nothing was trained on
     listeners: dict[str, str | Path],  # name → run of `--preset pocket-classifier`
     out: str | Path,  # json to write
-    length: int = 64000,  # samples of a clip; shorter ones are followed by silence
+    length: int = 64000,  # samples of a clip at 16 kHz; shorter ones are followed by silence
     about: str = "",  # what else there is to know, for the protocol
 ) -> dict:
     "Distances and top-1 of real clips through each vocoder, side by side, into a json file. The row `original` is the clips themselves"
@@ -133,9 +153,9 @@ def compare(
     real = torch.stack([F.pad(c["waveform"][:, :length], (0, max(0, length - c["waveform"].shape[1]))) for c in clips])
     labels, rows = [c["label"] for c in clips], {}
     for name, which in {"original": None, **vocoders}.items():
-        begun, vocoder = perf_counter(), Vocoder.load(which, "cpu") if which else None
-        made = torch.cat([vocoder(log_mel(one, vocoder.mel)) for one in real.split(1)]) if which else real
-        row = {"parameters": sum(p.numel() for p in vocoder.network.parameters()), "hash": vocoder.hash, "times real time": real.numel() / 16000 / (perf_counter() - begun)} if which else {}
+        vocoder, begun = Vocoder.load(which, "cpu") if which else None, perf_counter()
+        made = torch.stack([mel_and_back(Audio(one, 16000), vocoder).waveform for one in real]) if which else real
+        row = {"parameters": sum(p.numel() for p in vocoder.network.parameters()), "times real time": real.numel() / 16000 / (perf_counter() - begun), "hash": vocoder.hash} if which else {}
         for distance, measured in {"mel": mel_distance, "stft": stft_distance}.items():
             values = torch.tensor([measured(m[None], r[None]).item() for m, r in zip(made, real)])
             row[distance] = {"mean": values.mean().item(), "half": 1.96 * values.std().item() / len(values)**0.5}

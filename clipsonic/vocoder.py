@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint, tensors_digest, weights_folder
+from .checkpoint import check_replaceable, load_config, load_strict, load_tensors, save_checkpoint, tensors_digest, weights_folder
 from .core import CheckpointError, InputError, pick_device
 from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude
 
@@ -144,14 +144,14 @@ def vary(
     generator: torch.Generator,  # on the CPU
     sample_rate: int = 16000,  # Hz
 ) -> torch.Tensor:  # (batch, 1, time)
-    "Sounds, every eighth of them tones instead, played up to a third faster (three groups of eight in five), mixed in pairs (three in ten), −20 to +2 dB as loud"
+    "Sounds, one in eight of them a tone instead, played up to a third faster (three groups of eight in five), mixed in pairs (three in ten), −20 to +2 dB as loud"
     from torchaudio.functional import resample
     time, draw, groups = int(waveform.shape[-1] / SPARE), lambda *shape: torch.rand(*shape, generator=generator).to(waveform), []
     for group in waveform.split(8):
         fast, steps = torch.rand((), generator=generator) < 0.6, int(torch.randint(1, 12, (), generator=generator))
         groups.append((resample(group, 32 + steps, 32) if fast else group)[..., :time])
     waveform, b = torch.cat(groups), len(waveform)
-    waveform[::8] = tones(len(waveform[::8]), time, sample_rate, generator).to(waveform)
+    waveform = torch.where(draw(b, 1, 1) < 0.125, tones(b, time, sample_rate, generator).to(waveform), waveform)
     share = draw(b, 1, 1) * (draw(b, 1, 1) < 0.3)
     mixed = waveform + share * waveform[torch.randperm(b, generator=generator).to(waveform.device)]
     return mixed * 10 ** ((22 * draw(b, 1, 1) - 20) / 20)
@@ -189,6 +189,8 @@ class GeneratorConfig:
         if math.prod(self.upsample_rates) != self.mel.hop_length: wrong = f"upsample_rates={self.upsample_rates}: their product must be hop_length={self.mel.hop_length}"
         elif len(self.upsample_kernels) != ups or any(k < u or (k - u) % 2 for k, u in zip(self.upsample_kernels, self.upsample_rates)):
             wrong = f"upsample_kernels={self.upsample_kernels}: expected one for each of upsample_rates={self.upsample_rates}, as long, or longer by an even number"
+        elif any(not isinstance(n, int) or n < 1 for n in (self.channels, *self.upsample_rates, *self.upsample_kernels, *self.kernels, *sum(self.dilations, ()))):
+            wrong = f"channels={self.channels}, upsample_rates={self.upsample_rates}, upsample_kernels={self.upsample_kernels}, kernels={self.kernels}, dilations={self.dilations}: expected whole numbers of at least 1"
         elif len(self.kernels) != len(self.dilations) or any(k % 2 == 0 for k in self.kernels):
             wrong = f"kernels={self.kernels} and dilations={self.dilations}: expected odd kernels, and a list of dilations for each"
         elif self.channels < 1 or self.channels % 2**ups: wrong = f"channels={self.channels}: expected a multiple of {2**ups}, as they are halved {ups} times"
@@ -228,29 +230,29 @@ class Snake(nn.Module):
         return (scale * self.taps[odd])[:, None, None], (scale * self.front[odd])[:, None], (scale * self.back[odd])[:, None]
 
     def kernels(self):
-        "All that depends on α and β alone: the taps up and down, the slope, the bias"
+        "All that depends on α and β alone: the taps up and down, and the slope between"
         alpha, beta = self.alpha[:, None], (self.alpha if self.beta is None else self.beta)[:, None]
         if self.log_scale: alpha, beta = alpha.exp(), beta.exp()
         alpha, beta = alpha + 1e-9, beta + 1e-9
-        up = [self.scaled(odd, 4 * alpha) for odd in (0, 1)]  # 2α times the signal at twice the rate, whose taps sum to two
-        down = [self.scaled(odd, -0.5 / beta) for odd in (1, 0)]
-        return up, -(beta / alpha)[:, None], down, 0.5 / beta[:, 0]
+        up = [self.scaled(odd, 2 * alpha) for odd in (0, 1)]  # α times the signal at twice the rate, whose taps sum to two
+        return up, (beta / alpha)[:, None], [self.scaled(odd, 1 / beta) for odd in (1, 0)]
 
     def forward(self, x):  # (batch, channel, 1, time)
         stamp = None if torch.is_grad_enabled() or self.alpha.is_inference() else [(p._version, p.data_ptr()) for p in self.parameters()]
         if stamp is None or stamp != self.stamp: self.kept, self.stamp = self.kernels(), stamp
-        up, slope, down, bias = self.kept
+        up, slope, down = self.kept
         if stamp is None: self.kept = None
         even, odd = (filtered(x, odd, up[odd], x[..., :1], x[..., -1:]) for odd in (0, 1))
-        even, odd = (u.cos().addcmul_(u, slope) for u in (even, odd))  # −2β times snake, up to the constant
+        square = torch.square if stamp is None else torch.square_  # in place where no gradient needs what was there
+        even, odd = (square(u.sin()).addcmul_(u, slope) for u in (even, odd))  # β times snake
         ends = even[..., :1], odd[..., -1:]
-        return filtered(even, 1, down[0], *ends, bias=bias).add_(filtered(odd, 0, down[1], *ends))
+        return filtered(even, 1, down[0], *ends).add_(filtered(odd, 0, down[1], *ends))
 
 
-def filtered(x, odd, kernel, first, last, bias=None):
+def filtered(x, odd, kernel, first, last):
     "`x` under the even or the odd taps, with `first` and `last` going on for ever beyond its ends"
     (taps, front, back), time = kernel, x.shape[-1]
-    y = F.conv2d(x, taps, bias, padding=(0, 3), groups=len(taps))[..., odd : odd + time]
+    y = F.conv2d(x, taps, padding=(0, 3), groups=len(taps))[..., odd : odd + time]
     y[..., :3] += first * front[..., :time]
     y[..., -3:] += last * back[..., -time:]
     return y
@@ -540,7 +542,7 @@ class Vocoder:
         mel: torch.Tensor,  # (batch, 1, mel, frame) ln-mel
         chunk: int = 1024,  # frames of a piece: memory grows with it, and not with the sound
     ) -> torch.Tensor:  # (batch, 1, frame·hop) waveform
-        "The waveforms, each the same whatever the batch and, to 1e-5, whatever the pieces; `InputError` for another shape and for what is not a number"
+        "The waveforms, each the same whatever the batch and (on a CPU, to 1e-5) whatever the pieces; `InputError` for another shape and for what is not a number"
         if mel.ndim != 4 or mel.shape[1:3] != (1, self.mel.n_mels) or not mel.shape[3]:
             raise InputError(f"a mel of shape {tuple(mel.shape)}: expected (batch, 1, {self.mel.n_mels}, frame)")
         if not mel.isfinite().all(): raise InputError(f"the mel has {(~mel.isfinite()).sum().item()} values that are not finite numbers, of {mel.numel()}")
@@ -589,7 +591,7 @@ def load(
     if settings["kind"] not in KINDS: raise CheckpointError(f"{name} holds a {settings['kind']}, not a vocoder ({' or '.join(KINDS)})")
     configuration, network = KINDS[settings["kind"]]
     try: network = network(configuration(**settings["model"]))
-    except (KeyError, TypeError, ValueError) as error: raise CheckpointError(f"{folder}: its config describes no {settings['kind']} of ours: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error: raise CheckpointError(f"{folder}: its config describes no {settings['kind']} of ours: {error}") from error
     load_strict(network, load_tensors(folder, settings["kind"]), folder)
     return cls(network.to(pick_device(device), memory_format=torch.channels_last).eval().requires_grad_(False))
 
@@ -599,6 +601,7 @@ def published_config(
 ) -> GeneratorConfig:
     "NVIDIA/BigVGAN's or jik876/hifi-gan's settings in our terms. Raises `CheckpointError`"
     s = settings
+    if odd := [k for k in ("snake_logscale", "use_bias_at_final", "use_tanh_at_final") if not isinstance(s.get(k, True), bool)]: raise CheckpointError(f"its settings say {odd[0]} {s[odd[0]]!r}: expected true or false")
     try:
         if str(s["resblock"]) not in ("1", "2"): raise CheckpointError(f"its settings say resblock {s['resblock']!r}: expected \"1\" or \"2\"")
         mel = MelConfig(s["sampling_rate"], s["n_fft"], s["win_size"], s["hop_size"], s["num_mels"], float(s["fmin"]), float(s["fmax"] or s["sampling_rate"] / 2))
@@ -639,7 +642,8 @@ def published_tensors(
         for g, v in WEIGHT_NORMS if last == "weight" else ():
             if f"{stem}.{g}" in left and f"{stem}.{v}" in left:
                 g, v = left.pop(f"{stem}.{g}").float(), left.pop(f"{stem}.{v}").float()
-                left[theirs] = v * (g / v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1)))
+                if v.ndim != 3 or g.shape != (len(v), 1, 1): raise CheckpointError(f"{where}: the weight normalisation of {stem} has the shapes {tuple(g.shape)} and {tuple(v.shape)}, which do not belong together")
+                left[theirs] = v * (g / v.flatten(1).norm(dim=1).view(-1, 1, 1))
         if theirs not in left: missing.append(theirs); continue
         value = left.pop(theirs).float()
         ours[name] = value[:, :, None] if own.ndim == 4 and value.ndim == 3 else value
@@ -657,17 +661,20 @@ def convert_vocoder(
     out: str | Path,  # folder for the checkpoint, for `Vocoder.load`; appears whole or not at all
 ) -> Path:  # `out`
     "Converts a published generator, strictly. Raises `InputError` and `CheckpointError`"
-    import pickle
     for path in (file, config):
         if not Path(path).is_file(): raise InputError(f"{path}: there is no such file")
     try: settings = json.loads(Path(config).read_text())
     except ValueError as error: raise CheckpointError(f"{config} is not JSON: {error}") from error
     if not isinstance(settings, dict): raise CheckpointError(f"{config} holds no settings: expected a JSON object")
+    check_replaceable(out, "vocoder")
+    if inside := [path for path in (file, config) if Path(path).resolve().is_relative_to(Path(out).resolve())]: raise InputError(f"{inside[0]} lies in {out}, which would be replaced: give another folder")
     try: state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error: raise CheckpointError(f"{file} cannot be read as tensors: {str(error).splitlines()[0]}") from error
+    except Exception as error: raise CheckpointError(f"{file} cannot be read as tensors: it is no file of torch.save, or holds more than tensors, or is damaged") from error
     state = state.get("generator", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no generator: expected a dict of tensors, perhaps under 'generator'")
-    network = Generator(published_config(settings))
-    load_strict(network, published_tensors(network, state, file), file)
+    try: network = Generator(published_config(settings))
+    except (TypeError, ValueError, RuntimeError) as error: raise CheckpointError(f"{config} describes no generator: {error}") from error
+    load_strict(network, published_tensors(network, {str(k): v for k, v in state.items()}, file), file)
+    if broken := [k for k, v in network.state_dict().items() if not v.isfinite().all()]: raise CheckpointError(f"{file} holds values that are not finite numbers, in {', '.join(broken[:5])}")
     save_vocoder(out, network, about={"converted": {"file": Path(file).name, "settings": settings}})
     return Path(out)

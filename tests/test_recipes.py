@@ -86,7 +86,7 @@ def tiny_vocoder(shards, kind, **more):
     with torch.random.fork_rng():
         torch.manual_seed(0)   # two of a kind begin alike
         return TrainVocoder(shards(8), kind, dataclasses.replace(config, **{"alone": 2, "stft": 0.0, **TINY[kind], **more}),
-                            dataclasses.replace(training, batch_size=4, precision="no", ema=0.5, save_every=3, log_every=1), valid=shards(8))
+                            dataclasses.replace(training, batch_size=4, precision="no", ema=0.5, save_every=3, log_every=3), valid=shards(8))
 
 @pytest.mark.parametrize("kind", TINY)
 def test_a_vocoder_resumes_to_the_bit(shards, tmp_path, kind):
@@ -132,4 +132,7 @@ def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
     with pytest.raises(InputError, match="16000 Hz.*22050 Hz"): tiny_vocoder(shards, "bigvgan", network=wrong)
     train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", steps=1, progress=False, cpu=True)
     with pytest.raises(CheckpointError, match="holds a vocoder, not a mel-inversion"): train(tiny_vocoder(shards, "inversion"), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
+    other = dataclasses.replace(TINY["bigvgan"]["network"], kernels=(3,), dilations=((1, 3, 5),))
+    with pytest.raises(CheckpointError, match="other settings: model.kernels"): train(tiny_vocoder(shards, "bigvgan", network=other), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="losses"): train(tiny_vocoder(shards, "bigvgan", mel=1.0), tmp_path / "run", resume=True, progress=False, cpu=True)
     with pytest.raises(InputError, match="leave it out"): train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", start=tmp_path / "run", resume=True, progress=False, cpu=True)

@@ -62,6 +62,51 @@ def test_another_vocoders_folder_is_left_alone(tmp_path):
     assert (tmp_path / "out" / "a.wav").read_bytes() == before and json.loads((tmp_path / "out" / "reconstruct.json").read_text())["vocoder"].endswith("v")
 
 
+def test_nothing_of_anyone_else_is_replaced(tmp_path, monkeypatch):
+    home = tmp_path / "in"
+    home.mkdir()
+    tone(0.5).save(home / "a.wav")
+    before = (home / "a.wav").read_bytes()
+    for out in (home, tmp_path / "other"):
+        out.mkdir(exist_ok=True)
+        (out / "a.wav").write_bytes(before)
+        with pytest.raises(InputError, match="a.wav is there and was not made by this command"): reconstruct(home, out, "griffin-lim", progress=False)
+        assert (out / "a.wav").read_bytes() == before and not (out / "reconstruct.json").exists()
+    monkeypatch.chdir(home)
+    for _ in range(2): assert [r.file for r in reconstruct(".", "back", "griffin-lim", progress=False).made] == ["a.wav"]  # its own output is no source
+    for name in ("reconstruct.json", "report.csv"):
+        (home / "back" / name).write_text("[1]\n" * (1 + name.endswith("csv")))
+        with pytest.raises(InputError, match=f"{name} was not written by"): reconstruct(".", "back", "griffin-lim", progress=False)
+        (home / "back" / "reconstruct.json").unlink(missing_ok=True)
+
+
+def test_a_changed_original_is_made_again_and_others_stay(tmp_path):
+    home = tmp_path / "in"
+    home.mkdir()
+    for name in "ab": tone(0.5).save(home / f"{name}.wav")
+    first = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False).made
+    (home / "b.wav").unlink()
+    tone(0.3, 900).save(home / "a.wav")
+    (row,) = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False).made
+    assert row.seconds == 0.3 and read_audio(tmp_path / "out" / "a.wav").seconds == 0.3 and row.mel != first[0].mel
+    assert "b.wav" in (tmp_path / "out" / "report.csv").read_text() and (tmp_path / "out" / "b.wav").exists()
+
+
+def test_loud_and_broken_sounds(tmp_path):
+    "A sound that comes back louder than 1 is measured as it came; one that holds a NaN is named."
+    import numpy as np
+    import soundfile
+    home = tmp_path / "in"
+    home.mkdir()
+    square = 0.95 * torch.sign(torch.sin(2 * torch.pi * 150 * torch.arange(16000) / 16000))
+    Audio(square[None], 16000).save(home / "square.wav")
+    soundfile.write(home / "nan.wav", np.array([0.1, float("nan")] * 4000, np.float32), 16000, subtype="FLOAT")
+    result = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
+    assert mel_and_back(read_audio(home / "square.wav"), Vocoder()).peak > 1 and read_audio(tmp_path / "out" / "square.wav").peak <= 1
+    assert result.made[0].mel < 0.1 and [(u.file, u.reason) for u in result.unused] == [("nan.wav", "unreadable")]
+    assert "not finite" in (tmp_path / "out" / "report.csv").read_text()
+
+
 def test_bad_requests(tmp_path):
     tone(0.5).save(tmp_path / "a.wav")
     vocoder = Vocoder()
