@@ -398,7 +398,7 @@ VOCODERS = {
     "clipsynth-hifigan": (VocoderConfig(dataclasses.replace(leaky, mel=clipsynth.mel, upsample_rates=(8, 8, 4, 4), upsample_kernels=(16, 16, 8, 8)), {"mpd": 1.0, "msd": 1.0}), hifigan),
     "pocket-bigvgan": (VocoderConfig(GeneratorConfig(channels=128), {"mpd": 0.25, "mrd": 0.25}, stft=10.0, alone=700, varied=True),
                        dataclasses.replace(bigvgan, steps=2500, batch_size=8, lr=8e-4, gamma=0.9995, ema=0.995, save_every=250)),
-    "pocket-vocoder": (VocoderConfig(MelInversionConfig(), {"mrd": 0.25}, segment=32768, mel=0.0, magnitude=20.0, alone=6000, judged=4, varied=True),
+    "pocket-vocoder": (VocoderConfig(MelInversionConfig(), {}, segment=32768, mel=0.0, magnitude=20.0, varied=True),
                        Training(steps=6000, batch_size=32, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, decay="cosine", ema=0.999, clip_grad=100, precision="bf16", save_every=250)),
 }
 OTHERS = {r.name: r for r in (PocketClip, PocketClassifier)}
