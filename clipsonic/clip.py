@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from .checkpoint import load_config, load_strict, load_tensors, weights_folder, tensors_digest
 from .core import CheckpointError, InputError, pick_device
@@ -186,12 +187,16 @@ class PocketTokenizer:
         "The words that are left out of `text`."
         return [w for w, pieces in self.words(text) if w[0].isalnum() and not all(p in self.id for p in pieces)]
 
+    def encode(self, text:str) -> list[int]: # in open_clip's ids, of the words that are known
+        return [p for _, pieces in self.words(text) if all(q in self.id for q in pieces) for p in pieces]
+
+    def decode(self, pieces:list[int]) -> str: return self.full.decode(pieces)
+
     def __call__(self, texts:list[str]) -> torch.Tensor: # (B, context_length) int64
         "Token ids: start, the known words, end, zeros. What goes beyond `context_length` is cut."
         out = torch.zeros(len(texts), self.context_length, dtype=torch.long)
         for row, text in zip(out, texts):
-            ids = [self.id[p] for _, pieces in self.words(text) if all(q in self.id for q in pieces) for p in pieces]
-            ids = [self.start, *ids[:self.context_length - 2], self.end]
+            ids = [self.start, *(self.id[p] for p in self.encode(text)[:self.context_length - 2]), self.end]
             row[:len(ids)] = torch.tensor(ids)
         return out
 
@@ -264,6 +269,25 @@ class Clip:
     def unknown(self, text:str) -> list[str]: # words that it leaves out; a full-vocabulary CLIP leaves none
         "Words of `text` that this encoder has never seen."
         return self.tokenizer.unknown(text) if hasattr(self.tokenizer, "unknown") else []
+
+# %% ../nbs/10_clip.ipynb #0441a2e8
+@patch
+@torch.no_grad()
+def encode_tokens(self:Clip, texts:list[str], # prompts, templates already filled
+                 ) -> tuple[torch.Tensor, torch.Tensor]: # (B, D), as `encode_text`; (B, token, D) float32, zero beyond each text's end
+    "Embeddings of texts, and encodings of their tokens."
+    tokens, seen = self.tokenizer(texts).to(self.device), []
+    hook = self.model.ln_final.register_forward_hook(lambda *passed: seen.append(passed[2]))
+    try: embedding = F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+    finally: hook.remove()
+    encodings = seen[0] if seen[0].shape[-1] == embedding.shape[-1] else seen[0] @ self.model.text_projection
+    within = torch.arange(tokens.shape[1], device=self.device) <= tokens.argmax(1, keepdim=True)   # the end has the highest id
+    return embedding, encodings.float() * within[..., None]
+
+@patch
+def beyond(self:Clip, text:str) -> str: # "" where it fits
+    "The end of `text` for which the text tower has no room."
+    return self.tokenizer.decode(self.tokenizer.encode(text)[self.tokenizer.context_length - 2:]).strip()
 
 # %% ../nbs/10_clip.ipynb #add69acc
 def pocket_preprocess(config:ClipConfig): # -> callable: PIL image to (3, size, size)

@@ -31,9 +31,9 @@ class Diffusion:
         self,
         betas: np.ndarray | None = None,  # (T,) variance of the noise that each step adds; None: the paper's schedule
         times: np.ndarray | None = None,  # (T,) what the network is told at each step, 0 … 1000; None: t·1000/T
-        prediction: str = "epsilon",  # what the network's first output is: "epsilon", the noise, or "velocity", √ᾱ·ε − √(1−ᾱ)·x_0
+        prediction: str = "epsilon",  # what the network's first output is: "epsilon", the noise; "velocity", √ᾱ·ε − √(1−ᾱ)·x_0; or "start", x_0
     ):
-        if prediction not in ("epsilon", "velocity"): raise InputError(f"prediction is {prediction!r}: expected 'epsilon' or 'velocity'")
+        if prediction not in ("epsilon", "velocity", "start"): raise InputError(f"prediction is {prediction!r}: expected 'epsilon', 'velocity' or 'start'")
         self.prediction = prediction
         self.betas = cosine_betas() if betas is None else np.asarray(betas, dtype=np.float64)
         if self.betas.ndim != 1 or not self.betas.size or not ((self.betas > 0) & (self.betas < 1)).all():
@@ -110,11 +110,12 @@ def posterior(
 @patch
 def guess_x0(
     self: Diffusion,
-    output: torch.Tensor,  # (batch, channel, …) the network's first output, ε or velocity
+    output: torch.Tensor,  # (batch, channel, …) the network's first output: ε, velocity or x_0
     xt: torch.Tensor,  # like output, what it saw
     t: torch.Tensor,  # (batch,) steps
 ) -> torch.Tensor:  # like xt
     "The clean signal that the network's output implies"
+    if self.prediction == "start": return output
     if self.prediction == "epsilon": return self.predict_x0(xt, t, output)
     return self.gather(np.sqrt(self.alpha_bar), t, xt) * xt - self.gather(np.sqrt(1 - self.alpha_bar), t, xt) * output
 
@@ -126,7 +127,8 @@ def target(
     t: torch.Tensor,  # (batch,) steps
     noise: torch.Tensor,  # like x0
 ) -> torch.Tensor:  # like x0
-    "What the network's first output should be: the noise, or the velocity"
+    "What the network's first output should be: the noise, the velocity, or the clean signal"
+    if self.prediction == "start": return x0
     if self.prediction == "epsilon": return noise
     return self.gather(np.sqrt(self.alpha_bar), t, x0) * noise - self.gather(np.sqrt(1 - self.alpha_bar), t, x0) * x0
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint
@@ -76,12 +77,6 @@ class Recipe:
     def config(self) -> dict:
         "What goes into `config.json` of the checkpoint, `kind` included."
         raise NotImplementedError
-    def same_kind(self, folder) -> None:
-        "Raises `CheckpointError` where a checkpoint is not of this recipe's network, mel or CLIP."
-        ours, theirs = json.loads(json.dumps(self.config())), load_config(folder, kind=self.config()["kind"])
-        parts = {f"{k}.{n}" if n else k: (a.get(n) if n else a, b.get(n) if n and isinstance(b, dict) else b) for k in ("model", "unet", "mel", "clip", "diffusion") if k in ours
-                 for a, b in [(ours[k], theirs.get(k))] for n in (a if isinstance(a, dict) else [""])}
-        if wrong := [f"{k} {b!r}, here {a!r}" for k, (a, b) in parts.items() if a != b]: raise CheckpointError(f"{folder} was trained with other settings: {'; '.join(wrong)}")
     def begin(self, folder) -> None:
         "Takes a checkpoint's weights to begin with. Raises `CheckpointError` where they do not fit."
         self.same_kind(folder)
@@ -93,6 +88,15 @@ class Recipe:
     def tensors(self, networks:dict[str, nn.Module]) -> dict[str, dict[str, torch.Tensor]]: # file name to state dict
         "What the checkpoint holds of the averaged networks."
         return {name: network.state_dict() for name, network in networks.items()}
+
+# %% ../nbs/40_engine.ipynb #1cb7c456
+@patch
+def same_kind(self:Recipe, folder) -> None:
+    "Raises `CheckpointError` where a checkpoint is not of this recipe's network, mel or CLIP."
+    ours, theirs = json.loads(json.dumps(self.config())), load_config(folder, kind=self.config()["kind"])
+    parts = {f"{k}.{n}" if n else k: (a.get(n) if n else a, b.get(n) if n and isinstance(b, dict) else b) for k in ("model", "unet", "mel", "clip", "diffusion") if k in ours
+             for a, b in [(ours[k], theirs.get(k))] for n in (a if isinstance(a, dict) else [""])}
+    if wrong := [f"{k} {b!r}, here {a!r}" for k, (a, b) in parts.items() if a != b]: raise CheckpointError(f"{folder} was trained with other settings: {'; '.join(wrong)}")
 
 # %% ../nbs/40_engine.ipynb #c2184d6f
 class Average:
@@ -154,9 +158,6 @@ class Engine:
         if self.t.compile:
             for network in recipe.networks.values(): network.compile()
         self.next, self.bad = 0, 0     # number of the next step; losses in a row that were not numbers
-
-# %% ../nbs/40_engine.ipynb #29029714
-from fastcore.basics import patch
 
 # %% ../nbs/40_engine.ipynb #ba30d421
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CRITICS', 'paper', 'clipsynth', 'pocket', 'DENOISERS', 'bigvgan', 'hifigan', 'leaky', 'VOCODERS', 'OTHERS', 'PRESETS',
            'read_pairs', 'augment', 'permuted', 'PocketClip', 'zero_shot', 'DenoiserConfig', 'Denoiser',
-           'VocoderConfig', 'TrainVocoder', 'channels_last', 'PocketClassifier', 'recipe']
+           'VocoderConfig', 'channels_last', 'TrainVocoder', 'PocketClassifier', 'recipe']
 
 # %% ../nbs/41_recipes.ipynb #391e81a1
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .checkpoint import load_strict, load_tensors
+from .checkpoint import load_config, load_strict, load_tensors
 from .clip import Captioner, Clip, ClipConfig, PocketTokenizer, article, build_clip, contrastive_loss, pocket_preprocess
 from .core import Audio, InputError, noise_streams, randn_streams
 from .diffusion import Diffusion, cosine_betas
@@ -27,8 +27,8 @@ from .samplers import ddim, guided
 from .scores import Classifier, ClassifierConfig, classifier_loss, listen
 from .shards import all_clips, batches, shard_info
 from .unet import UNet, UNetConfig
-from .vocoder import (SPARE, Generator, GeneratorConfig, MelInversion, MelInversionConfig, Vocoder, discriminator_loss, feature_matching, folded, generator_loss, heard,
-                               magnitude_distance, mel_distance, multi_period, multi_resolution, multi_scale, normalised, stft_distance, vary, vocoder_settings)
+from .vocoder import (KINDS, SPARE, Generator, GeneratorConfig, ISTFTHeadConfig, MelInversionConfig, Vocoder, discriminator_loss, feature_matching, folded,
+                               generator_loss, heard, magnitude_distance, mel_distance, multi_period, multi_resolution, multi_scale, normalised, stft_distance, vary, vocoder_settings)
 
 # %% ../nbs/41_recipes.ipynb #84f03ea3
 def read_pairs(paths:list) -> tuple[torch.Tensor, list[str], dict[str, list[str]]]: # ((N, 3, 64, 64) uint8, nouns, synonyms by noun)
@@ -246,7 +246,7 @@ CRITICS = {"mpd": multi_period, "mrd": multi_resolution, "msd": multi_scale}
 @dataclasses.dataclass(frozen=True)
 class VocoderConfig:
     "A vocoder, its critics and the weights of its losses; the defaults are BigVGAN-base's."
-    network: GeneratorConfig|MelInversionConfig = GeneratorConfig()
+    network: GeneratorConfig|MelInversionConfig|ISTFTHeadConfig = GeneratorConfig()
     critics: dict[str, float] = dataclasses.field(default_factory=lambda: {"mpd": 1.0, "mrd": 1.0}) # of `CRITICS`, with their widths
     segment: int = 8192             # samples of a crop, a multiple of the hop
     features: float = 2.0           # weight of feature matching
@@ -258,27 +258,37 @@ class VocoderConfig:
     varied: bool = False            # crops are varied in speed, mixture and loudness (`24_vocoder`)
 
 # %% ../nbs/41_recipes.ipynb #4a0495b2
+def channels_last(network):
+    "Convolutions with channels last in memory, which a CPU likes."
+    return network.to(memory_format=torch.channels_last)
+
 class TrainVocoder(Recipe):
     "A vocoder against its critics. Reads sound only."
     def __init__(self, data, name:str, config:VocoderConfig, training:Training, valid=None):
         self.name, self.data, self.valid, self.config_, self.training = name, data, valid, config, training
-        self.mel, self.inverts = config.network.mel, isinstance(config.network, MelInversionConfig)
+        self.mel, self.kind = config.network.mel, vocoder_settings(config.network)["kind"]
+        self.inverts = self.kind == "mel-inversion"
         if config.segment % self.mel.hop_length: raise InputError(f"segment={config.segment}: expected a multiple of the hop, {self.mel.hop_length}")
         if (rate := shard_info(data)["sample_rate"]) != self.mel.sample_rate: raise InputError(f"{data} holds sound at {rate} Hz; --preset {name} makes sound at {self.mel.sample_rate} Hz")
         self.critics = {critic: channels_last(CRITICS[critic](width)) for critic, width in config.critics.items()}
         self.networks = {"vocoder": self.build(self.plain()), **self.critics}
 
-    def plain(self): return (MelInversion if self.inverts else Generator)(self.config_.network)
-    def build(self, network): return network if self.inverts else channels_last(normalised(network))
+    def plain(self): return KINDS[self.kind][1](self.config_.network)
+    def build(self, network): return channels_last(normalised(network)) if isinstance(network, Generator) else network
 
     @property
     def optimizers(self): return ({"discriminator": list(self.critics)} if self.critics else {}) | {"generator": ["vocoder"]}
     @property
     def used(self): return ["vocoder"]
-    def tensors(self, networks): return {self.config()["kind"]: folded(networks["vocoder"])}
+    def tensors(self, networks): return {self.kind: folded(networks["vocoder"])}
     def begin(self, folder):
-        self.same_kind(folder)
-        self.networks["vocoder"] = self.build(load_strict(self.plain(), load_tensors(folder, self.config()["kind"]), where=folder))
+        network, kind = self.plain(), load_config(folder)["kind"]
+        if (self.kind, kind) == ("istft-head", "mel-inversion"):   # the magnitudes that it starts from
+            load_strict(network.inversion, Vocoder.load(folder, "cpu").fits(self.mel).network.state_dict(), where=folder)
+        else:
+            self.same_kind(folder)
+            load_strict(network, load_tensors(folder, kind), where=folder)
+        self.networks["vocoder"] = self.build(network)
     def config(self):
         losses = {k: v for k, v in dataclasses.asdict(self.config_).items() if k != "network"}
         return vocoder_settings(self.config_.network) | {"preset": self.name, "losses": losses}
@@ -288,32 +298,31 @@ class TrainVocoder(Recipe):
         drawn = batches(self.data, self.training.batch_size, seconds, self.training.seed, start, rank=rank, world=world, jitter=1.0)
         yield from (batch | {"joined": number >= self.config_.alone} for number, batch in enumerate(drawn, start))
 
-    def losses(self, batch, generator):
-        c, network, parts = self.config_, self.networks["vocoder"], {}
-        real = batch["waveform"].to(next(network.parameters()).device)
-        if c.varied: real = vary(real, generator, self.mel.sample_rate)
-        mel = log_mel(real, self.mel)
-        guess, judged = network(mel), self.critics and batch["joined"]
-        if c.magnitude: parts["magnitude"] = c.magnitude * magnitude_distance(guess, real, self.mel)
-        if judged or c.mel or c.stft:
-            guess, real, mel = guess[:c.judged], real[:c.judged], mel[:c.judged]
-            made = heard(guess, mel, self.mel) if self.inverts else guess
-        if c.mel: parts["mel"] = c.mel * mel_distance(made, real, self.mel)
-        if c.stft: parts["stft"] = c.stft * stft_distance(made, real)
-        if judged:
-            said = [self.networks[name](torch.cat([real, made.detach()])) for name in self.critics]
-            halves = [[(s.chunk(2)[i], [f.chunk(2)[i] for f in seen]) for one in said for s, seen in one] for i in (0, 1)]
-            yield "discriminator", discriminator_loss(*halves), {}
-            for critic in self.critics.values(): critic.requires_grad_(False)   # they stand still while the generator moves
-            with torch.no_grad(): of_real = [d for critic in self.critics.values() for d in critic(real)]
-            of_made = [d for critic in self.critics.values() for d in critic(made)]
-            parts |= {"adversarial": generator_loss(of_made), "features": c.features * feature_matching(of_real, of_made)}
-        yield "generator", sum(parts.values()), {k: v.detach() for k, v in parts.items()}
-        for critic in self.critics.values(): critic.requires_grad_(True)
-
-def channels_last(network):
-    "Convolutions with channels last in memory, which a CPU likes."
-    return network.to(memory_format=torch.channels_last)
+# %% ../nbs/41_recipes.ipynb #386ad5be
+@patch
+def losses(self:TrainVocoder, batch, generator):
+    "The critics' turn, once they have joined; then the vocoder's."
+    c, network, parts = self.config_, self.networks["vocoder"], {}
+    real = batch["waveform"].to(next(network.parameters()).device)
+    if c.varied: real = vary(real, generator, self.mel.sample_rate)
+    mel = log_mel(real, self.mel)
+    guess, judged = network(mel), self.critics and batch["joined"]
+    if c.magnitude: parts["magnitude"] = c.magnitude * magnitude_distance(guess, real, self.mel)
+    if judged or c.mel or c.stft:
+        guess, real, mel = guess[:c.judged], real[:c.judged], mel[:c.judged]
+        made = heard(guess, mel, self.mel) if self.inverts else guess
+    if c.mel: parts["mel"] = c.mel * mel_distance(made, real, self.mel)
+    if c.stft: parts["stft"] = c.stft * stft_distance(made, real)
+    if judged:
+        said = [self.networks[name](torch.cat([real, made.detach()])) for name in self.critics]
+        halves = [[(s.chunk(2)[i], [f.chunk(2)[i] for f in seen]) for one in said for s, seen in one] for i in (0, 1)]
+        yield "discriminator", discriminator_loss(*halves), {}
+        for critic in self.critics.values(): critic.requires_grad_(False)   # they stand still while the generator moves
+        with torch.no_grad(): of_real = [d for critic in self.critics.values() for d in critic(real)]
+        of_made = [d for critic in self.critics.values() for d in critic(made)]
+        parts |= {"adversarial": generator_loss(of_made), "features": c.features * feature_matching(of_real, of_made)}
+    yield "generator", sum(parts.values()), {k: v.detach() for k, v in parts.items()}
+    for critic in self.critics.values(): critic.requires_grad_(True)
 
 # %% ../nbs/41_recipes.ipynb #6e5b482a
 @patch
@@ -396,8 +405,10 @@ VOCODERS = {
     "bigvgan": (VocoderConfig(GeneratorConfig(channels=1536, upsample_rates=(8, 4, 2, 2, 2, 2), upsample_kernels=(16, 8, 4, 4, 4, 4))), bigvgan),
     "hifigan": (VocoderConfig(leaky, {"mpd": 1.0, "msd": 1.0}), hifigan),
     "clipsynth-hifigan": (VocoderConfig(dataclasses.replace(leaky, mel=clipsynth.mel, upsample_rates=(8, 8, 4, 4), upsample_kernels=(16, 16, 8, 8)), {"mpd": 1.0, "msd": 1.0}), hifigan),
-    "pocket-bigvgan": (VocoderConfig(GeneratorConfig(channels=128), {"mpd": 0.25, "mrd": 0.25}, stft=10.0, alone=700, varied=True),
-                       dataclasses.replace(bigvgan, steps=2500, batch_size=8, lr=8e-4, gamma=0.9995, ema=0.995, save_every=250)),
+    "pocket-bigvgan": (VocoderConfig(GeneratorConfig(channels=128), {"mpd": 0.25, "mrd": 0.25}, stft=10.0, alone=1750, varied=True),
+                       dataclasses.replace(bigvgan, steps=2800, batch_size=8, lr=8e-4, gamma=0.9997, ema=0.995, save_every=250)),
+    "pocket-istft": (VocoderConfig(ISTFTHeadConfig(), {}, segment=16384, stft=10.0, varied=True),
+                     Training(steps=6000, batch_size=16, lr=1e-3, betas=(0.8, 0.99), warmup=50, decay="exponential", gamma=0.9995, ema=0.995, clip_grad=1000, precision="bf16", save_every=250)),
     "pocket-vocoder": (VocoderConfig(MelInversionConfig(), {}, segment=32768, mel=0.0, magnitude=20.0, varied=True),
                        Training(steps=6000, batch_size=32, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, decay="cosine", ema=0.999, clip_grad=100, precision="bf16", save_every=250)),
 }

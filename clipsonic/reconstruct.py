@@ -61,6 +61,10 @@ def _stamp(path):
     about = Path(path).stat()
     return f"{Path(path).resolve()} {about.st_size} {about.st_mtime_ns}"
 
+def _target(out, name):
+    "The wav that a file becomes."
+    return out / f"{Path(name).with_suffix('')}.wav"
+
 def _rows(report):
     "What `report.csv` says of reconstructed files, by name. Raises `InputError` for a csv that is something else."
     if not report.is_file(): return {}
@@ -95,7 +99,22 @@ class Reconstructions:
         lost = f"{len(self.unused)} files without a usable sound (each is named in {self.out / 'report.csv'})" if self.unused else "every file could be used"
         return f"{self.out}: {n} sounds, {sum(r.seconds for r in self.made):.1f} s, on average {mean('mel'):.3f} nepers off in log-mel, STFT distance {mean('stft'):.3f}; {lost}"
 
+# %% ../nbs/55_reconstruct.ipynb #b7775d63
+def _open(out, inputs, player, vocoder):
+    "Makes `out` the folder of a vocoder's reconstructions: what is in it already, what there is to read, and what cannot be. Raises `InputError` before anything is written"
+    if not out.parent.is_dir(): raise InputError(f"cannot write to {out}: the folder {out.parent} does not exist; make it first")
+    if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: the sounds go into a folder, give another name")
+    about = {"kind": "reconstructions", "vocoder": str(vocoder), "hash": player.hash, "mel": asdict(player.mel)}
+    if (note := _note(out / "reconstruct.json")) and note.get("hash") != about["hash"]: raise InputError(f"{out} holds the reconstructions of another vocoder ({note.get('vocoder')}): give another folder")
+    made = {name: row for name, row in _rows(out / "report.csv").items() if _target(out, name).is_file()}
+    found = [f for f in find_files(inputs) if not note or not Path(f.path).resolve().is_relative_to(out.resolve())]  # what was made is no source
+    sources, unused = without_index(found)
+    if taken := [t for s in sources if not note and (t := _target(out, s.file.name)).exists()]: raise InputError(f"{taken[0]} is there and was not made by this command, so it is not replaced: give another folder")
+    out.mkdir(exist_ok=True)
+    with whole_file(out / "reconstruct.json") as partial: partial.write_text(json.dumps(about, indent=1) + "\n")
+    return made, sources, unused
 
+# %% ../nbs/55_reconstruct.ipynb #fc5c8a2a
 def reconstruct(
     inputs,  # a file or folder of sounds or videos, or several
     out: str | Path,  # folder for the wavs; the folder above it must be there
@@ -106,17 +125,8 @@ def reconstruct(
     "Sends sound files through a vocoder's mel and back. Raises `InputError` for what is not there, where nothing could be used, and for a folder with anyone else's work"
     from tqdm.auto import tqdm
     out, player = Path(out), Vocoder.load(vocoder, device)
-    if not out.parent.is_dir(): raise InputError(f"cannot write to {out}: the folder {out.parent} does not exist; make it first")
-    if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: the sounds go into a folder, give another name")
-    about, report = {"kind": "reconstructions", "vocoder": str(vocoder), "hash": player.hash, "mel": asdict(player.mel)}, out / "report.csv"
-    if (note := _note(out / "reconstruct.json")) and note.get("hash") != about["hash"]: raise InputError(f"{out} holds the reconstructions of another vocoder ({note.get('vocoder')}): give another folder")
-    before, targets = _rows(report), lambda name: out / f"{Path(name).with_suffix('')}.wav"
-    made = {name: row for name, row in before.items() if targets(name).is_file()}
-    found = [f for f in find_files(inputs) if not note or not Path(f.path).resolve().is_relative_to(out.resolve())]  # what was made is no source
-    sources, unused = without_index(found)
-    if taken := [t for s in sources if not note and (t := targets(s.file.name)).exists()]: raise InputError(f"{taken[0]} is there and was not made by this command, so it is not replaced: give another folder")
-    out.mkdir(exist_ok=True)
-    with whole_file(out / "reconstruct.json") as partial: partial.write_text(json.dumps(about, indent=1) + "\n")
+    made, sources, unused = _open(out, inputs, player, vocoder)
+    report = out / "report.csv"
     asked, left = [], []
     for n, source in enumerate(tqdm(sources, desc="reconstructing", unit="file", delay=1, disable=not progress)):
         name = source.file.name
@@ -127,8 +137,8 @@ def reconstruct(
                 left.append(Unused(name, source.id, None, getattr(error, "reason", "unreadable"), str(error)))
                 continue
             back = mel_and_back(real, player)
-            targets(name).parent.mkdir(parents=True, exist_ok=True)
-            Audio(back.waveform / max(1.0, back.peak), back.sample_rate).save(targets(name))
+            _target(out, name).parent.mkdir(parents=True, exist_ok=True)
+            Audio(back.waveform / max(1.0, back.peak), back.sample_rate).save(_target(out, name))
             made[name] = Reconstructed.measure(name, real, back, player.mel, _stamp(source.file.path))
             if n % 20 == 19: _write(report, made.values(), unused + left)
         asked.append(made[name])

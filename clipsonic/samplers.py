@@ -62,7 +62,7 @@ def ddpm(
 # %% ../nbs/21_samplers.ipynb #b0cd82d7
 @torch.no_grad()
 def ddim(
-    model: Callable,  # (x, time) -> (batch, 2·channel, …): ε (or velocity) and v, which is not used
+    model: Callable,  # (x, time) -> (batch, channel or more, …): ε, velocity or x_0; what follows it, such as v, is not used
     diffusion: Diffusion,  # the schedule that the model was trained with
     noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, where the walk starts
     streams: list[torch.Generator] | None = None,  # one per item; not needed where eta is 0
@@ -77,7 +77,8 @@ def ddim(
     short, x = diffusion.respace(diffusion.T if steps is None else steps), noise
     for i in reversed(range(short.T)):
         t = torch.full((len(x),), i, device=x.device)
-        x0 = short.reverse(model(x, short.model_time(t)).to(x.dtype), x, t, clip)[2]
+        x0 = short.guess_x0(model(x, short.model_time(t))[:, : x.shape[1]].to(x.dtype), x, t)
+        if clip: x0 = x0.clamp(-1, 1)
         eps = short.predict_eps(x, t, x0)  # not the model's: x_0 may have been clipped
         before, sigma = short.alpha_bar_prev[i], eta * short.variance[i] ** 0.5
         x = before**0.5 * x0 + (1 - before - sigma**2) ** 0.5 * eps

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPARE', 'RESOLUTIONS', 'KINDS', 'WEIGHT_NORMS', 'GriffinLim', 'MelInversionConfig', 'FrameBlock', 'MelInversion',
-           'tones', 'vary', 'magnitude_distance', 'GeneratorConfig', 'low_pass', 'Snake', 'filtered', 'across',
-           'ResidualBlock', 'Generator', 'convolutions', 'Discriminator', 'PeriodDiscriminator',
-           'ResolutionDiscriminator', 'ScaleDiscriminator', 'Discriminators', 'multi_period', 'multi_resolution',
-           'multi_scale', 'discriminator_loss', 'generator_loss', 'feature_matching', 'mel_distance', 'stft_distance',
-           'normalised', 'folded', 'heard', 'Vocoder', 'vocoder_settings', 'save_vocoder', 'published_config',
-           'published_name', 'published_tensors', 'convert_vocoder']
+           'tones', 'vary', 'magnitude_distance', 'ISTFTHeadConfig', 'ISTFTHead', 'GeneratorConfig', 'low_pass',
+           'filtered', 'Snake', 'across', 'ResidualBlock', 'Generator', 'convolutions', 'Discriminator',
+           'PeriodDiscriminator', 'ResolutionDiscriminator', 'ScaleDiscriminator', 'Discriminators', 'multi_period',
+           'multi_resolution', 'multi_scale', 'discriminator_loss', 'generator_loss', 'feature_matching',
+           'mel_distance', 'stft_distance', 'normalised', 'folded', 'heard', 'Vocoder', 'vocoder_settings',
+           'save_vocoder', 'published_config', 'published_name', 'published_tensors', 'convert_vocoder']
 
 # %% ../nbs/24_vocoder.ipynb #9871e44a
 import copy
@@ -165,6 +165,57 @@ def magnitude_distance(
     "Mean absolute error of guessed log-magnitudes"
     return (log_magnitude - stft_magnitude(waveform, config).log()).abs().mean()
 
+# %% ../nbs/24_vocoder.ipynb #4993babb
+@dataclass(frozen=True)
+class ISTFTHeadConfig:
+    "What an `ISTFTHead` is built from"
+    inversion: MelInversionConfig = field(default_factory=MelInversionConfig)  # guesses the magnitudes; the phases' blocks are as wide
+    depth: int = 5  # blocks for the phases
+
+    def __post_init__(self):
+        if isinstance(self.inversion, dict): object.__setattr__(self, "inversion", MelInversionConfig(**self.inversion))
+
+    @property
+    def mel(self): return self.inversion.mel
+
+# %% ../nbs/24_vocoder.ipynb #0ea4671d
+class ISTFTHead(nn.Module):
+    "Log-mel spectrogram → waveform: a `MelInversion`'s magnitudes at learned phases"
+
+    def __init__(
+        self,
+        config: ISTFTHeadConfig = ISTFTHeadConfig(),  # sizes, and the mel it undoes
+    ):
+        super().__init__()
+        c, self.config, self.mel = config.inversion, config, config.mel
+        self.inversion = MelInversion(c)
+        self.enter = nn.Conv1d(c.mel.n_mels, c.width, c.kernel, padding=c.kernel // 2)
+        self.norm_in, self.norm_out = nn.LayerNorm(c.width), nn.LayerNorm(c.width)
+        self.blocks = nn.Sequential(*[FrameBlock(c.width, c.kernel, c.expansion) for _ in range(config.depth)])
+        self.leave = nn.Linear(c.width, 2 * (c.mel.n_fft // 2 + 1))
+
+    def forward(
+        self,
+        mel: torch.Tensor,  # (batch, 1, mel, frame) ln-mel
+        first: int = 0,  # number of its first frame, in a piece of something longer
+    ) -> torch.Tensor:  # (batch, 1, frame·hop) waveform
+        "The waveform"
+        n_fft, hop, log_magnitude = self.mel.n_fft, self.mel.hop_length, self.inversion(mel)
+        x = self.norm_in(self.enter((mel[:, 0] + 5) / 4).transpose(1, 2))
+        direction = self.leave(self.norm_out(self.blocks(x))).transpose(1, 2)
+        with torch.autocast(mel.device.type, enabled=False):
+            k, n = (torch.arange(count, device=mel.device) for count in log_magnitude.shape[1:])
+            turn = 2 * math.pi / n_fft * (k[:, None] * ((first + n) * hop + n_fft // 2) % n_fft)  # of a partial at the bin's centre
+            phase = torch.sgn(torch.complex(*direction.float().chunk(2, 1))) * torch.polar(torch.ones_like(turn), turn)
+            return inverse_stft(log_magnitude.exp() * phase, self.mel)
+
+    def decode(self, mel, first=0): return self(mel, first)
+
+    @property
+    def reach(self) -> int:  # frames before and after that a frame's sound depends on
+        "Blocks, and the frames that overlap"
+        return (self.config.inversion.kernel // 2) * (1 + max(self.config.depth, self.config.inversion.depth)) + self.mel.n_fft // self.mel.hop_length
+
 # %% ../nbs/24_vocoder.ipynb #f9191eb7
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -205,6 +256,15 @@ def low_pass() -> torch.Tensor:  # (12,), sums to one
     taps = torch.kaiser_window(12, periodic=False, beta=0.1102 * (attenuation - 8.7)) * torch.sinc((torch.arange(12) - 5.5) / 2)
     return taps / taps.sum()
 
+# %% ../nbs/24_vocoder.ipynb #06290b88
+def filtered(x, odd, kernel, first, last):
+    "`x` under the even or the odd taps, with `first` and `last` going on for ever beyond its ends"
+    (taps, front, back), time = kernel, x.shape[-1]
+    y = F.conv2d(x, taps, padding=(0, 3), groups=len(taps))[..., odd : odd + time]
+    y[..., :3] += first * front[..., :time]
+    y[..., -3:] += last * back[..., -time:]
+    return y
+
 # %% ../nbs/24_vocoder.ipynb #c00bb323
 class Snake(nn.Module):
     "Anti-aliased snake: x + sin²(αx)/β at twice the rate, low-passed on the way there and back"
@@ -222,8 +282,8 @@ class Snake(nn.Module):
         front, back = taps.cumsum(1), taps.flip(1).cumsum(1)  # what a convolution lacks that starts or ends amid its taps
         self.register_buffer("taps", taps, persistent=False)
         self.register_buffer("front", torch.stack([front[0, :3].flip(0), F.pad(front[1, :2].flip(0), (0, 1))]), persistent=False)
-        self.kept, self.stamp = None, None
         self.register_buffer("back", torch.stack([F.pad(back[0, :2], (1, 0)), back[1, :3]]), persistent=False)
+        self.kept, self.stamp = None, None  # what `kernels` found, and for which parameters
 
     def scaled(self, odd, scale):
         "The even or the odd taps times `scale` (channel, 1), and what the ends lack of them"
@@ -247,15 +307,6 @@ class Snake(nn.Module):
         even, odd = (square(u.sin()).addcmul_(u, slope) for u in (even, odd))  # β times snake
         ends = even[..., :1], odd[..., -1:]
         return filtered(even, 1, down[0], *ends).add_(filtered(odd, 0, down[1], *ends))
-
-
-def filtered(x, odd, kernel, first, last):
-    "`x` under the even or the odd taps, with `first` and `last` going on for ever beyond its ends"
-    (taps, front, back), time = kernel, x.shape[-1]
-    y = F.conv2d(x, taps, padding=(0, 3), groups=len(taps))[..., odd : odd + time]
-    y[..., :3] += first * front[..., :time]
-    y[..., -3:] += last * back[..., -time:]
-    return y
 
 # %% ../nbs/24_vocoder.ipynb #4e68250a
 def across(c_in, c_out, kernel, dilation=1, bias=True):
@@ -408,6 +459,8 @@ RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # n_fft, ho
 class Discriminators(nn.ModuleList):
     "Several critics, asked together"
 
+    def __init__(self, critics: list[nn.Module]): super().__init__(critics)
+
     def forward(self, waveform): return [d(waveform) for d in self]
 
 
@@ -512,7 +565,7 @@ class Vocoder:
 
     def __init__(
         self,
-        network: nn.Module | None = None,  # `GriffinLim`, `MelInversion` or `Generator`; None: Griffin-Lim without learning
+        network: nn.Module | None = None,  # `GriffinLim`, `MelInversion`, `ISTFTHead` or `Generator`; None: Griffin-Lim without learning
         mel: MelConfig | None = None,  # the mel it is for; None: what the network was made for
     ):
         self.network = network or GriffinLim(mel or MelConfig())
@@ -556,11 +609,11 @@ class Vocoder:
         return torch.cat(waveforms)
 
 # %% ../nbs/24_vocoder.ipynb #1b1089e8
-KINDS = {"mel-inversion": (MelInversionConfig, MelInversion), "vocoder": (GeneratorConfig, Generator)}
+KINDS = {"mel-inversion": (MelInversionConfig, MelInversion), "istft-head": (ISTFTHeadConfig, ISTFTHead), "vocoder": (GeneratorConfig, Generator)}
 
 
 def vocoder_settings(
-    config: MelInversionConfig | GeneratorConfig,
+    config: MelInversionConfig | ISTFTHeadConfig | GeneratorConfig,
 ) -> dict:  # for `config.json`
     "A network's configuration as it is written down"
     return {"kind": next(kind for kind, (c, _) in KINDS.items() if isinstance(config, c)), "model": asdict(config)}
@@ -568,7 +621,7 @@ def vocoder_settings(
 
 def save_vocoder(
     folder: str | Path,  # appears whole, or not at all
-    network: nn.Module,  # `MelInversion` or `Generator`
+    network: nn.Module,  # `MelInversion`, `ISTFTHead` or `Generator`
     dtype: torch.dtype | None = None,  # torch.float16 to ship it
     about: dict | None = None,  # more for `config.json`
 ):

@@ -7,9 +7,10 @@ import torch
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.engine import Engine
 from clipsonic.recipes import DENOISERS, VOCODERS, Denoiser, PRESETS, TrainVocoder, pocket, recipe
+from clipsonic.mel import MelConfig
 from clipsonic.shards import made_up_shards
 from clipsonic.unet import UNet
-from clipsonic.vocoder import Generator, GeneratorConfig, MelInversionConfig, Vocoder
+from clipsonic.vocoder import Generator, GeneratorConfig, ISTFTHeadConfig, MelInversionConfig, Vocoder
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
@@ -77,7 +78,18 @@ def test_the_vocoders_sizes(preset, millions, hop):
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions and config.network.mel.hop_length == hop
     assert (config.features, config.mel) == (2, 45)
 
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["bigvgan-base", "bigvgan", "hifigan", "clipsynth-hifigan"])
+def test_a_real_vocoder_step_at_full_size(preset, shards, tmp_path):
+    config, training = VOCODERS[preset]
+    engine = Engine(TrainVocoder(shards(8), preset, config, dataclasses.replace(training, batch_size=1, precision="no")), tmp_path / "run", cpu=True)
+    before = {name: next(network.parameters()).detach().clone() for name, network in engine.bare.items()}
+    figures = engine.step(next(engine.recipe.batches(0, 0, 1)))
+    assert figures["skipped"] == 0 and figures["mel"] > 0 and figures["features"] > 0
+    assert all(not torch.equal(before[name], next(network.parameters())) for name, network in engine.bare.items())
+
 TINY = {"inversion": (dict(network=MelInversionConfig(width=16, depth=1), critics={"mrd": 0.125}, segment=16384, magnitude=20.0, mel=0.0, judged=2, varied=True)),
+        "head": (dict(network=ISTFTHeadConfig(MelInversionConfig(width=16, depth=1), depth=1), critics={"mpd": 1 / 32, "mrd": 1 / 8}, segment=16384, stft=1.0)),
         "bigvgan": (dict(network=GeneratorConfig(channels=16), critics={"mpd": 1 / 32, "mrd": 1 / 8}, varied=True)),
         "hifigan": (dict(network=GeneratorConfig(channels=16, activation="leaky_relu"), critics={"mpd": 1 / 32, "msd": 1 / 8}, stft=1.0))}
 
@@ -101,7 +113,7 @@ def test_a_vocoder_resumes_to_the_bit(shards, tmp_path, kind):
     assert any(k.startswith("optimizer/discriminator") for k in whole) and any(k.startswith("optimizer/generator") for k in whole)
     assert {"mel", "stft"} <= figures.keys()
     assert (tmp_path / "whole" / "samples" / "0000006" / "spectrograms.png").exists() and (tmp_path / "whole" / "samples" / "0000006" / "0.wav").exists()
-    assert not any("parametrizations" in k or "discriminator" in k for k in load_tensors(tmp_path / "whole" / "model", "mel-inversion" if kind == "inversion" else "vocoder"))
+    assert not any("parametrizations" in k or "discriminator" in k for k in load_tensors(tmp_path / "whole" / "model", {"inversion": "mel-inversion", "head": "istft-head"}.get(kind, "vocoder")))
     assert Vocoder.load(tmp_path / "whole", "cpu")(torch.full((1, 1, 64, 8), -6.0)).shape == (1, 1, 4096)
 
 def test_critics_and_generator_are_both_trained(shards, tmp_path):
@@ -124,6 +136,18 @@ def test_a_vocoder_learns_its_tones(shards, tmp_path):
     assert mel(tmp_path / "more" / "log.csv") < 0.9 * first
     train(make(), tmp_path / "again", steps=3, start=tmp_path / "more", progress=False, cpu=True)
     assert mel(tmp_path / "again" / "log.csv") < 0.9 * first
+
+def test_a_head_starts_from_learned_magnitudes(shards, tmp_path):
+    from clipsonic.engine import train
+    train(tiny_vocoder(shards, "inversion", critics={}), tmp_path / "inversion", steps=2, progress=False, cpu=True)
+    learned = Vocoder.load(tmp_path / "inversion", "cpu").network.state_dict()
+    head = tiny_vocoder(shards, "head")
+    head.begin(tmp_path / "inversion")
+    assert all(torch.equal(v, learned[k]) for k, v in head.networks["vocoder"].inversion.state_dict().items())
+    other = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(mel=MelConfig(f_max=7000.0), width=16, depth=1))
+    with pytest.raises(InputError, match="undoes mels of"): tiny_vocoder(shards, "head", network=other).begin(tmp_path / "inversion")
+    wide = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(width=32, depth=1))
+    with pytest.raises(CheckpointError): tiny_vocoder(shards, "head", network=wide).begin(tmp_path / "inversion")
 
 def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
     from clipsonic.engine import train

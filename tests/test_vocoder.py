@@ -10,8 +10,8 @@ from golden_vocoder import FIXTURE, GENERATORS, mel, sound, wave, weight
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig, log_mel, stft_magnitude
-from clipsonic.vocoder import (Discriminators, Generator, GeneratorConfig, SPARE, GriffinLim, MelInversion, MelInversionConfig, Snake, Vocoder, convert_vocoder, convolutions, discriminator_loss,
-                               feature_matching, folded, generator_loss, low_pass, magnitude_distance, mel_distance, multi_period, multi_resolution, multi_scale, normalised, published_config,
+from clipsonic.vocoder import (Discriminators, Generator, GeneratorConfig, SPARE, GriffinLim, ISTFTHead, ISTFTHeadConfig, MelInversion, MelInversionConfig, Snake, Vocoder, convert_vocoder, convolutions,
+                               discriminator_loss, feature_matching, folded, generator_loss, low_pass, magnitude_distance, mel_distance, multi_period, multi_resolution, multi_scale, normalised, published_config,
                                save_vocoder, stft_distance, tones, vary)
 
 
@@ -218,7 +218,13 @@ def test_a_generator_computes_in_full_precision():
 
 # any vocoder
 
-def networks(small): return {"griffin-lim": GriffinLim(), "mel inversion": small, "snakebeta": tiny(), "leaky_relu": tiny(activation="leaky_relu", pairs=False)}
+def head():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ISTFTHead(ISTFTHeadConfig(MelInversionConfig(width=32, depth=1), depth=2)).eval().requires_grad_(False)
+
+
+def networks(small): return {"griffin-lim": GriffinLim(), "mel inversion": small, "istft head": head(), "snakebeta": tiny(), "leaky_relu": tiny(activation="leaky_relu", pairs=False)}
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 64, 125])
@@ -323,7 +329,7 @@ def test_even_kernel_is_refused():
     with pytest.raises(InputError, match="kernel=4"): MelInversionConfig(kernel=4)
 
 
-@pytest.mark.parametrize("network", ["mel inversion", "snakebeta"])
+@pytest.mark.parametrize("network", ["mel inversion", "istft head", "snakebeta"])
 def test_what_is_not_a_vocoder(tmp_path, small, network):
     with pytest.raises(InputError, match="no vocoder 'bigvgun'"): Vocoder.load("bigvgun")
     (tmp_path / "empty").mkdir()
@@ -331,6 +337,7 @@ def test_what_is_not_a_vocoder(tmp_path, small, network):
     save_checkpoint(tmp_path / "other", {"kind": "denoiser"}, {"denoiser": {"w": torch.zeros(1)}})
     with pytest.raises(CheckpointError, match="holds a denoiser, not a vocoder"): Vocoder.load(tmp_path / "other")
     save_vocoder(tmp_path / "torn", networks(small)[network])
+    assert Vocoder.load(tmp_path / "torn", "cpu").hash == Vocoder(networks(small)[network]).hash
     settings = json.loads((tmp_path / "torn" / "config.json").read_text())
     for key, value in ("width", 48), ("channels", 32), ("vocoder", 1), ("mel", None), ("width", -1), ("channels", -16):
         (tmp_path / "torn" / "config.json").write_text(json.dumps(settings | {"model": settings["model"] | {key: value}}))
