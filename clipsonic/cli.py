@@ -132,9 +132,9 @@ def add_train(commands):
         clipsonic train --preset pocket --data shards --out runs/mine --resume
         clipsonic train --preset pocket-clip --data pocketav/imagetext --out runs/clip
         accelerate launch -m clipsonic train --preset vggsound --data shards-train --valid shards-test --out runs/vggsound""")
-    p.add_argument("--preset", required=True, help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; a vocoder: pocket-vocoder, pocket-istft, pocket-bigvgan, "
+    p.add_argument("--preset", required=True, help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; a prior: pocket-prior-pd, pocket-prior-sd, prior; a vocoder: pocket-vocoder, pocket-istft, pocket-bigvgan, "
                                                    "bigvgan-base, bigvgan, hifigan, clipsynth-hifigan; or pocket-clip, pocket-classifier")
-    p.add_argument("--data", required=True, metavar="SHARDS", help="what `clipsonic prepare` made (pocket-clip: image-text tars)")
+    p.add_argument("--data", required=True, metavar="SHARDS", help="what `clipsonic prepare` made (pocket-clip and pocket-prior-pd: image-text tars)")
     p.add_argument("--valid", metavar="SHARDS", help="held-out shards, for validation and samples along the way")
     p.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     p.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")

@@ -225,6 +225,7 @@ def made_up_shards(
     clips: int = 64,         # how many
     dim: int = 768,          # width of the embeddings, 8 or more
     seconds: float = 10.0,   # of each clip
+    labels: bool = False,    # name the pitches
 ):
     "Shards of tones at 16 kHz with embeddings that tell their pitch."
     import soundfile
@@ -234,7 +235,8 @@ def made_up_shards(
         pitch, sound = rng.integers(8), io.BytesIO()
         soundfile.write(sound, .3 * np.sin(2*np.pi * 110 * 2**(pitch/2) * np.arange(int(16000*seconds)) / 16000), 16000, format="FLAC", subtype="PCM_16")
         embedding = np.tile(np.eye(dim)[pitch], (int(seconds), 1))
-        samples.append(pack_clip(f"{n:06d}", sound.getvalue(), embedding, dict(id=f"tone-{n}", file=f"tone-{n}.mp4", start=0, seconds=seconds, times=list(range(int(seconds))))))
+        samples.append(pack_clip(f"{n:06d}", sound.getvalue(), embedding, dict(id=f"tone-{n}", file=f"tone-{n}.mp4", start=0, seconds=seconds, times=list(range(int(seconds))),
+                                                                                label=f"tone {pitch}" if labels else None)))
     write_shard(Path(folder)/"clipsonic-000000.tar", samples)
     write_info(folder, {"clipsonic-000000.tar": clips}, clip={"name": "made up", "hash": ""}, dim=dim, sample_rate=16000, frame_rate=1.,
-               seconds=seconds, total_seconds=seconds*clips, labelled=0, split=None, index=None, unused=0)
+               seconds=seconds, total_seconds=seconds*clips, labelled=clips * labels, split=None, index=None, unused=0)

@@ -1,0 +1,177 @@
+"The prior against release 1.1.0's figures, from the files of its trainer; and the recipes that train one."
+import collections
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from golden_prior import FIXTURE, SMALL, TOKENS, given, weight
+
+from clipsonic.checkpoint import load_config, load_tensors
+from clipsonic.core import CheckpointError, InputError, noise_streams
+from clipsonic.prior import Prior, PriorConfig, build_prior, convert_prior, given_text, load_prior
+
+OLD = PriorConfig(**SMALL, tokens=TOKENS, cosine_attention=False)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(FIXTURE) as file: return {"guess": torch.from_numpy(file["guess"]), "freqs": torch.from_numpy(file["freqs"]), "layout": json.loads(file["layout"].item())}
+
+
+@pytest.fixture
+def published(golden): return {name: golden["freqs"].clone() if name.endswith("freqs") else weight(name[4:], shape) for name, shape in golden["layout"].items()}
+
+
+def trainer_file(path, state):
+    "What the old trainer's `save` leaves: weights, averages, an optimiser, and Python objects."
+    import packaging.version
+    import pytorch_warmup
+    optimizer = torch.optim.AdamW([torch.zeros(3, requires_grad=True)])
+    torch.save({"optimizer": optimizer.state_dict(), "warmup_scheduler": pytorch_warmup.LinearWarmup(optimizer, 10), "model": {k: torch.zeros_like(v) for k, v in state.items()},
+                "version": packaging.version.parse("1.1.0"), "step": torch.tensor([7]), "ema": {"initted": torch.tensor([True])}, "ema_model": collections.OrderedDict(state)}, path)
+    return path
+
+
+def test_the_published_prior_says_the_same(golden, published, tmp_path):
+    published["noise_scheduler.betas"] = torch.zeros(1000)  # the trainer's file holds its schedule too
+    prior = load_prior(convert_prior(trainer_file(tmp_path / "prior.pth", published), tmp_path / "ours", OLD), "cpu")
+    image, t, text, encodings = given(SMALL["dim"], TOKENS)
+    theirs = prior.network(image, t, text_embed=text, text_encodings=encodings)
+    torch.testing.assert_close(theirs, golden["guess"], atol=1e-5, rtol=0)
+    for i in range(3):
+        quick = given_text(prior.network, text[i : i + 1], encodings[i : i + 1])(image[i][None, None], t[i : i + 1].float())
+        torch.testing.assert_close(quick[0, 0], golden["guess"][i], atol=1e-5, rtol=0)
+    assert prior.clip is None and load_config(tmp_path / "ours")["converted"] == {"file": "prior.pth"}
+    plain = tmp_path / "weights.pth"
+    torch.save(published, plain)
+    assert all(torch.equal(a, b) for a, b in zip(load_prior(convert_prior(plain, tmp_path / "plain", OLD), "cpu").network.state_dict().values(), prior.network.state_dict().values()))
+
+
+def test_what_is_not_the_published_prior(published, tmp_path, capsys):
+    def refused(state, match, config=OLD):
+        torch.save(state, tmp_path / "odd.pth")
+        with pytest.raises(CheckpointError, match=match): convert_prior(tmp_path / "odd.pth", tmp_path / "out", config)
+        assert not (tmp_path / "out").exists()
+    lacking = {k: v for k, v in published.items() if "layers.1.0.to_q" not in k}
+    refused(lacking, "1 missing: net.causal_transformer.layers.1.0.to_q.weight")
+    refused(published | {"net.null_text_embeds": torch.zeros(1, 1, 32)}, "1 foreign: net.null_text_embeds")
+    refused(published | {"net.learned_query": torch.zeros(9)}, "learned_query")
+    refused({"a": 1}, "holds no prior")
+    refused([1], "holds no prior")
+    refused(published, "missing", PriorConfig(cosine_attention=False))
+    with pytest.raises(InputError, match="no such file"): convert_prior(tmp_path / "none.pth", tmp_path / "out", OLD)
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(CheckpointError, match="cannot be read"): convert_prior(tmp_path / "text.pth", tmp_path / "out", OLD)
+
+
+class Bomb:
+    def __reduce__(self): return print, ("a pickle was executed",)
+
+
+def test_no_pickle_is_executed(published, tmp_path, capsys):
+    torch.save(published | {"x": Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(CheckpointError, match="cannot be read"): convert_prior(tmp_path / "bomb.pth", tmp_path / "out", OLD)
+    assert "executed" not in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    config = PriorConfig(dim=16, depth=2, heads=2, dim_head=8, ff_mult=2, tokens=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Prior(build_prior(config).eval().requires_grad_(False), config)
+
+
+def texts(count): return F.normalize(torch.randn(count, 16, generator=torch.Generator().manual_seed(3)), dim=-1), torch.randn(count, 3, 16, generator=torch.Generator().manual_seed(4))
+
+
+def test_a_text_s_embedding_is_its_own(tiny):
+    "The same seed gives the same embedding to the bit, in any batch; what is given stays as it was, and the global generator too."
+    text, encodings = texts(4)
+    before = text.clone(), encodings.clone(), torch.random.get_rng_state()
+    together = tiny(text, encodings, noise_streams(0, 4), steps=8)
+    for i in range(4): assert torch.equal(tiny(text[i : i + 1], encodings[i : i + 1], noise_streams(0, 4)[i : i + 1], steps=8)[0], together[i])
+    assert torch.equal(before[0], text) and torch.equal(before[1], encodings) and torch.equal(before[2], torch.random.get_rng_state())
+    assert not torch.allclose(tiny(text[:1], encodings[:1], noise_streams(1, 1), steps=8)[0], together[0])
+    torch.testing.assert_close(together.norm(dim=-1), torch.ones(4))
+
+
+def test_of_two_walks_the_nearer_is_kept(tiny):
+    text, encodings = texts(6)
+    one, many = (tiny(text, encodings, noise_streams(0, 6), steps=4, samples=n) for n in (1, 16))
+    assert ((many * text).sum(1)).mean() > ((one * text).sum(1)).mean()
+
+
+def test_longer_texts_are_cut_and_shorter_ones_padded(tiny):
+    text, _ = texts(1)
+    encodings = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(5))
+    long, cut = (tiny(text, e, noise_streams(0, 1), steps=4) for e in (encodings, encodings[:, :4]))
+    assert torch.equal(long, cut)
+    short = F.pad(encodings[:, :2], (0, 0, 0, 2))
+    assert torch.equal(tiny(text, short, noise_streams(0, 1), steps=4), tiny(text, encodings[:, :2], noise_streams(0, 1), steps=4))
+
+
+# training
+
+class TinyClip:
+    "A CLIP of 16-wide embeddings that texts are hashed into."
+    dim, identity = 16, {"name": "made up", "hash": ""}
+
+    def encode_tokens(self, texts):
+        embedding = torch.stack([F.one_hot(torch.tensor(sum(map(ord, t)) % 16), 16).float() for t in texts])
+        return embedding, embedding[:, None].repeat(1, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    from clipsonic.shards import made_up_shards, shard_info
+    folder = tmp_path_factory.mktemp("labelled")
+    made_up_shards(folder, clips=12, dim=16, seconds=2.0, labels=True)
+    assert shard_info(folder)["labelled"] == 12
+    return folder
+
+
+def tiny_recipe(labelled, **more):
+    import dataclasses
+
+    from clipsonic.recipes import PRIORS, LabelledVideos
+    config = PriorConfig(dim=16, depth=1, heads=2, dim_head=8, ff_mult=2, tokens=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LabelledVideos(labelled, "tiny", config, dataclasses.replace(PRIORS["prior"][1], **{"batch_size": 8, "lr": 3e-3, "ema": 0.9, "precision": "no", "save_every": 2, "log_every": 2} | more), clip=TinyClip(), valid=labelled)
+
+
+def test_a_prior_learns_labels_and_resumes_to_the_bit(labelled, tmp_path):
+    from clipsonic.engine import train
+    train(tiny_recipe(labelled), tmp_path / "whole", steps=4, progress=False, cpu=True)
+    train(tiny_recipe(labelled), tmp_path / "parts", steps=2, progress=False, cpu=True)
+    figures = train(tiny_recipe(labelled), tmp_path / "parts", steps=4, resume=True, progress=False, cpu=True)
+    whole, parts = (load_tensors(tmp_path / name / "training", "state") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole) and {"cosine", "text"} <= figures.keys()
+    long = train(tiny_recipe(labelled, save_every=500), tmp_path / "long", steps=500, progress=False, cpu=True)
+    assert long["cosine"] > 0.5 > long["text"], long
+    assert load_prior(tmp_path / "long", "cpu").clip == TinyClip.identity
+
+
+def test_a_prior_of_another_space_is_refused(labelled, tmp_path):
+    from clipsonic.recipes import LabelledVideos, PRIORS, recipe
+    other = TinyClip()
+    other.identity = {"name": "another", "hash": "1"}
+    with pytest.raises(InputError, match="made up.*another"): LabelledVideos(labelled, "tiny", *PRIORS["prior"], clip=other)
+    with pytest.raises(InputError, match="16-wide.*768-wide"): LabelledVideos(labelled, "prior", *PRIORS["prior"], clip=TinyClip())
+    with pytest.raises(InputError, match="no image-text shards"): recipe("pocket-prior-pd", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_real_step_of_the_paper_s_prior(tmp_path):
+    from clipsonic.engine import Engine
+    from clipsonic.recipes import PRIORS, LabelledVideos
+    from clipsonic.shards import made_up_shards
+    made_up_shards(tmp_path / "shards", clips=32, dim=768, seconds=2.0, labels=True)
+    clip = TinyClip()
+    clip.dim, clip.encode_tokens = 768, lambda texts: (F.normalize(torch.ones(len(texts), 768), dim=-1), torch.ones(len(texts), 20, 768))
+    engine = Engine(LabelledVideos(tmp_path / "shards", "prior", *PRIORS["prior"], clip=clip), tmp_path / "run", cpu=True)
+    figures = engine.step(next(engine.recipe.batches(0, 0, 1)))
+    assert figures["skipped"] == 0 and np.isfinite(figures["model/loss"] if "model/loss" in figures else figures["loss"])
