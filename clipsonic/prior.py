@@ -194,7 +194,7 @@ def published_prior_tensors(
     tensors["causal_transformer.rel_pos_bias.relative_attention_bias.weight"] = 128 * tensors["causal_transformer.rel_pos_bias.relative_attention_bias.weight"]
     return tensors
 
-
+# %% ../nbs/23_prior.ipynb #e88e3138
 def convert_prior(
     file: str | Path,  # the trainer's file, or only its weights
     out: str | Path,  # folder for the checkpoint, for `load_prior`; appears whole or not at all

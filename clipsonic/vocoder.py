@@ -572,17 +572,6 @@ class Vocoder:
         self.mel = self.network.mel
         self.fits(mel or self.mel, "asked was")
 
-    def fits(
-        self,
-        mel: MelConfig,  # what it is to be given
-        who: str = "given is",  # begins the sentence about it
-    ) -> "Vocoder":  # itself
-        "Raises `InputError` where the mel is not the one that this vocoder undoes"
-        ours, theirs = asdict(self.mel), asdict(mel)
-        if wrong := [k for k in ours if k not in ("low", "high") and ours[k] != theirs[k]]:
-            raise InputError(f"this vocoder undoes mels of {', '.join(f'{k}={ours[k]}' for k in wrong)}; {who} {', '.join(f'{k}={theirs[k]}' for k in wrong)}")
-        return self
-
     @property
     def device(self): return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
@@ -607,6 +596,19 @@ class Vocoder:
             pieces = (self.network.decode(one[..., low:high], first=low)[..., (s - low) * hop : (e - low) * hop] for s, e, low, high in bounds)
             waveforms.append(torch.cat(list(pieces), -1))
         return torch.cat(waveforms)
+
+# %% ../nbs/24_vocoder.ipynb #49f223e3
+@patch
+def fits(
+    self: Vocoder,
+    mel: MelConfig,  # what it is to be given
+    who: str = "given is",  # begins the sentence about it
+) -> Vocoder:  # itself
+    "Raises `InputError` where the mel is not the one that this vocoder undoes"
+    ours, theirs = asdict(self.mel), asdict(mel)
+    if wrong := [k for k in ours if k not in ("low", "high") and ours[k] != theirs[k]]:
+        raise InputError(f"this vocoder undoes mels of {', '.join(f'{k}={ours[k]}' for k in wrong)}; {who} {', '.join(f'{k}={theirs[k]}' for k in wrong)}")
+    return self
 
 # %% ../nbs/24_vocoder.ipynb #1b1089e8
 KINDS = {"mel-inversion": (MelInversionConfig, MelInversion), "istft-head": (ISTFTHeadConfig, ISTFTHead), "vocoder": (GeneratorConfig, Generator)}
