@@ -69,7 +69,7 @@ def run_generate(args):
     from clipsonic.pipeline import Pipeline, Request
     request = Request(args.prompt or None, args.image or None, args.seconds, args.n, args.seed, args.guidance, args.steps, args.sampler, args.system, args.template)
     paths = sound_paths(args.out, [str(query) for query in request.queries for _ in range(args.n)])
-    for path, audio in zip(paths, Pipeline.load(args.model, args.device, args.clip, args.vocoder).answer(request)):
+    for path, audio in zip(paths, Pipeline.load(args.model, args.device, args.clip, args.vocoder, args.prior).answer(request)):
         audio.save(path)
         number = f", number {audio.info['number']}" if audio.info["number"] else ""
         print(f"{path}: {audio.seconds:.3f} s at {audio.sample_rate} Hz, seed {request.seed}{number}")
@@ -90,11 +90,12 @@ def add_generate(commands):
     p.add_argument("--guidance", type=float, default=1.5, help="1: plain; more: closer to the prompt, less variety (default: 1.5)")
     p.add_argument("--steps", type=int, help="evaluations of the denoiser (default: the model's own number)")
     p.add_argument("--sampler", help="ddim or ddpm (default: the model's own)")
-    p.add_argument("--system", help="ZS: text in, IQ: picture in (default: by what is given)")
+    p.add_argument("--system", help="zs: a text's own embedding; pd, sd: through the pretrained or the supervised prior; iq: a picture's (default: pd where the model has it)")
     p.add_argument("--template", default="a photo of {}", help='what CLIP reads, the prompt in place of {} (default: "a photo of {}")')
     p.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
     p.add_argument("--clip", metavar="PATH", help="where the model's CLIP is: the folder of one of yours, or a file with ViT-L-14's weights")
     p.add_argument("--vocoder", metavar="RUN", help='"pocket", "griffin-lim" or the folder of a vocoder (default: the model\'s own)')
+    p.add_argument("--prior", metavar="RUN", help="a trained or converted prior for texts to go through (default: the model's own)")
 
 # %% ../nbs/60_cli.ipynb #d2745e8a
 def run_prepare(args):
@@ -205,7 +206,8 @@ def run_pack(args):
     "`clipsonic pack`"
     from clipsonic.pipeline import pack
     knows = [name.strip() for name in (args.knows or "").split(",") if name.strip()]
-    out = pack(args.clip, args.denoiser, args.vocoder, args.out, knows, args.knows_threshold)
+    priors = {name: folder for name, folder in (("pd", args.prior_pd), ("sd", args.prior_sd)) if folder}
+    out = pack(args.clip, args.denoiser, args.vocoder, args.out, knows, args.knows_threshold, priors=priors)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB; clipsonic generate PROMPT --model {out}")
 
 def add_pack(commands):
@@ -214,6 +216,7 @@ def add_pack(commands):
         clipsonic generate "a dog barking" --model mine""")
     for part, what in ("clip", "pocket-clip"), ("denoiser", "pocket"), ("vocoder", "pocket-vocoder"):
         p.add_argument(f"--{part}", required=True, metavar="RUN", help=f"a run of --preset {what}, or its checkpoint")
+    for name in "pd", "sd": p.add_argument(f"--prior-{name}", metavar="RUN", help=f"a run of --preset pocket-prior-{name}, or its checkpoint")
     p.add_argument("--out", required=True, metavar="FOLDER", help="the folder to make; a packed model that is there is replaced")
     p.add_argument("--knows", metavar="NAMES", help="what the model can sound, with commas between; a prompt far from all of them warns")
     p.add_argument("--knows-threshold", type=float, help="cosine similarity below which a prompt is far")
@@ -237,17 +240,26 @@ def add_reconstruct(commands):
 # %% ../nbs/60_cli.ipynb #4c7615c8
 def run_convert(args):
     "`clipsonic convert`"
-    from clipsonic.vocoder import convert_vocoder
-    out = convert_vocoder(args.file, args.config, args.out)
-    print(f"{out}: converted; clipsonic reconstruct sound.wav --out back --vocoder {out}")
+    from clipsonic.core import InputError
+    if args.what == "prior":
+        from clipsonic.prior import convert_prior
+        if args.config is not None: raise InputError(f"--config {args.config}: a prior is converted without one, leave it out")
+        out = convert_prior(args.file, args.out)
+        print(f"{out}: converted; clipsonic generate PROMPT --model RUN --prior {out}")
+    else:
+        from clipsonic.vocoder import convert_vocoder
+        if args.config is None: raise InputError("a vocoder is converted with its settings: give --config config.json")
+        out = convert_vocoder(args.file, args.config, args.out)
+        print(f"{out}: converted; clipsonic reconstruct sound.wav --out back --vocoder {out}")
 
 def add_convert(commands):
     p = add_command(commands, "convert", run_convert, "turn a published checkpoint into one of ours", """
         clipsonic convert vocoder bigvgan_generator.pt --config config.json --out bigvgan
-        clipsonic convert vocoder generator_v1 --config config_v1.json --out hifigan""")
-    p.add_argument("what", choices=["vocoder"], help="vocoder: a generator of NVIDIA/BigVGAN or of the original HiFi-GAN")
-    p.add_argument("file", metavar="FILE", help="the file with the generator's weights")
-    p.add_argument("--config", required=True, metavar="JSON", help="the settings that were published with it")
+        clipsonic convert vocoder generator_v1 --config config_v1.json --out hifigan
+        clipsonic convert prior prior.pth --out prior""")
+    p.add_argument("what", choices=["vocoder", "prior"], help="vocoder: a generator of NVIDIA/BigVGAN or of the original HiFi-GAN; prior: LAION's DALLE2-PyTorch prior for ViT-L/14")
+    p.add_argument("file", metavar="FILE", help="the file with the weights")
+    p.add_argument("--config", metavar="JSON", help="vocoder: the settings that were published with it")
     p.add_argument("--out", required=True, metavar="FOLDER", help="folder for the checkpoint; one that is there is replaced")
 
 # %% ../nbs/60_cli.ipynb #5bb1333a

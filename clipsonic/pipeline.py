@@ -20,10 +20,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 
 from .checkpoint import check_replaceable, checkpoint_folder, load_config, load_tensors, save_checkpoint, weights_folder
 from .clip import load_clip
 from .core import Audio, CheckpointError, InputError, noise_streams, pick_device, whole_folder
+from .prior import Prior, load_prior
 from .samplers import SAMPLERS
 from .systems import SYSTEMS, load_denoiser
 from .video import read_image
@@ -31,13 +33,14 @@ from .vocoder import Vocoder
 
 # %% ../nbs/52_pipeline.ipynb #c7f9a6bf
 def check_clip(
-    trained: dict,  # the identity (name, hash) of the CLIP that a denoiser was trained with
+    trained: dict,  # the identity (name, hash) of the CLIP that a denoiser or prior was trained with
     given: dict,  # that of the CLIP at hand
-    where: str | Path,  # the denoiser, for the error
+    where: str | Path,  # its folder, for the error
+    what: str = "denoiser",
 ):
     "Raises CheckpointError that names both, unless they are the same."
     if trained.get("hash") != given["hash"]:
-        raise CheckpointError(f"the denoiser in {where} was trained on embeddings of the CLIP {trained.get('name')!r} ({trained.get('hash')}), and the one "
+        raise CheckpointError(f"the {what} in {where} was trained on embeddings of the CLIP {trained.get('name')!r} ({trained.get('hash')}), and the one "
                               f"here is {given['name']!r} ({given['hash']}): put it together with its own with `clipsonic pack`")
 
 # %% ../nbs/52_pipeline.ipynb #63dd56d9
@@ -67,12 +70,14 @@ def fitting_clip(
 
 # %% ../nbs/52_pipeline.ipynb #0ae86638
 class Pipeline:
-    "A model that stays loaded: CLIP, denoiser and vocoder."
-    def __init__(self, clip, painter, vocoder, config: dict, name: str):
+    "A model that stays loaded: CLIP, denoiser and vocoder, and the priors that are asked for."
+    def __init__(self, clip, painter, vocoder, config: dict, name: str,
+        priors: dict[str, Path] | None = None,  # "pd" and "sd" → folder
+    ):
         check_clip(painter.clip, clip.identity, painter.where)
         try: vocoder.fits(painter.mel, f"the denoiser in {painter.where} paints")
         except InputError as error: raise CheckpointError(str(error)) from error
-        self.clip, self.painter, self.vocoder, self.config, self.name = clip, painter, vocoder, config, name
+        self.clip, self.painter, self.vocoder, self.config, self.name, self.priors, self.loaded = clip, painter, vocoder, config, name, priors or {}, {}
 
     @classmethod
     def load(cls,
@@ -80,6 +85,7 @@ class Pipeline:
         device: str | torch.device | None = None,  # "cpu", "cuda", …; None: a GPU where there is one
         clip: str | Path | None = None,  # where a denoiser's CLIP is: the folder of one of yours, or local weights of ViT-L-14
         vocoder: str | Path | None = None,  # what `Vocoder.load` takes, in place of the model's own
+        prior: str | Path | None = None,  # a trained or converted prior that texts go through ("pd"), in place of the model's own
     ) -> "Pipeline":
         "Load a model. Raises CheckpointError and InputError that say what is wrong with it."
         device, folder = pick_device(device), weights_folder(model)
@@ -92,7 +98,10 @@ class Pipeline:
         clip = load_clip(str(parts["clip"]), device=device) if parts else fitting_clip(painter, clip, device)
         vocoder = (Vocoder(mel=painter.mel) if vocoder == "griffin-lim" else Vocoder.load(vocoder, device) if vocoder is not None
                    else Vocoder.load(parts["vocoder"], device) if parts else fitting_vocoder(painter.mel, device))
-        return cls(clip, painter, vocoder, config, str(model))
+        priors = {name: place for name in ("pd", "sd") if (place := folder / f"prior-{name}").is_dir()} | ({"pd": Path(prior)} if prior is not None else {})
+        pipeline = cls(clip, painter, vocoder, config, str(model), priors)
+        if prior is not None: pipeline.prior("pd")   # what is wrong with it is said now
+        return pipeline
 
     @cached_property
     def known(self) -> tuple[list[str], torch.Tensor]:
@@ -103,6 +112,21 @@ class Pipeline:
     def __repr__(self):
         n = sum(p.numel() for p in self.painter.unet.parameters())
         return f"Pipeline({self.name!r}: denoiser of {n/1e6:.1f} M parameters, CLIP {self.clip.identity['name']!r}, on {self.painter.unet.null.device})"
+
+# %% ../nbs/52_pipeline.ipynb #1a7be264
+@patch
+def prior(self: Pipeline,
+    name: str,  # "pd" or "sd"
+) -> Prior:
+    "A prior of this model, loaded at the first call. Raises InputError where there is none, CheckpointError where it is for another CLIP."
+    if name not in self.priors:
+        raise InputError(f"the model {self.name!r} has no prior {name!r}: it has {', '.join(map(repr, self.priors)) or 'none'}. Choose system={next(iter(self.priors), 'zs')!r}, or train or convert one and give it")
+    if name not in self.loaded:
+        prior = load_prior(self.priors[name], self.painter.unet.null.device)
+        if prior.clip: check_clip(prior.clip, self.clip.identity, prior.where, "prior")
+        if prior.config.dim != self.clip.dim: raise CheckpointError(f"the prior in {prior.where} works on {prior.config.dim}-wide embeddings, and CLIP {self.clip.identity['name']!r} has {self.clip.dim}-wide ones")
+        self.loaded[name] = prior
+    return self.loaded[name]
 
 # %% ../nbs/52_pipeline.ipynb #dff5f28c
 SHORTEST, LONGEST = 0.001, 30.0  # seconds: a sound is painted in one window, by a network that has seen two seconds at a time
@@ -127,13 +151,14 @@ def one_of(name: str, value, allowed):
     return value
 
 # %% ../nbs/52_pipeline.ipynb #191a7ba1
-def chosen_system(prompt, image, system: str | None) -> str:
-    "The name of the system for what was given. Raises InputError."
+def chosen_system(prompt, image, system: str | None) -> str | None:
+    "The name of the system for what was given; None where the model decides. Raises InputError."
     if prompt is None and image is None: raise InputError('nothing to make a sound for: give a prompt, such as "a dog barking", or an image')
     if prompt is not None and image is not None: raise InputError("both a prompt and an image were given, and a system takes one of them: leave the other out")
     given = "text" if image is None else "image"
-    if system is None: return "ZS" if given == "text" else "IQ"
-    takes = SYSTEMS[one_of("system", system, list(SYSTEMS))].takes
+    if system is None: return None if given == "text" else "iq"
+    system = str(system).lower() if str(system).lower() in SYSTEMS else one_of("system", system, list(SYSTEMS))
+    takes = SYSTEMS[system].takes
     if takes != given:
         fit = " or ".join(repr(name) for name, s in SYSTEMS.items() if s.takes == given)
         raise InputError(f"system {system!r} takes {'a prompt' if takes == 'text' else 'an image'}: for {'a prompt' if given == 'text' else 'an image'}, choose {fit}")
@@ -164,7 +189,7 @@ class Request:
     guidance: float = 1.5  # w: 1 is plain conditional; more is closer to the prompt, with less variety (CLIPSonic §2, §4.1)
     steps: int | None = None  # evaluations of the denoiser; None: the model's own number
     sampler: str | None = None  # "ddim" or "ddpm"; None: the model's own
-    system: str | None = None  # "ZS" or "IQ"; None: by what was given
+    system: str | None = None  # "zs", "pd", "sd" or "iq"; None: "iq" for images, for texts "pd" where the model has that prior, else "zs"
     template: str = "a photo of {}"  # what CLIP reads, with the prompt in place of {}
 
     def __post_init__(self):
@@ -191,9 +216,6 @@ class Request:
 # %% ../nbs/52_pipeline.ipynb #181793c1
 SMALL_WORDS = frozenset("a an and are at being by for from his her in is it its my of off on or our out some that the their this to up with".split())
 
-# %% ../nbs/52_pipeline.ipynb #b62d7783
-from fastcore.basics import patch
-
 # %% ../nbs/52_pipeline.ipynb #f3af8f3d
 @patch
 def doubt(self: Pipeline,
@@ -213,6 +235,14 @@ def doubt(self: Pipeline,
     if unknown:
         rest = f"; what is left is nearest to {names[nearest]!r}{knows}" if names else ""
         return f"{prompt!r}: the model {self.name!r} does not know {', '.join(map(repr, unknown))} and leaves it out{rest}"
+
+# %% ../nbs/52_pipeline.ipynb #19cdcce3
+@patch
+def cut(self: Pipeline,
+    text: str,  # what CLIP is to read, template included
+) -> str | None:
+    "What of a text CLIP has no room for; None where it fits."
+    if lost := self.clip.beyond(text): return f"{text!r} is longer than the {self.clip.tokenizer.context_length - 2} tokens that CLIP {self.clip.identity['name']!r} reads: {lost!r} was cut"
 
 # %% ../nbs/52_pipeline.ipynb #4af4a06b
 def numbered(
@@ -249,14 +279,16 @@ def settings(self: Pipeline, request: Request) -> dict:
 def answer(self: Pipeline, request: Request, progress: bool = True) -> list[Audio]:
     "The sounds that were asked for, each query's side by side."
     from tqdm.auto import tqdm
-    system, settings = SYSTEMS[request.system](self.clip, self.painter, self.vocoder), self.settings(request)
+    name, settings = request.system or ("pd" if "pd" in self.priors else "zs"), self.settings(request)
+    system = SYSTEMS[name](self.clip, self.painter, self.vocoder, self.prior)
     counts, streams = numbered(request.queries, request.n, request.seed)
-    conditions = [system.query(i) for i in request.inputs]
     if system.takes == "text":
-        for message in filter(None, dict.fromkeys(map(self.doubt, request.queries, conditions))): warnings.warn(message, stacklevel=3)
+        texts = [self.clip.encode_text([text]) for text in request.inputs]
+        for message in filter(None, dict.fromkeys([*map(self.doubt, request.queries, texts), *map(self.cut, request.inputs)])): warnings.warn(message, stacklevel=3)
+    conditions = [system.query(query, streams[i * request.n:(i + 1) * request.n]) for i, query in enumerate(request.inputs)]
     with tqdm(desc="generating", total=len(streams) * settings["steps"], unit="step", delay=1, leave=False, disable=not progress) as bar:
-        waveforms = system.sound(torch.cat(conditions).repeat_interleave(request.n, 0), streams, request.seconds, progress=bar.update, **settings)
-    rate, info = self.painter.mel.sample_rate, dict(model=self.name, system=request.system, seed=request.seed, **settings)
+        waveforms = system.sound(torch.cat(conditions), streams, request.seconds, progress=bar.update, **settings)
+    rate, info = self.painter.mel.sample_rate, dict(model=self.name, system=name, seed=request.seed, **settings)
     return [as_audio(w, rate, dict(query=str(request.queries[i // request.n]), number=counts[i], **info)) for i, w in enumerate(waveforms)]
 
 # %% ../nbs/52_pipeline.ipynb #1591ec8a
@@ -271,7 +303,7 @@ def generate(self: Pipeline,
     guidance: float = 1.5,  # 1: plain; more: closer to the prompt, less variety (CLIPSonic §2)
     steps: int | None = None,  # evaluations of the denoiser; None: the model's own number
     sampler: str | None = None,  # "ddim" or "ddpm"; None: the model's own
-    system: str | None = None,  # "ZS" or "IQ"; None: by what was given
+    system: str | None = None,  # "zs", "pd", "sd" or "iq"; None: "iq" for images, for texts "pd" where the model has that prior, else "zs"
     template: str = "a photo of {}",  # what CLIP reads, with the prompt in place of {}
     progress: bool = True,  # a bar, if it takes longer than a second
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
@@ -306,7 +338,7 @@ def generate(
     guidance: float = 1.5,  # 1: plain; more: closer to the prompt, less variety (CLIPSonic §2)
     steps: int | None = None,  # evaluations of the denoiser; None: the model's own number
     sampler: str | None = None,  # "ddim" or "ddpm"; None: the model's own
-    system: str | None = None,  # "ZS" or "IQ"; None: by what was given
+    system: str | None = None,  # "zs", "pd", "sd" or "iq"; None: "iq" for images, for texts "pd" where the model has that prior, else "zs"
     model: str | Path = "pocket",  # "pocket", or a folder made by `clipsonic train` or `pack`
     template: str = "a photo of {}",  # what CLIP reads, with the prompt in place of {}
     device: str | torch.device | None = None,  # None: a GPU where there is one
@@ -327,12 +359,16 @@ def pack(
     knows_threshold: float | None = None,  # cosine similarity to one of them below which a prompt is a guess
     files: dict[str, str] | None = None,  # further files: name → text, such as a model card
     dtype: torch.dtype = torch.float16,  # of the weights
+    priors: dict[str, str | Path] | None = None,  # "pd" and "sd" → run or checkpoint of a prior in that CLIP's space
 ) -> Path:
-    "Put three runs into one folder that `generate` takes as its model. Raises CheckpointError where they do not belong together, InputError for a folder that is something else."
+    "Put runs into one folder that `generate` takes as its model. Raises CheckpointError where they do not belong together, InputError for a folder that is something else."
     parts = {"clip": checkpoint_folder(clip), "denoiser": checkpoint_folder(denoiser), "vocoder": checkpoint_folder(vocoder)}
     check_replaceable(out := Path(out), "pipeline")
     config = {"kind": "pipeline", "knows": list(knows or []), "knows_threshold": knows_threshold, "template": "a photo of {}"}
-    Pipeline(load_clip(str(parts["clip"]), device="cpu"), load_denoiser(parts["denoiser"], "cpu"), Vocoder.load(parts["vocoder"], "cpu"), config, str(out))
+    pipeline = Pipeline(load_clip(str(parts["clip"]), device="cpu"), load_denoiser(parts["denoiser"], "cpu"), Vocoder.load(parts["vocoder"], "cpu"), config, str(out), priors)
+    for name, folder in (priors or {}).items():
+        pipeline.prior(one_of("prior", name, ["pd", "sd"]))
+        parts[f"prior-{name}"] = checkpoint_folder(folder)
     with whole_folder(out) as partial:
         for name, folder in parts.items():
             tensors = {file.stem: load_tensors(folder, file.stem) for file in sorted(folder.glob("*.safetensors"))}

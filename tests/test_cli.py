@@ -209,7 +209,7 @@ def test_packing_replaces_a_packed_model_and_nothing_else(run, here, model):
     parts = ['--clip', f'{model}/clip', '--denoiser', f'{model}/denoiser', '--vocoder', f'{model}/vocoder']
     Path('letters').mkdir(); Path('letters/a.txt').write_text('dear')
     status, _, err = run('pack', *parts, '--out', 'letters')
-    assert status == 2 and 'holds no packed model' in err and Path('letters/a.txt').read_text() == 'dear'
+    assert status == 2 and 'so it is not replaced' in err and Path('letters/a.txt').read_text() == 'dear'
     for _ in range(2): assert run('pack', *parts, '--out', 'mine')[0] == 0
 
 def test_a_published_vocoder_plays(run, here, model):

@@ -15,7 +15,7 @@ from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
 from clipsonic.systems import load_denoiser
-from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_model
+from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_model, tiny_prior
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
@@ -56,6 +56,33 @@ def test_the_face_is_as_promised():
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
     method = {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'}
     assert method == {name: p.default for name, p in parameters.items() if name not in ('model', 'device')}
+
+def test_priors(home, pipe, tmp_path, photo):
+    "A text goes through PD where the model has that prior; each sound draws its own embedding, the same in any company; what does not belong together is refused."
+    clip = load_config(home/'denoiser')['clip']
+    for name, seed in ('pd', 3), ('sd', 4): tiny_prior(tmp_path/name, clip, seed)
+    parts = home/'clip', home/'denoiser', home/'vocoder'
+    bridged = Pipeline.load(pack(*parts, tmp_path/'bridged', priors={'pd': tmp_path/'pd', 'sd': tmp_path/'sd'}), 'cpu')
+    make = lambda pipe, *args, **kwargs: quiet(pipe, *args, seconds=0.1, seed=7, steps=2, **kwargs)
+    systems = {name: make(bridged, 'a dog', system=name) for name in ('zs', 'pd', 'sd', None)}
+    assert {name: s.info['system'] for name, s in systems.items()} == {'zs': 'zs', 'pd': 'pd', 'sd': 'sd', None: 'pd'}
+    assert torch.equal(systems[None].waveform, systems['pd'].waveform) and torch.equal(systems['zs'].waveform, make(pipe, 'a dog').waveform)
+    assert not torch.equal(systems['pd'].waveform, systems['sd'].waveform) and not torch.equal(systems['pd'].waveform, systems['zs'].waveform)
+    many = make(bridged, ['rain', 'a dog'], n=2)
+    assert torch.equal(many[2].waveform, systems['pd'].waveform) and not torch.equal(many[2].waveform, many[3].waveform)
+    assert torch.equal(make(bridged, image=photo).waveform, make(pipe, image=photo).waveform)
+    assert make(Pipeline.load(home/'denoiser', 'cpu', home/'clip', home/'vocoder', tmp_path/'pd'), 'a dog').info['system'] == 'pd' and make(Pipeline.load(home/'model', 'cpu', prior=tmp_path/'pd'), 'a dog').info['system'] == 'pd'
+    with pytest.raises(InputError, match="has no prior 'sd': it has none"): make(pipe, 'a dog', system='sd')
+    tiny_prior(tmp_path/'foreign', clip | {'name': 'another', 'hash': 'beef'})
+    with pytest.raises(CheckpointError, match="the prior in .*foreign was trained on embeddings of the CLIP 'another' \\(beef\\)"): Pipeline.load(home/'model', 'cpu', prior=tmp_path/'foreign')
+    with pytest.raises(CheckpointError, match="another"): pack(*parts, tmp_path/'no', priors={'pd': tmp_path/'foreign'})
+    tiny_prior(tmp_path/'wide', None, dim=32)
+    with pytest.raises(CheckpointError, match="32-wide embeddings, and CLIP .* 24-wide"): Pipeline.load(home/'model', 'cpu', prior=tmp_path/'wide')
+    with pytest.raises(InputError, match="unknown prior 'xd'"): pack(*parts, tmp_path/'no', priors={'xd': tmp_path/'pd'})
+    assert not (tmp_path/'no').exists()
+
+def test_a_long_prompt_is_cut_aloud(pipe):
+    with pytest.warns(UserWarning, match="longer than the 14 tokens.*'and a dog a playing the flute' was cut"): quiet(pipe, 'a dog and a picture and a dog and a picture and a dog a playing the flute', seconds=0.1, steps=1, seed=0)
 
 def test_loud_sounds_are_turned_down_and_quiet_ones_left():
     assert as_audio(torch.full((1, 9), -5.0), 16000, {}).peak == pytest.approx(0.99)
@@ -102,7 +129,7 @@ def test_every_setting_reaches_the_denoiser(pipe):
     (dict(), 'nothing to make a sound for'), (dict(prompt=''), 'prompt is empty'), (dict(prompt=' \n'), 'prompt is empty'), (dict(prompt=['a', '']), 'prompt is empty'),
     (dict(prompt=3), 'must be a text, not 3'), (dict(prompt=[]), 'empty list'), (dict(image=[]), 'empty list'), (dict(prompt='a', image='b.jpg'), 'leave the other out'),
     (dict(image='nonesuch.jpg'), "nonesuch.jpg"), (dict(image=3), 'not 3'), (dict(image=__file__), 'not an image'),
-    (dict(prompt='a', system='IQ'), "'IQ' takes an image"), (dict(prompt='a', system='PD'), "unknown system 'PD'"),
+    (dict(prompt='a', system='IQ'), "'iq' takes an image"), (dict(prompt='a', system='pd'), "has no prior 'pd'"), (dict(prompt='a', system='XY'), "unknown system 'XY'"),
     (dict(prompt='a', seconds=0), 'seconds must be'), (dict(prompt='a', seconds=-1), '-1'), (dict(prompt='a', seconds=30.01), 'at most 30, not 30.01'),
     (dict(prompt='a', seconds=float('nan')), 'nan'), (dict(prompt='a', seconds='4'), "'4'"), (dict(prompt='a', seconds=1e-9), '1e-09'),
     (dict(prompt='a', n=0), 'n must be'), (dict(prompt='a', n=2.0), '2.0'), (dict(prompt='a', n=True), 'True'), (dict(prompt='a', seed=-1), 'seed'), (dict(prompt='a', seed=1.5), '1.5'),
