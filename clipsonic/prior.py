@@ -35,13 +35,24 @@ class PriorConfig:
     cosine_attention: bool = True  # False for the published prior, which is older
 
 
+class _Norm(nn.Module):
+    "dalle2-pytorch's normalisation, in one call"
+    def __init__(self, like):
+        super().__init__()
+        self.g, self.eps = like.g, like.eps
+    def forward(self, x): return F.layer_norm(x, x.shape[-1:], self.g, eps=self.eps)
+
+
 def build_prior(
     config: PriorConfig = PriorConfig(),
 ) -> nn.Module:  # a `DiffusionPriorNetwork`
     "A prior with random weights"
-    from dalle2_pytorch.dalle2_pytorch import DiffusionPriorNetwork
+    from dalle2_pytorch.dalle2_pytorch import DiffusionPriorNetwork, LayerNorm
     network = DiffusionPriorNetwork(config.dim, num_timesteps=config.timesteps, max_text_len=config.tokens, depth=config.depth, heads=config.heads, dim_head=config.dim_head,
                                     ff_mult=config.ff_mult, normformer=True, rotary_emb=True)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, LayerNorm) and not child.stable: setattr(module, name, _Norm(child))
     if not config.cosine_attention:
         for attention, _ in network.causal_transformer.layers: attention.cosine_sim, attention.scale = False, config.dim_head**-0.25  # it multiplies by its scale twice
     return network
@@ -69,26 +80,31 @@ def prior_loss(
     return F.mse_loss(guess.float(), x0)
 
 # %% ../nbs/23_prior.ipynb #882bfcf3
-def _read(transformer, x, past=None):
+def _seen_by(transformer, n, total):
+    "What is added to the attention of the last `n` of `total` tokens: the bias of relative positions, and −∞ where a token would look ahead"
+    device = transformer.rel_pos_bias.relative_attention_bias.weight.device
+    ahead = torch.ones(n, total + 1, dtype=torch.bool, device=device).triu(total - n + 2)  # the first key belongs to no token
+    return transformer.rel_pos_bias(total, total + 1, device=device)[:, -n:].masked_fill(ahead, float("-inf"))
+
+
+def _read(transformer, x, seen_by, past=None):
     "What a causal transformer makes of (batch, token, D) `x` after `past`; and every layer's keys and values so far"
-    n, total = x.shape[1], x.shape[1] + (past[0][0].shape[1] - 1 if past else 0)
-    bias = transformer.rel_pos_bias(total, total + 1, device=x.device)[:, -n:]  # the first key belongs to no token
-    bias = bias.masked_fill(torch.ones(n, total + 1, dtype=torch.bool, device=x.device).triu(total - n + 2), float("-inf"))
-    x, seen = transformer.init_norm(x), []
+    from rotary_embedding_torch import apply_rotary_emb
+    n, total = seen_by.shape[1], seen_by.shape[2] - 1
+    turns, x, so_far = transformer.layers[0][0].rotary_emb(torch.arange(total - n, total, device=x.device)), transformer.init_norm(x), []
     for i, (attention, feed_forward) in enumerate(transformer.layers):
-        h = attention.norm(x)
-        q = (attention.to_q(h) * attention.scale).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+        h, onto = attention.norm(x), (lambda each: F.normalize(each, dim=-1)) if attention.cosine_sim else (lambda each: each)
         k, v = attention.to_kv(h).chunk(2, dim=-1)
-        q, k = (attention.rotary_emb.rotate_queries_or_keys(each, offset=total - n) for each in (q, k))
-        before = past[i] if past else attention.null_kv[:, None, None].expand(-1, len(x), -1, -1)
+        q, k = (onto(apply_rotary_emb(turns, each)) for each in (attention.to_q(h).unflatten(-1, (attention.heads, -1)).transpose(1, 2), k))
+        null = attention.null_kv[:, None, None].expand(-1, len(x), -1, -1)
+        before = past[i] if past else (onto(null[0]), null[1])
         k, v = torch.cat([before[0], k], 1), torch.cat([before[1], v], 1)
-        seen.append((k, v))
-        onto = (lambda each: F.normalize(each, dim=-1)) if attention.cosine_sim else (lambda each: each)
-        q, k = (onto(each) * attention.scale**0.5 for each in (q, k[:, None].expand(-1, attention.heads, -1, -1)))
-        heard = F.scaled_dot_product_attention(q, k, v[:, None].expand_as(k), attn_mask=bias, scale=1.0)
+        so_far.append((k, v))
+        scale = attention.scale if attention.cosine_sim else attention.scale**2
+        heard = F.scaled_dot_product_attention(q, k[:, None].expand(-1, attention.heads, -1, -1), v[:, None].expand(-1, attention.heads, -1, -1), attn_mask=seen_by, scale=scale)
         x = attention.to_out(heard.transpose(1, 2).flatten(2)) + x
         x = feed_forward(x) + x
-    return transformer.project_out(transformer.norm(x)), seen
+    return transformer.project_out(transformer.norm(x)), so_far
 
 
 def given_text(
@@ -100,12 +116,13 @@ def given_text(
     transformer, placeholders = network.causal_transformer, network.null_text_encodings
     encodings = F.pad(encodings[:, : network.max_text_len], (0, 0, 0, max(0, network.max_text_len - encodings.shape[1])))
     tokens = torch.where((encodings != 0).any(-1, keepdim=True), encodings, placeholders)
-    past = _read(transformer, torch.cat([tokens, network.to_text_embeds(text)], 1))[1]
+    before = torch.cat([tokens, network.to_text_embeds(text)], 1)
+    past, seen_by = _read(transformer, before, _seen_by(transformer, *[before.shape[1]] * 2))[1], _seen_by(transformer, 3, before.shape[1] + 3)
 
     def model(x, time):
         n = x.shape[1]
         tail = torch.cat([network.to_time_embeds(time.round().long()).expand(n, -1, -1), network.to_image_embeds(x[0]), network.learned_query.expand(n, 1, -1)], 1)
-        return _read(transformer, tail, [(k.expand(n, -1, -1), v.expand(n, -1, -1)) for k, v in past])[0][None, :, -1]
+        return _read(transformer, tail, seen_by, [(k.expand(n, -1, -1), v.expand(n, -1, -1)) for k, v in past])[0][None, :, -1]
 
     return model
 

@@ -483,9 +483,9 @@ DENOISERS = {
 
 # %% ../nbs/41_recipes.ipynb #4e9233c6
 supervised = Training(steps=200_000, lr=1e-4, weight_decay=0.06, ema=0.9999, precision="bf16", save_every=5000)   # Appendix A
-small = PriorConfig(dim=192, depth=6, heads=3, ff_mult=2, tokens=16)
-quick = dataclasses.replace(supervised, steps=3000, batch_size=128, lr=1e-3, warmup=100, decay="cosine", ema=0.998, save_every=250)
-PRIORS = {"pocket-prior-pd": (small, quick), "pocket-prior-sd": (small, dataclasses.replace(quick, steps=1500)), "prior": (PriorConfig(), supervised)}
+small = PriorConfig(dim=192, depth=4, heads=3, ff_mult=2, tokens=16)
+quick = dataclasses.replace(supervised, steps=1200, batch_size=128, lr=1e-3, warmup=100, decay="cosine", ema=0.998, save_every=250)
+PRIORS = {"pocket-prior-pd": (small, quick), "pocket-prior-sd": (small, dataclasses.replace(quick, steps=600)), "prior": (PriorConfig(), supervised)}
 
 # %% ../nbs/41_recipes.ipynb #2fa720e6
 bigvgan = Training(steps=1_000_000, betas=(0.8, 0.99), weight_decay=0.01, decay="exponential", gamma=0.9999996, ema=0.0, clip_grad=1000, precision="bf16", save_every=5000)  # as published
