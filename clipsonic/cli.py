@@ -66,7 +66,9 @@ def sound_paths(
 # %% ../nbs/60_cli.ipynb #2e7932b1
 def run_generate(args):
     "`clipsonic generate`"
+    from clipsonic.core import InputError
     from clipsonic.pipeline import Pipeline, Request
+    if args.prior and (args.image or (args.system or "pd").lower() not in ("pd", "sd")): raise InputError(f"--prior {args.prior}: only texts go through a prior, and not with --system zs; leave one of them out")
     request = Request(args.prompt or None, args.image or None, args.seconds, args.n, args.seed, args.guidance, args.steps, args.sampler, args.system, args.template)
     paths = sound_paths(args.out, [str(query) for query in request.queries for _ in range(args.n)])
     for path, audio in zip(paths, Pipeline.load(args.model, args.device, args.clip, args.vocoder, args.prior).answer(request)):
@@ -94,7 +96,7 @@ def add_generate(commands):
     p.add_argument("--template", default="a photo of {}", help='what CLIP reads, the prompt in place of {} (default: "a photo of {}")')
     p.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
     p.add_argument("--clip", metavar="PATH", help="where the model's CLIP is: the folder of one of yours, or a file with ViT-L-14's weights")
-    p.add_argument("--vocoder", metavar="RUN", help='"pocket", "griffin-lim" or the folder of a vocoder (default: the model\'s own)')
+    p.add_argument("--vocoder", metavar="RUN", help='"pocket", "griffin-lim", "pocket-bigvgan" or the folder of a vocoder (default: the model\'s own)')
     p.add_argument("--prior", metavar="RUN", help="a trained or converted prior for texts to go through (default: the model's own)")
 
 # %% ../nbs/60_cli.ipynb #d2745e8a
@@ -123,7 +125,11 @@ def run_train(args):
     "`clipsonic train`"
     from clipsonic.engine import train
     from clipsonic.recipes import recipe
-    figures = train(recipe(args.preset, args.data, args.valid), args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size, start=args.start)
+    if args.clip or args.clip_file:
+        from clipsonic.clip import load_clip
+        clip = load_clip(args.clip or "ViT-L-14", args.clip_file, "cpu" if args.cpu else None)
+    else: clip = None
+    figures = train(recipe(args.preset, args.data, args.valid, clip), args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size, start=args.start)
     if os.environ.get("RANK", "0") != "0": return  # another process of the same run says it
     print(", ".join([f"{args.out}: trained", *(f"{name} {value:.4g}" for name, value in figures.items())]))
 
@@ -141,6 +147,8 @@ def add_train(commands):
     p.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
     p.add_argument("--batch-size", type=int, metavar="N", help="clips a step and process (default: the preset's)")
     p.add_argument("--start", metavar="RUN", help="a new run begins with the weights of this run or checkpoint of the same kind")
+    p.add_argument("--clip", metavar="NAME", help="priors: the CLIP that reads the texts, by name or folder (default: the one that made the shards)")
+    p.add_argument("--clip-file", metavar="FILE", help="priors: local weights for ViT-L-14, which are downloaded otherwise (933 MB)")
     p.add_argument("--resume", action="store_true", help="go on with the run in RUN, exactly where it stopped")
     p.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
 
@@ -234,7 +242,7 @@ def add_reconstruct(commands):
         clipsonic reconstruct test-videos/ --out back --vocoder runs/vocoder""")
     p.add_argument("inputs", nargs="+", metavar="IN", help="sound or video files, or folders of them")
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the wavs, of the same names; one that was begun is gone on with")
-    p.add_argument("--vocoder", default="pocket", metavar="RUN", help='"pocket", "griffin-lim" or the folder of a vocoder (default: pocket)')
+    p.add_argument("--vocoder", default="pocket", metavar="RUN", help='"pocket", "griffin-lim", "pocket-bigvgan" or the folder of a vocoder (default: pocket)')
     p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
 
 # %% ../nbs/60_cli.ipynb #4c7615c8
@@ -266,12 +274,13 @@ def add_convert(commands):
 def run_gap(args):
     "`clipsonic gap`"
     from clipsonic.gap import gap
-    found = gap(args.data, args.index, args.model, args.out, args.seed, args.device)
+    found = gap(args.data, args.index, args.model, args.out, args.seed, args.device, clip=args.clip, prior=args.prior)
     print(f"{'query':12} {'cosine to the true image':>28} {'nearest frame shows it':>28}")
     for name, cosine in found["cosine"].items():
         print(f"{name:12} " + " ".join(f"{'{mean:.3f} ({low:.3f}–{high:.3f})'.format(**row):>28}" for row in (cosine, found["retrieval"][name])))
     closed = "" if found["closed"] is None else f"; pd goes {found['closed']:.0%} of the way from zs to sd"
-    print(f"{found['protocol']['videos']} videos, gap vector of length {found['gap']['length']:.3f}{closed}" + (f"; written to {args.out}" if args.out else ""))
+    lost = f", {found['protocol']['unused']} not used (no label, or unreadable)" if found["protocol"]["unused"] else ""
+    print(f"{found['protocol']['videos']} videos{lost}, gap vector of length {found['gap']['length']:.3f}{closed}" + (f"; written to {args.out}" if args.out else ""))
 
 def add_gap(commands):
     p = add_command(commands, "gap", run_gap, "measure how near texts and priors come to the embeddings of held-out videos", """
@@ -280,6 +289,8 @@ def add_gap(commands):
     p.add_argument("--data", required=True, metavar="VIDEOS_OR_SHARDS", help="videos that nothing was trained on, or shards of them")
     p.add_argument("--index", metavar="LABELS.csv", help="id,start_seconds,label,split, with or without a header; rows of the split test where there are any (shards may have labels of their own)")
     p.add_argument("--model", default="pocket", metavar="RUN", help="a packed model, whose priors are measured (default: pocket)")
+    p.add_argument("--prior", metavar="RUN", help="a trained or converted prior, in place of the model's own of that kind")
+    p.add_argument("--clip", metavar="PATH", help="where a denoiser run's CLIP is, as for `generate`")
     p.add_argument("--out", metavar="JSON", help="file for the figures")
     p.add_argument("--seed", type=int, default=0, help="of the priors' draws (default: 0)")
     p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")

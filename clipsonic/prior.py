@@ -7,11 +7,13 @@ __all__ = ['INERT', 'PriorConfig', 'build_prior', 'prior_diffusion', 'prior_loss
            'load_prior', 'published_prior_tensors', 'convert_prior']
 
 # %% ../nbs/23_prior.ipynb #b27afc2f
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -27,7 +29,7 @@ class PriorConfig:
     "What a prior is built from; the defaults are the paper's, for ViT-L/14 (CLIPSonic Appendix A)"
     dim: int = 768  # width of the CLIP space
     depth: int = 12  # layers
-    heads: int = 12
+    heads: int = 12  # of attention
     dim_head: int = 64  # width of a head
     ff_mult: int = 4  # width inside a feed-forward layer, in multiples of `dim`
     tokens: int = 77  # of a text
@@ -44,7 +46,7 @@ class _Norm(nn.Module):
 
 
 def build_prior(
-    config: PriorConfig = PriorConfig(),
+    config: PriorConfig = PriorConfig(),  # sizes
 ) -> nn.Module:  # a `DiffusionPriorNetwork`
     "A prior with random weights"
     from dalle2_pytorch.dalle2_pytorch import DiffusionPriorNetwork, LayerNorm
@@ -58,13 +60,15 @@ def build_prior(
     return network
 
 # %% ../nbs/23_prior.ipynb #c13f76ff
-def prior_diffusion(config: PriorConfig) -> Diffusion:
-    "The noise schedule of a prior"
-    return Diffusion(cosine_betas(config.timesteps), prediction="start")
+def prior_diffusion(
+    config: PriorConfig,  # whose T
+) -> Diffusion:
+    "The noise schedule of a prior, which is told the number of the step"
+    return Diffusion(cosine_betas(config.timesteps), np.arange(config.timesteps), prediction="start")
 
 
 def prior_loss(
-    network: nn.Module,  # from `build_prior`
+    network: nn.Module,  # from `build_prior`, or a wrapper of it with `module`
     diffusion: Diffusion,  # from `prior_diffusion`
     image: torch.Tensor,  # (batch, D) image embeddings, L2-normalised
     text: torch.Tensor,  # (batch, D) text embeddings, L2-normalised
@@ -74,7 +78,7 @@ def prior_loss(
     keep: torch.Tensor | None = None,  # (batch,) False: placeholders instead of the text; None: all True
 ) -> torch.Tensor:  # scalar, per component
     "Mean squared error of the guessed image embedding (Appendix A)"
-    if keep is not None: text, encodings = torch.where(keep[:, None], text, network.null_text_embeds[:, 0]), encodings * keep[:, None, None]
+    if keep is not None: text, encodings = torch.where(keep[:, None], text, getattr(network, "module", network).null_text_embeds[:, 0]), encodings * keep[:, None, None]
     x0 = image * image.shape[1] ** 0.5
     guess = network(diffusion.q_sample(x0, t, noise), diffusion.model_time(t).round().long(), text_embed=text, text_encodings=encodings)
     return F.mse_loss(guess.float(), x0)
@@ -136,8 +140,10 @@ class Prior:
         config: PriorConfig,
         clip: dict | None = None,  # name and hash of the CLIP in whose space it works; None: not known
         where: str = "memory",  # names its source in errors
+        steps: int = 64,  # of a walk, where nobody asks for another number
+        samples: int = 2,  # walks a text, likewise
     ):
-        self.network, self.config, self.clip, self.where, self.diffusion = network, config, clip, where, prior_diffusion(config)
+        self.network, self.config, self.clip, self.where, self.steps, self.samples, self.diffusion = network, config, clip, where, steps, samples, prior_diffusion(config)
 
     @torch.no_grad()
     def __call__(
@@ -145,11 +151,13 @@ class Prior:
         text: torch.Tensor,  # (batch, D) text embeddings, L2-normalised
         encodings: torch.Tensor,  # (batch, token, D), zero beyond each text's end
         streams: list[torch.Generator],  # one per text (`noise_streams`)
-        steps: int = 64,  # of the walk, 1 … T
-        samples: int = 2,  # walks a text; the one that ends nearest the text is kept
+        steps: int | None = None,  # of a walk, 1 … T; None: the checkpoint's
+        samples: int | None = None,  # walks a text, of which the one that ends nearest the text is kept; None: the checkpoint's
     ) -> torch.Tensor:  # (batch, D) image embeddings, L2-normalised
         "An image embedding for each text: the same for the same stream, whatever the batch. Raises `InputError`"
         if text.ndim != 2 or text.shape[1] != self.config.dim: raise InputError(f"text embeddings of shape {tuple(text.shape)}: the prior in {self.where} takes (batch, {self.config.dim})")
+        if encodings.ndim != 3 or encodings.shape[::2] != text.shape: raise InputError(f"encodings of shape {tuple(encodings.shape)} for texts of {tuple(text.shape)}: expected (batch, token, {self.config.dim})")
+        steps, samples = self.steps if steps is None else steps, self.samples if samples is None else samples
         if samples < 1: raise InputError(f"samples={samples}: expected at least one walk")
         check_streams(streams, text)
         drawn, device = [], self.network.learned_query.device
@@ -164,9 +172,11 @@ class Prior:
 def prior_settings(
     config: PriorConfig,
     clip: dict | None,  # name and hash of the CLIP in whose space it works; None: not known
+    steps: int = 64,  # of a walk at use (Appendix A)
+    samples: int = 2,  # walks a text at use (Appendix A)
 ) -> dict:  # for `config.json`
     "A prior's settings as they are written down"
-    return {"kind": "prior", "model": asdict(config), "clip": clip}
+    return {"kind": "prior", "model": asdict(config), "clip": clip, "steps": steps, "samples": samples}
 
 
 def load_prior(
@@ -177,10 +187,10 @@ def load_prior(
     settings = load_config(folder, kind="prior")
     try:
         config = PriorConfig(**settings["model"])
-        network = build_prior(config)
+        network, use = build_prior(config), {name: int(settings[name]) for name in ("steps", "samples") if name in settings}
     except (KeyError, TypeError, ValueError, RuntimeError) as error: raise CheckpointError(f"{folder}: its config describes no prior of ours: {error}") from error
     load_strict(network, load_tensors(folder, "prior"), where=folder)
-    return Prior(network.to(pick_device(device)).eval().requires_grad_(False), config, settings.get("clip"), str(folder))
+    return Prior(network.to(pick_device(device)).eval().requires_grad_(False), config, settings.get("clip"), str(folder), **use)
 
 # %% ../nbs/23_prior.ipynb #9f088205
 class _Inert:
@@ -224,10 +234,13 @@ def convert_prior(
     if Path(file).resolve().is_relative_to(Path(out).resolve()): raise InputError(f"{file} lies in {out}, which would be replaced: give another folder")
     try:
         with torch.serialization.safe_globals([*((_Inert, name) for name in INERT), dict, defaultdict]): state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error: raise CheckpointError(f"{file} cannot be read: it is no file of torch.save, or is damaged, or holds objects that are not let in ({error})") from error
+    except Exception as error:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        raise CheckpointError(f"{file} cannot be read: it is no file of torch.save, or is damaged, or holds objects that are not let in{f' ({foreign[1]})' if foreign else ''}") from error
     state = next((state[k] for k in ("ema_model", "model") if isinstance(state, dict) and isinstance(state.get(k), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no prior: expected a dict of tensors, perhaps under 'ema_model' or 'model'")
     network, tensors = build_prior(config), published_prior_tensors(state, config, file)
     load_strict(network, tensors, where=file)
+    if broken := [k for k, v in network.state_dict().items() if not v.isfinite().all()]: raise CheckpointError(f"{file} holds values that are not finite numbers, in {', '.join(broken[:5])}")
     save_checkpoint(out, prior_settings(config, clip) | {"converted": {"file": Path(file).name}}, {"prior": network.state_dict()})
     return Path(out)

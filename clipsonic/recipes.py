@@ -389,7 +389,7 @@ class PocketClassifier(Recipe):
 
 # %% ../nbs/41_recipes.ipynb #b0cef49f
 class TrainPrior(Recipe):
-    "The prior of a CLIP space, from pairs of image embeddings and texts; the subclasses say which. Reads no sound."
+    "The prior of a CLIP space, from pairs of image embeddings and texts; the subclasses say which. Uses no sound."
     def __init__(self, data, name:str, config:PriorConfig, training:Training, clip:Clip, valid=None):
         self.data, self.name, self.config_, self.training, self.clip, self.valid = data, name, config, training, clip, valid
         self.held_out = None   # ((N, D) image embeddings, texts) that it is not trained on
@@ -409,7 +409,8 @@ class TrainPrior(Recipe):
     def loss(self, batch, generator):
         network, b = self.networks["prior"], len(batch["image"])
         device = next(network.parameters()).device
-        with torch.autocast(device.type, enabled=False): text, encodings = (e.to(device) for e in self.clip.encode_tokens(batch["text"]))
+        if self.clip.device != device: self.clip.model, self.clip.device = self.clip.model.to(device), device
+        text, encodings = self.clip.encode_tokens(batch["text"])
         t, noise = torch.randint(self.config_.timesteps, (b,), generator=generator), torch.randn(batch["image"].shape, generator=generator)
         keep = torch.rand(b, generator=generator) >= 0.1   # Appendix A
         return prior_loss(network, self.diffusion, batch["image"].to(device), text, encodings, t.to(device), noise.to(device), keep.to(device)), {}
@@ -454,17 +455,19 @@ class LabelledVideos(TrainPrior):
     "SD: the prior of whatever CLIP the shards were made with, from their frames and labels. Reads labels."
     def __init__(self, data, name, config, training, clip:Clip|None=None, valid=None):
         shown = shard_info(data)["clip"]
-        clip = clip or load_clip(shown["name"])
+        clip = clip or load_clip(shown["name"], device="cpu")
         for shards in (data, valid) if valid else (data,):
-            if shard_info(shards)["clip"] != clip.identity: raise InputError(f"{shards} holds embeddings of the CLIP {shard_info(shards)['clip']}, and the texts would be read by {clip.identity}: prepare the videos with that one")
+            if shard_info(shards)["clip"] != clip.identity: raise InputError(f"{shards} holds embeddings of the CLIP {shard_info(shards)['clip']}, and the texts would be read by {clip.identity}: say where the shards' CLIP is (`--clip`, and `--clip-file` for published weights)")
         super().__init__(data, name, config, training, clip, valid)
         self.images, self.texts = self.frames(data)
         self.index = torch.arange(len(self.texts))
         if valid is not None: self.held_out = self.frames(valid)
 
     def frames(self, shards):
-        clips = list(all_clips(shards, labels=True))
-        return torch.cat([c["embedding"] for c in clips]), [f"a photo of {c['label']}" for c in clips for _ in c["embedding"]]
+        shown = [(c["embedding"], c["label"]) for c in all_clips(shards, labels=True)]   # the sounds are let go
+        return torch.cat([e for e, _ in shown]), [f"a photo of {label}" for e, label in shown for _ in e]
+
+    def config(self): return super().config() | {"reads_labels": True}
 
     def pairs(self, items, rng): return self.images[items], [self.texts[i] for i in items]
 
@@ -511,14 +514,16 @@ PRESETS = (*DENOISERS, *PRIORS, *VOCODERS, *OTHERS)
 def recipe(preset:str,    # one of `PRESETS`
            data,          # folder of shards; for "pocket-clip" and "pocket-prior-pd" of image-text tars
            valid=None,    # shards of held-out videos
+           clip:Clip|None=None, # for a prior: whose texts it reads; None: by the name in the shards, or the pocket's
           ) -> Recipe:
     "The recipe of a preset. Raises `InputError` for a name that is none."
     if valid is not None: shard_info(valid)   # raises before anything is trained
+    if clip is not None and preset not in PRIORS: raise InputError(f"preset {preset!r} takes its CLIP from the shards: leave `--clip` to the priors")
     if preset in DENOISERS: return Denoiser(data, preset, *DENOISERS[preset], valid=valid)
     if preset in VOCODERS: return TrainVocoder(data, preset, *VOCODERS[preset], valid=valid)
     if preset in (PocketClip.name, "pocket-prior-pd"):
         if valid is not None: raise InputError(f"valid={valid}: {preset} is validated on imagetext-test.tar beside its training pairs; leave it out")
-        return PocketClip(data) if preset == PocketClip.name else CaptionedPictures(data, preset, *PRIORS[preset], load_clip("pocket"))
-    if preset in PRIORS: return LabelledVideos(data, preset, *PRIORS[preset], valid=valid)
+        return PocketClip(data) if preset == PocketClip.name else CaptionedPictures(data, preset, *PRIORS[preset], clip or load_clip("pocket"))
+    if preset in PRIORS: return LabelledVideos(data, preset, *PRIORS[preset], clip=clip, valid=valid)
     if preset in OTHERS: return OTHERS[preset](data, valid=valid)
     raise InputError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")

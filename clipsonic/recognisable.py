@@ -43,10 +43,11 @@ def render(pipeline:Pipeline,   # the model
            queries:list,        # prompts, or pictures
            kind:str,            # "prompt" or "image"
            first_seed:int=0,    # query i is drawn with seed first_seed + i
+           system:str|None=None, # None: the model's own choice
           ) -> torch.Tensor:    # (N, 1, 64000) waveforms
     "A sound of 4 s for each query, with the model's own settings."
     from tqdm.auto import tqdm
-    return torch.stack([pipeline.generate(**{kind: q}, seed=first_seed + i, progress=False).waveform
+    return torch.stack([pipeline.generate(**{kind: q}, seed=first_seed + i, system=system, progress=False).waveform
                         for i, q in enumerate(tqdm(queries, desc=f"{kind}s", leave=False))])
 
 # %% ../nbs/75_recognisable.ipynb #a6345715
@@ -55,7 +56,7 @@ def measure(model, classifier,   # a model folder or "pocket"; the run of `--pre
             train, test,         # labelled shards; the classifier was trained on `train`
             videos, prompts,     # folder of the test videos; csv of labels and paraphrases
             out,                 # json to write
-            per_label:int=4,     # sounds for each label
+            per_label:int=2,     # sounds for each label
             per_prompt:int=1,    # sounds for each paraphrase
             every:int=2,         # a photo of every so manieth test video
            ) -> dict:
@@ -67,10 +68,11 @@ def measure(model, classifier,   # a model folder or "pocket"; the run of `--pre
     plain, other = read_prompts(prompts)
     frames = [read_frames(Path(videos) / Path(f).name)[1] for f in files[::every]]
     back = torch.cat([pipeline.vocoder(m)[..., :64000] for m in mel(waveforms).split(1)])
-    sets = {"real": (waveforms, labels), "mel and back": (back, labels),
-            "labels": (render(pipeline, [p for _, p in plain for _ in range(per_label)], "prompt"), [l for l, _ in plain for _ in range(per_label)]),
-            "paraphrases": (render(pipeline, [p for _, p in other for _ in range(per_prompt)], "prompt", 1000), [l for l, _ in other for _ in range(per_prompt)]),
-            "photos": (render(pipeline, [f[len(f) // 2] for f in frames], "image", 2000), labels[::every])}
+    sets = {"real": (waveforms, labels), "mel and back": (back, labels)}
+    for system in [s for s in ("pd", "sd") if s in pipeline.priors][:1] + ["zs"]:   # the one that texts go through, and without a prior
+        for name, asked, count, seed in ("labels", plain, per_label, 0), ("paraphrases", other, per_prompt, 1000):
+            sets[f"{name}, {system.upper()}"] = render(pipeline, [p for _, p in asked for _ in range(count)], "prompt", seed, system), [l for l, _ in asked for _ in range(count)]
+    sets |= {"photos, IQ": (render(pipeline, [f[len(f) // 2] for f in frames], "image", 2000), labels[::every])}
     rows = {}
     for name, (sounds, asked) in sets.items():
         heard = listen(listener, mel(sounds), asked, trained)

@@ -635,7 +635,7 @@ def save_vocoder(
 @patch(cls_method=True)
 def load(
     cls: Vocoder,
-    name: str | Path = "pocket",  # "pocket", "griffin-lim" (no weights at all), other packaged weights, or the folder of a checkpoint or run
+    name: str | Path = "pocket",  # "pocket", "griffin-lim" (no weights at all), "pocket-bigvgan" (for comparison), or the folder of a checkpoint or run
     device: str | torch.device | None = None,  # the best there is by default
 ) -> Vocoder:
     "A vocoder, ready to use. `InputError` for a name that is none, `CheckpointError` for a folder that holds something else"

@@ -181,7 +181,7 @@ def test_help_is_quick_and_has_examples():
     code = "import sys; from clipsonic.cli import parser; parser().format_help(); print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
     commands = parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert'}
+    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap'}
     for name, command in commands.items(): assert f'  clipsonic {name} ' in command.format_help().split('examples:')[1]
 
 def test_the_help_names_every_preset():
@@ -211,6 +211,36 @@ def test_packing_replaces_a_packed_model_and_nothing_else(run, here, model):
     status, _, err = run('pack', *parts, '--out', 'letters')
     assert status == 2 and 'so it is not replaced' in err and Path('letters/a.txt').read_text() == 'dear'
     for _ in range(2): assert run('pack', *parts, '--out', 'mine')[0] == 0
+
+def test_priors(run, here, model):
+    "Packed with a model, given to one, converted from what was published, and measured."
+    import torch
+    from clipsonic.checkpoint import load_config
+    from clipsonic.prior import PriorConfig, build_prior
+    from clipsonic.shards import made_up_shards
+    from tiny import tiny_prior
+    clip = load_config(f'{model}/denoiser')['clip']
+    for name, seed in ('pd', 3), ('sd', 4): tiny_prior(Path(name), clip, seed)
+    parts = ['--clip', f'{model}/clip', '--denoiser', f'{model}/denoiser', '--vocoder', f'{model}/vocoder']
+    assert run('pack', *parts, '--prior-pd', 'pd', '--prior-sd', 'sd', '--out', 'mine')[0] == 0
+    for words in ['--system', 'PD'], ['--system', 'sd'], [], ['--prior', 'sd']: assert run('generate', 'a dog', '--model', 'mine', '-o', 'dog.wav', *fast, *words)[0] == 0
+    for words in ['a dog', '--system', 'zs'], ['--image', 'nonesuch.jpg']:
+        status, _, err = run('generate', *words, '--model', 'mine', '--prior', 'pd')
+        assert status == 2 and 'only texts go through a prior' in err
+    made_up_shards('shards', clips=12, dim=24, seconds=2.0, labels=True)
+    info = json.loads(Path('shards/shards.json').read_text())
+    Path('shards/shards.json').write_text(json.dumps(info | {'clip': clip}))
+    status, out, _ = run('gap', '--data', 'shards', '--model', 'mine', '--out', 'gap.json')
+    assert status == 0 and 'mean shift' in out and '12 videos' in out and json.loads(Path('gap.json').read_text())['cosine']['sd']['n'] == 12
+    Path('empty.pth').write_text('hello')
+    status, _, err = run('convert', 'prior', 'empty.pth', '--out', 'prior')
+    assert status == 2 and err.count('\n') == 1 and 'cannot be read' in err
+    assert run('convert', 'prior', 'empty.pth', '--config', 'a.json', '--out', 'prior')[0] == run('convert', 'vocoder', 'empty.pth', '--out', 'prior')[0] == 2
+    network = build_prior(PriorConfig(cosine_attention=False))
+    state = {f"net.{'null_text_embed' if k == 'null_text_encodings' else k}": v for k, v in network.state_dict().items() if k not in ('null_text_embeds', 'null_image_embed')}
+    torch.save({'ema_model': state}, 'prior.pth')
+    status, out, _ = run('convert', 'prior', 'prior.pth', '--out', 'laion')
+    assert status == 0 and 'laion: converted' in out and 'prior:' in run('info', 'laion')[1]
 
 def test_a_published_vocoder_plays(run, here, model):
     "From a file in HiFi-GAN's layout to a generated and a reconstructed sound."

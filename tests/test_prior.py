@@ -113,11 +113,26 @@ def test_longer_texts_are_cut_and_shorter_ones_padded(tiny):
     assert torch.equal(tiny(text, short, noise_streams(0, 1), steps=4), tiny(text, encodings[:, :2], noise_streams(0, 1), steps=4))
 
 
+def test_a_wrapped_network_learns_too(tiny):
+    "As several processes train it."
+    from clipsonic.prior import prior_diffusion, prior_loss
+    text, encodings = texts(4)
+    given = prior_diffusion(tiny.config), text, text, encodings, torch.tensor([5, 50, 500, 999]), torch.zeros(4, 16), torch.tensor([True, False, True, False])
+    assert torch.equal(prior_loss(torch.nn.DataParallel(tiny.network), *given), prior_loss(tiny.network, *given))
+
+
+@pytest.mark.parametrize("T", [100, 999, 2000])
+def test_any_number_of_steps_is_counted(T):
+    "The network is told the number of the step, of which it has T."
+    from clipsonic.prior import prior_diffusion
+    assert prior_diffusion(PriorConfig(timesteps=T)).times.tolist() == list(range(T))
+
+
 # training
 
 class TinyClip:
     "A CLIP of 16-wide embeddings that texts are hashed into."
-    dim, identity = 16, {"name": "made up", "hash": ""}
+    dim, identity, device = 16, {"name": "made up", "hash": ""}, torch.device("cpu")
 
     def encode_tokens(self, texts):
         embedding = torch.stack([F.one_hot(torch.tensor(sum(map(ord, t)) % 16), 16).float() for t in texts])
@@ -162,6 +177,7 @@ def test_a_prior_of_another_space_is_refused(labelled, tmp_path):
     with pytest.raises(InputError, match="made up.*another"): LabelledVideos(labelled, "tiny", *PRIORS["prior"], clip=other)
     with pytest.raises(InputError, match="16-wide.*768-wide"): LabelledVideos(labelled, "prior", *PRIORS["prior"], clip=TinyClip())
     with pytest.raises(InputError, match="no image-text shards"): recipe("pocket-prior-pd", tmp_path)
+    with pytest.raises(InputError, match="leave `--clip` to the priors"): recipe("pocket", labelled, clip=TinyClip())
 
 
 @pytest.mark.slow
