@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
@@ -297,16 +298,29 @@ class Snake(nn.Module):
         up = [self.scaled(odd, 2 * alpha) for odd in (0, 1)]  # α times the signal at twice the rate, whose taps sum to two
         return up, (beta / alpha)[:, None], [self.scaled(odd, 1 / beta) for odd in (1, 0)]
 
-    def forward(self, x):  # (batch, channel, 1, time)
-        stamp = None if torch.is_grad_enabled() or self.alpha.is_inference() else [(p._version, p.data_ptr()) for p in self.parameters()]
-        if stamp is None or stamp != self.stamp: self.kept, self.stamp = self.kernels(), stamp
-        up, slope, down = self.kept
-        if stamp is None: self.kept = None
+    def whole(self, x, up, slope, down):
+        "Up, snake and down, with the ends of `x` going on for ever"
         even, odd = (filtered(x, odd, up[odd], x[..., :1], x[..., -1:]) for odd in (0, 1))
-        square = torch.square if stamp is None else torch.square_  # in place where no gradient needs what was there
+        square = torch.square if torch.is_grad_enabled() else torch.square_  # in place where no gradient needs what was there
         even, odd = (square(u.sin()).addcmul_(u, slope) for u in (even, odd))  # β times snake
         ends = even[..., :1], odd[..., -1:]
         return filtered(even, 1, down[0], *ends).add_(filtered(odd, 0, down[1], *ends))
+
+# %% ../nbs/24_vocoder.ipynb #5c0575f3
+@patch
+def forward(
+    self: Snake,
+    x: torch.Tensor,  # (batch, channel, 1, time)
+) -> torch.Tensor:  # like x
+    "The activation; without gradients piece by piece, and with kernels that are kept as long as the parameters stay"
+    if torch.is_grad_enabled() or self.alpha.is_inference(): return self.whole(x, *self.kernels())
+    stamp = [(p._version, p.data_ptr()) for p in self.parameters()]
+    if stamp != self.stamp: self.kept, self.stamp = self.kernels(), stamp
+    out, step, reach = torch.empty_like(x), max(64, 2**18 // (len(x) * x.shape[1])), 8
+    for at in range(0, x.shape[-1], step):
+        low = max(0, at - reach)
+        out[..., at : at + step] = self.whole(x[..., low : at + step + reach], *self.kept)[..., at - low :][..., :step]
+    return out
 
 # %% ../nbs/24_vocoder.ipynb #4e68250a
 def across(c_in, c_out, kernel, dilation=1, bias=True):
@@ -375,9 +389,6 @@ class Generator(nn.Module):
 def convolutions(network: nn.Module) -> list[nn.Module]:
     "The convolutions of a network that carry weight normalisation in training"
     return [m for m in network.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d))]
-
-# %% ../nbs/24_vocoder.ipynb #d30cf06f
-from fastcore.basics import patch
 
 # %% ../nbs/24_vocoder.ipynb #731ae9aa
 @patch(as_prop=True)
