@@ -278,7 +278,7 @@ def encode_tokens(self:Clip, texts:list[str], # prompts, templates already fille
     "Embeddings of texts, and encodings of their tokens."
     tokens, seen = self.tokenizer(texts).to(self.device), []
     hook = self.model.ln_final.register_forward_hook(lambda *passed: seen.append(passed[2]))
-    try: embedding = F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+    try: embedding = self.encode_text(texts)
     finally: hook.remove()
     encodings = seen[0] if seen[0].shape[-1] == embedding.shape[-1] else seen[0] @ self.model.text_projection
     within = torch.arange(tokens.shape[1], device=self.device) <= tokens.argmax(1, keepdim=True)   # the end has the highest id

@@ -27,7 +27,7 @@ def interval(
 ) -> dict:  # {"mean", "low", "high", "n"}
     "Mean and 95 % bootstrap interval"
     g = torch.Generator().manual_seed(seed)
-    means = torch.stack([values[torch.randint(len(values), (len(values),), generator=g)].mean() for _ in range(draws)])
+    means = values[torch.randint(len(values), (draws, len(values)), generator=g)].mean(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
     return {"mean": values.mean().item(), "low": low, "high": high, "n": len(values)}
 
@@ -129,5 +129,5 @@ def gap(
                 "interval": "95 %, bootstrap over videos, 2000 draws", "corrections": "fitted on these videos and labels in five folds", "version": __version__}
     result = figures(queries | corrected(text, image), text, image, clips) | {"protocol": protocol}
     if out is not None:
-        with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
+        with whole_file(out) as partial: partial.write_text(json.dumps(result) + "\n")
     return result

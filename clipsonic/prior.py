@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint import check_replaceable, load_config, load_strict, load_tensors, save_checkpoint
+from .checkpoint import check_replaceable, counted, load_config, load_strict, load_tensors, save_checkpoint
 from .core import CheckpointError, InputError, pick_device, randn_streams
 from .diffusion import Diffusion, cosine_betas
 from .samplers import check_streams, ddim
@@ -213,10 +213,8 @@ def published_prior_tensors(
     absent = {"null_text_embeds": ours["null_text_embeds"].shape, "null_image_embed": ours["null_image_embed"].shape}
     theirs = {name: f"net.{'null_text_embed' if name == 'null_text_encodings' else name}" for name in ours if name not in absent}
     missing = [their for their in theirs.values() if their not in state]
-    foreign = sorted(k for k in state if k not in theirs.values() and not k.startswith(("noise_scheduler.", "clip.")) and k != "_dummy")
-    if missing or foreign:
-        said = "; ".join(f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" for what, names in (("missing", missing), ("foreign", foreign)) if names)
-        raise CheckpointError(f"the prior in {where} is not of the published layout: {said}")
+    foreign = [k for k in state if k not in theirs.values() and not k.startswith(("noise_scheduler.", "clip.")) and k != "_dummy"]
+    if missing or foreign: raise CheckpointError(f"the prior in {where} is not of the published layout: {counted({'missing': missing, 'foreign': foreign})}")
     tensors = {name: state[their].float() for name, their in theirs.items()} | {name: torch.zeros(shape) for name, shape in absent.items()}
     tensors["causal_transformer.rel_pos_bias.relative_attention_bias.weight"] = 128 * tensors["causal_transformer.rel_pos_bias.relative_attention_bias.weight"]
     return tensors

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CRITICS', 'paper', 'clipsynth', 'pocket', 'DENOISERS', 'supervised', 'small', 'quick', 'PRIORS', 'bigvgan', 'hifigan',
-           'leaky', 'VOCODERS', 'OTHERS', 'PRESETS', 'read_pairs', 'augment', 'permuted', 'PocketClip', 'zero_shot',
-           'DenoiserConfig', 'Denoiser', 'VocoderConfig', 'channels_last', 'TrainVocoder', 'PocketClassifier',
-           'TrainPrior', 'CaptionedPictures', 'LabelledVideos', 'recipe']
+           'leaky', 'VOCODERS', 'OTHERS', 'PRESETS', 'read_pairs', 'augment', 'permuted', 'PocketClip', 'embedded',
+           'zero_shot', 'DenoiserConfig', 'Denoiser', 'VocoderConfig', 'channels_last', 'TrainVocoder',
+           'PocketClassifier', 'TrainPrior', 'CaptionedPictures', 'LabelledVideos', 'recipe']
 
 # %% ../nbs/41_recipes.ipynb #391e81a1
 import dataclasses
@@ -137,16 +137,23 @@ class PocketClip(Recipe):
         return {"kind": "clip", "name": "pocket", "model": dataclasses.asdict(self.model), "vocabulary": self.tokenizer.kept}
 
 # %% ../nbs/41_recipes.ipynb #7ac67589
+def embedded(clip:Clip,           # the encoder
+             images:torch.Tensor, # (N, 3, H, W) uint8
+            ) -> torch.Tensor:    # (N, D), L2-normalised
+    "Embeddings of many pictures."
+    from PIL import Image
+    from tqdm.auto import tqdm
+    return torch.cat([clip.encode_image([Image.fromarray(i.permute(1, 2, 0).numpy()) for i in part]) for part in tqdm(images.split(250), desc="embedding pictures", leave=False, delay=2)])
+
 @torch.no_grad()
 def zero_shot(clip:Clip,              # the encoder
               images:torch.Tensor,    # (N, 3, H, W) uint8
               nouns:list[str],        # their nouns
              ) -> dict[str, float]:   # top-1 and top-5 shares
     "Zero-shot classification of pictures among their own nouns, with the texts “a photo of …”."
-    from PIL import Image
     classes = sorted(set(nouns))
     text = clip.encode_text([f"a photo of {article(c)}" for c in classes])
-    image = torch.cat([clip.encode_image([Image.fromarray(i.permute(1, 2, 0).numpy()) for i in part]) for part in images.split(250)])
+    image = embedded(clip, images)
     rank = (image @ text.T).argsort(1, descending=True)
     right = rank == torch.tensor([classes.index(n) for n in nouns], device=rank.device)[:, None]
     return {"top1": right[:, 0].float().mean().item(), "top5": right[:, :5].any(1).float().mean().item()}
@@ -390,8 +397,8 @@ class PocketClassifier(Recipe):
 # %% ../nbs/41_recipes.ipynb #b0cef49f
 class TrainPrior(Recipe):
     "The prior of a CLIP space, from pairs of image embeddings and texts; the subclasses say which. Uses no sound."
-    def __init__(self, data, name:str, config:PriorConfig, training:Training, clip:Clip, valid=None):
-        self.data, self.name, self.config_, self.training, self.clip, self.valid = data, name, config, training, clip, valid
+    def __init__(self, data, name:str, config:PriorConfig, training:Training, clip:Clip):
+        self.data, self.name, self.config_, self.training, self.clip = data, name, config, training, clip
         self.held_out = None   # ((N, D) image embeddings, texts) that it is not trained on
         if clip.dim != config.dim: raise InputError(f"CLIP {clip.identity['name']!r} has {clip.dim}-wide embeddings; --preset {name} takes {config.dim}-wide ones")
         self.diffusion = prior_diffusion(config)
@@ -435,18 +442,12 @@ class CaptionedPictures(TrainPrior):
         tars = sorted(Path(data).glob("imagetext-0*.tar"))
         if not tars: raise InputError(f"{data}: no image-text shards (imagetext-0*.tar) here")
         pictures, self.nouns, synonyms = read_pairs(tars)
-        self.images, self.captioner = self.embed(pictures), Captioner(self.nouns, synonyms)
+        self.images, self.captioner = embedded(clip, pictures).cpu(), Captioner(self.nouns, synonyms)
         sounding = torch.tensor([n in self.captioner.row for n in self.nouns]).nonzero().flatten()
         self.index = torch.cat([torch.arange(len(self.nouns)), sounding, sounding])   # as the CLIP was trained
         if (test := Path(data) / "imagetext-test.tar").exists():
             pictures, nouns, _ = read_pairs([test])
-            self.held_out = self.embed(pictures), [f"a photo of {article(noun)}" for noun in nouns]
-
-    def embed(self, pictures):
-        from PIL import Image
-        from tqdm.auto import tqdm
-        parts = tqdm(pictures.split(256), desc="embedding pictures", leave=False)
-        return torch.cat([self.clip.encode_image([Image.fromarray(p.permute(1, 2, 0).numpy()) for p in part]).cpu() for part in parts])
+            self.held_out = embedded(clip, pictures).cpu(), [f"a photo of {article(noun)}" for noun in nouns]
 
     def pairs(self, items, rng): return self.images[items], [self.captioner.draw(self.nouns[i], rng)[0] for i in items]
 
@@ -458,7 +459,7 @@ class LabelledVideos(TrainPrior):
         clip = clip or load_clip(shown["name"], device="cpu")
         for shards in (data, valid) if valid else (data,):
             if shard_info(shards)["clip"] != clip.identity: raise InputError(f"{shards} holds embeddings of the CLIP {shard_info(shards)['clip']}, and the texts would be read by {clip.identity}: say where the shards' CLIP is (`--clip`, and `--clip-file` for published weights)")
-        super().__init__(data, name, config, training, clip, valid)
+        super().__init__(data, name, config, training, clip)
         self.images, self.texts = self.frames(data)
         self.index = torch.arange(len(self.texts))
         if valid is not None: self.held_out = self.frames(valid)

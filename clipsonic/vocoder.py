@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from .checkpoint import check_replaceable, load_config, load_strict, load_tensors, save_checkpoint, tensors_digest, weights_folder
+from .checkpoint import check_replaceable, counted, load_config, load_strict, load_tensors, save_checkpoint, tensors_digest, weights_folder
 from .core import CheckpointError, InputError, pick_device
 from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude
 
@@ -715,9 +715,7 @@ def published_tensors(
         ours[name] = value[:, :, None] if own.ndim == 4 and value.ndim == 3 else value
     filters = {k: v for k, v in left.items() if k.endswith((".upsample.filter", ".downsample.lowpass.filter"))}
     foreign = sorted(left.keys() - filters.keys()) + [f"{k} (another filter)" for k, v in filters.items() if v.numel() != 12 or (v.flatten() - low_pass()).abs().max() > 1e-5]
-    if missing or foreign:
-        said = "; ".join(f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}" for what, names in (("missing", missing), ("foreign", foreign)) if names)
-        raise CheckpointError(f"the generator in {where} does not fit its settings: {said}")
+    if missing or foreign: raise CheckpointError(f"the generator in {where} does not fit its settings: {counted({'missing': missing, 'foreign': foreign})}")
     return ours
 
 # %% ../nbs/24_vocoder.ipynb #4ad30fb1
