@@ -86,7 +86,7 @@ def main():
         print(f'{name:24}{parameters / 1e6:>10.1f} M{a:>10.3f} s{b:>8.3f} s{median(x / y for x, y in pairs):>8.2f}×{4 / b:>13.1f}{error:>10.0e}', flush=True)
     print(f'\n{"vocoder":24}{"sound":>12}{"took":>12}{"× real time":>13}{"peak memory":>14}')
     for name, title in ('pocket', 'pocket'), ('griffin-lim', 'griffin-lim'), ('128', 'BigVGAN, 128 channels'):
-        for seconds in 10, 60, 600:
+        for seconds in 10, 120, 600:   # one piece, a few, many
             memory, took = json.loads(subprocess.run([sys.executable, __file__, '--threads', str(args.threads), '--decode', name, str(seconds)], capture_output=True, text=True, check=True).stdout)
             print(f'{title:24}{seconds:>10} s{took:>10.2f} s{seconds / took:>13.1f}{memory:>11.0f} MB', flush=True)
 

@@ -316,7 +316,8 @@ def forward(
     if torch.is_grad_enabled() or self.alpha.is_inference(): return self.whole(x, *self.kernels())
     stamp = [(p._version, p.data_ptr()) for p in self.parameters()]
     if stamp != self.stamp: self.kept, self.stamp = self.kernels(), stamp
-    out, step, reach = torch.empty_like(x), max(64, 2**18 // (len(x) * x.shape[1])), 8
+    piece = min(2**20, max(2**18, x.numel() // 2))  # values: larger ones cost fresh memory, smaller ones the start of many operations
+    out, step, reach = torch.empty_like(x), max(64, piece // (len(x) * x.shape[1])), 8
     for at in range(0, x.shape[-1], step):
         low = max(0, at - reach)
         out[..., at : at + step] = self.whole(x[..., low : at + step + reach], *self.kept)[..., at - low :][..., :step]
@@ -601,12 +602,13 @@ class Vocoder:
         if not mel.isfinite().all(): raise InputError(f"the mel has {(~mel.isfinite()).sum().item()} values that are not finite numbers, of {mel.numel()}")
         if chunk < 1: raise InputError(f"chunk={chunk}: a piece has at least one frame")
         hop, reach, frames = self.mel.hop_length, self.network.reach, mel.shape[3]
-        starts, waveforms = range(0, frames, chunk), []
-        for one in mel.float().split(1):
-            bounds = [(s, min(s + chunk, frames), max(0, s - reach), min(s + chunk + reach, frames)) for s in starts]
-            pieces = (self.network.decode(one[..., low:high], first=low)[..., (s - low) * hop : (e - low) * hop] for s, e, low, high in bounds)
-            waveforms.append(torch.cat(list(pieces), -1))
-        return torch.cat(waveforms)
+        waveform = mel.new_empty(len(mel), 1, frames * hop, dtype=torch.float32)  # filled piece by piece: pieces kept until the end would lie scattered in the memory that the next ones need
+        for one, out in zip(mel.float().split(1), waveform.split(1)):
+            for start in range(0, frames, chunk):
+                end, low = min(start + chunk, frames), max(0, start - reach)
+                piece = self.network.decode(one[..., low : end + reach], first=low)
+                out[..., start * hop : end * hop] = piece[..., (start - low) * hop : (end - low) * hop]
+        return waveform
 
 # %% ../nbs/24_vocoder.ipynb #49f223e3
 @patch
