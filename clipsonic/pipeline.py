@@ -229,18 +229,21 @@ SMALL_WORDS = frozenset("a an and are at being by for from his her in is it its 
 @patch
 def doubt(self: Pipeline,
     prompt: str,
-    condition: torch.Tensor,  # (1, D) its embedding, template included
+    text: torch.Tensor,  # (1, D) its embedding, template included
+    condition: torch.Tensor,  # (n, D) what the system made of it: for ZS the same, else the prior's images
 ) -> str | None:
     "Why the sound for this prompt is a guess, or what was left out of it; None where there is nothing to say."
     names, embeddings = self.known
     knows = f"; it knows {', '.join(names)}" if names else ""
-    similarity, nearest = (embeddings @ condition[0]).max(0) if names else (None, None)
+    similarity, nearest = (embeddings @ text[0]).max(0) if names else (None, None)
     words = [w for w in re.findall(r"[^\W_]+", prompt.lower()) if w not in SMALL_WORDS]
     unknown = [w for w in dict.fromkeys(self.clip.unknown(prompt)) if w not in SMALL_WORDS]
     if unknown and set(words) <= set(unknown): return f"the model {self.name!r} knows no word of {prompt!r}: the sound is a guess{knows}"
     if names and (threshold := self.config.get("knows_threshold")) is not None and similarity < threshold:
         return (f"the model {self.name!r} has no idea of {prompt!r}: the sound is a guess (the nearest that it knows is {names[nearest]!r}, at a similarity of "
                 f"{similarity:.2f} where {threshold:g} is needed){knows}")
+    if names and (taken := (embeddings @ condition.mean(0)).argmax()) != nearest:
+        return f"the model {self.name!r} is of two minds about {prompt!r}: its CLIP reads {names[nearest]!r}, its prior imagines {names[taken]!r}; the sound is a guess{knows}"
     if unknown:
         rest = f"; what is left is nearest to {names[nearest]!r}{knows}" if names else ""
         return f"{prompt!r}: the model {self.name!r} does not know {', '.join(map(repr, unknown))} and leaves it out{rest}"
@@ -291,10 +294,10 @@ def answer(self: Pipeline, request: Request, progress: bool = True) -> list[Audi
     name, settings = request.system or next(iter(self.priors), "zs"), self.settings(request)
     system = SYSTEMS[name](self.clip, self.painter, self.vocoder, self.prior)
     counts, streams = numbered(request.queries, request.n, request.seed)
+    conditions = [system.query(query, streams[i * request.n:(i + 1) * request.n]) for i, query in enumerate(request.inputs)]
     if system.takes == "text":
         texts = [self.clip.encode_text([text]) for text in request.inputs]
-        for message in filter(None, dict.fromkeys([*map(self.doubt, request.queries, texts), *map(self.cut, request.inputs)])): warnings.warn(message, stacklevel=3)
-    conditions = [system.query(query, streams[i * request.n:(i + 1) * request.n]) for i, query in enumerate(request.inputs)]
+        for message in filter(None, dict.fromkeys([*map(self.doubt, request.queries, texts, conditions), *map(self.cut, request.inputs)])): warnings.warn(message, stacklevel=3)
     with tqdm(desc="generating", total=len(streams) * settings["steps"], unit="step", delay=1, leave=False, disable=not progress) as bar:
         waveforms = system.sound(torch.cat(conditions), streams, request.seconds, progress=bar.update, **settings)
     rate, info = self.painter.mel.sample_rate, dict(model=self.name, system=name, seed=request.seed, **settings)

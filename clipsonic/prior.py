@@ -35,6 +35,8 @@ class PriorConfig:
     tokens: int = 77  # of a text
     timesteps: int = 1000  # T of the cosine schedule
     cosine_attention: bool = True  # False for the published prior, which is older
+    steps: int = 64  # of a walk at use, where nobody asks for another number
+    samples: int = 2  # walks a text at use, likewise
 
 
 class _Norm(nn.Module):
@@ -140,10 +142,8 @@ class Prior:
         config: PriorConfig,
         clip: dict | None = None,  # name and hash of the CLIP in whose space it works; None: not known
         where: str = "memory",  # names its source in errors
-        steps: int = 64,  # of a walk, where nobody asks for another number
-        samples: int = 2,  # walks a text, likewise
     ):
-        self.network, self.config, self.clip, self.where, self.steps, self.samples, self.diffusion = network, config, clip, where, steps, samples, prior_diffusion(config)
+        self.network, self.config, self.clip, self.where, self.diffusion = network, config, clip, where, prior_diffusion(config)
 
     @torch.no_grad()
     def __call__(
@@ -157,7 +157,7 @@ class Prior:
         "An image embedding for each text: the same for the same stream, whatever the batch. Raises `InputError`"
         if text.ndim != 2 or text.shape[1] != self.config.dim: raise InputError(f"text embeddings of shape {tuple(text.shape)}: the prior in {self.where} takes (batch, {self.config.dim})")
         if encodings.ndim != 3 or encodings.shape[::2] != text.shape: raise InputError(f"encodings of shape {tuple(encodings.shape)} for texts of {tuple(text.shape)}: expected (batch, token, {self.config.dim})")
-        steps, samples = self.steps if steps is None else steps, self.samples if samples is None else samples
+        steps, samples = self.config.steps if steps is None else steps, self.config.samples if samples is None else samples
         if samples < 1: raise InputError(f"samples={samples}: expected at least one walk")
         check_streams(streams, text)
         drawn, device = [], self.network.learned_query.device
@@ -172,11 +172,9 @@ class Prior:
 def prior_settings(
     config: PriorConfig,
     clip: dict | None,  # name and hash of the CLIP in whose space it works; None: not known
-    steps: int = 64,  # of a walk at use (Appendix A)
-    samples: int = 2,  # walks a text at use (Appendix A)
 ) -> dict:  # for `config.json`
     "A prior's settings as they are written down"
-    return {"kind": "prior", "model": asdict(config), "clip": clip, "steps": steps, "samples": samples}
+    return {"kind": "prior", "model": asdict(config), "clip": clip}
 
 
 def load_prior(
@@ -187,10 +185,10 @@ def load_prior(
     settings = load_config(folder, kind="prior")
     try:
         config = PriorConfig(**settings["model"])
-        network, use = build_prior(config), {name: int(settings[name]) for name in ("steps", "samples") if name in settings}
+        network = build_prior(config)
     except (KeyError, TypeError, ValueError, RuntimeError) as error: raise CheckpointError(f"{folder}: its config describes no prior of ours: {error}") from error
     load_strict(network, load_tensors(folder, "prior"), where=folder)
-    return Prior(network.to(pick_device(device)).eval().requires_grad_(False), config, settings.get("clip"), str(folder), **use)
+    return Prior(network.to(pick_device(device)).eval().requires_grad_(False), config, settings.get("clip"), str(folder))
 
 # %% ../nbs/23_prior.ipynb #9f088205
 class _Inert:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ClassifierConfig', 'convolve', 'Classifier', 'stripe', 'vary', 'classifier_loss', 'Share', 'top1', 'nearest',
-           'diversity', 'listen', 'save_classifier', 'load_classifier']
+           'diversity', 'interval', 'paired', 'sliding', 'cosine_scores', 'kl_divergence', 'inception_score', 'listen',
+           'save_classifier', 'load_classifier']
 
 # %% ../nbs/31_scores.ipynb #92c5cf91
 import math
@@ -164,6 +165,68 @@ def diversity(
         n = len(one)
         found[name] = ((n * n - (one @ one.T).sum()) / (n * (n - 1))).item() if n > 1 else float("nan")
     return found
+
+# %% ../nbs/31_scores.ipynb #b5d5ad40
+def interval(
+    values: torch.Tensor,  # (n,) one figure a clip
+    draws: int = 2000,  # of the bootstrap
+    seed: int = 0,  # of the draws
+) -> Share:  # the mean, with its 95 % interval
+    "Mean and 95 % bootstrap interval"
+    if values.ndim != 1 or not len(values) or not values.isfinite().all(): raise InputError(f"figures of shape {tuple(values.shape)}: expected one finite number a clip, and at least one clip")
+    values, g = values.double(), torch.Generator().manual_seed(seed)
+    means = torch.cat([values[torch.randint(len(values), (part, len(values)), generator=g)].mean(1) for part in [100] * (draws // 100)])
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Share(values.mean().item(), low, high, len(values))
+
+# %% ../nbs/31_scores.ipynb #2579c29e
+def paired(
+    ours: dict[str, torch.Tensor],  # name of the clip → what is scored
+    theirs: dict[str, torch.Tensor],  # the same names → what it is held against
+) -> list[tuple[str, torch.Tensor, torch.Tensor]]:  # (name, ours, theirs) in order of the names
+    "What belongs together. Raises `InputError` for names without a partner"
+    if not ours: raise InputError("there is nothing to compare: expected at least one clip")
+    for has, lacks, where in (ours, theirs, "the other side"), (theirs, ours, "this side"):
+        if alone := sorted(has.keys() - lacks.keys()):
+            raise InputError(f"{len(alone)} of {len(has)} clips have no partner of the same name on {where}: {', '.join(map(repr, alone[:3]))}{' …' if len(alone) > 3 else ''}")
+    return [(name, ours[name], theirs[name]) for name in sorted(ours)]
+
+# %% ../nbs/31_scores.ipynb #6fca4b1d
+def sliding(
+    waveform: torch.Tensor,  # (1, time)
+    sample_rate: int,  # Hz
+    seconds: float = 4.0,  # of a window
+    hop: float = 0.5,  # seconds from one window to the next
+) -> torch.Tensor:  # (window, 1, time); the clip itself where it is no longer than one
+    "Overlapping windows of a clip (CLIPSonic Appendix B); what is left at its end and fills none is in no window"
+    size, step = round(seconds * sample_rate), round(hop * sample_rate)
+    return waveform[None] if waveform.shape[1] <= size else waveform.unfold(1, size, step).transpose(0, 1).contiguous()
+
+
+def cosine_scores(
+    sounds: dict[str, torch.Tensor],  # name → (window, D) embeddings, L2-normalised
+    queries: dict[str, torch.Tensor],  # name → (D,) of its text, picture or sound, L2-normalised
+) -> dict[str, Share]:  # "max", "mean" and "min" over a clip's windows, each over all clips
+    "Mean cosine between clips and what they are of. Raises `InputError` where a name stands alone"
+    each = [(s.double() @ q.double()) for _, s, q in paired(sounds, queries)]
+    return {name: interval(torch.stack([over(c) for c in each])) for name, over in {"max": torch.amax, "mean": torch.mean, "min": torch.amin}.items()}
+
+# %% ../nbs/31_scores.ipynb #930cbb55
+def kl_divergence(
+    real: dict[str, torch.Tensor],  # name → (class,) log-probabilities
+    made: dict[str, torch.Tensor],  # the same names → (class,) log-probabilities
+) -> Share:  # nats, at least 0
+    "Mean KL(real ‖ made) over pairs of the same name. Raises `InputError` where a name stands alone"
+    return interval(torch.stack([F.kl_div(m.double(), r.double(), reduction="sum", log_target=True) for _, r, m in paired(real, made)]))
+
+
+def inception_score(
+    made: dict[str, torch.Tensor],  # name → (class,) log-probabilities
+) -> float:  # 1 … number of classes
+    "exp of the mean KL divergence of the clips' probabilities from their mean (Salimans et al. 2016)"
+    logs = torch.stack([made[name].double() for name in sorted(made)])
+    mean = (logs.logsumexp(0) - math.log(len(logs))).expand_as(logs)
+    return F.kl_div(mean, logs, reduction="batchmean", log_target=True).exp().item()
 
 # %% ../nbs/31_scores.ipynb #bcead04e
 @torch.no_grad()

@@ -6,8 +6,9 @@ import torch
 
 from clipsonic.checkpoint import load_config
 from clipsonic.core import InputError
-from clipsonic.gap import corrected, gap, interval
+from clipsonic.gap import corrected, gap
 from clipsonic.pipeline import pack
+from clipsonic.scores import interval
 from clipsonic.shards import made_up_shards
 from tiny import tiny_model, tiny_prior
 
@@ -60,6 +61,6 @@ def test_what_cannot_be_measured(home, tmp_path):
 
 def test_intervals_and_corrections_are_repeatable():
     values = torch.rand(50, generator=torch.Generator().manual_seed(0))
-    assert interval(values) == interval(values) and interval(values)["n"] == 50
+    assert interval(values) == interval(values) and interval(values).n == 50
     text, image = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(1))
     for each in corrected(text, image).values(): torch.testing.assert_close(each.norm(dim=-1), torch.ones(20))

@@ -180,14 +180,23 @@ def test_a_prior_of_another_space_is_refused(labelled, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_step_of_the_paper_s_prior(tmp_path):
-    from clipsonic.engine import Engine
-    from clipsonic.recipes import PRIORS, LabelledVideos
-    from clipsonic.shards import made_up_shards
-    made_up_shards(tmp_path / "shards", clips=32, dim=768, seconds=2.0, labels=True)
-    clip = TinyClip()
-    clip.dim, clip.encode_tokens = 768, lambda texts: (F.normalize(torch.ones(len(texts), 768), dim=-1), torch.ones(len(texts), 20, 768))
-    config, training = PRIORS["prior"]
-    engine = Engine(LabelledVideos(tmp_path / "shards", "prior", config, dataclasses.replace(training, precision="no"), clip=clip), tmp_path / "run", cpu=True)
-    figures = engine.step(next(engine.recipe.batches(0, 0, 1)))
-    assert figures["skipped"] == 0 and np.isfinite(figures["model/loss"])
+def test_the_paper_s_clip_and_prior_from_videos_on(tmp_path):
+    "ViT-L/14 in the published layout with random weights: videos become shards, one real step makes a prior of the paper's size, and another CLIP is refused by name."
+    import open_clip
+    from clipsonic.clip import load_clip
+    from clipsonic.cli import main
+    from films import film
+    file, shards, run = tmp_path / "ViT-L-14.pt", tmp_path / "shards", tmp_path / "run"
+    torch.save(open_clip.create_model("ViT-L-14-quickgelu").state_dict(), file)
+    for n in range(2): film(tmp_path / f"video{n}.mp4", 3.0, n)
+    (tmp_path / "index.csv").write_text("video0,0,dog barking,train\nvideo1,0,rain falling,train\n")
+    published = ["--clip", "ViT-L-14", "--clip-file", str(file)]
+    assert main(["prepare", str(tmp_path), "--index", str(tmp_path / "index.csv"), "--out", str(shards), "--workers", "0", *published]) == 0
+    assert main(["train", "--preset", "prior", "--data", str(shards), "--out", str(run), "--steps", "1", "--batch-size", "4", "--cpu", *published]) == 0
+    clip, prior = load_clip("ViT-L-14", file, "cpu"), load_prior(run, "cpu")
+    assert prior.clip == clip.identity and prior.clip["name"] == "ViT-L-14"
+    text, encodings = clip.encode_tokens(["a photo of a dog"])
+    drawn = prior(text, encodings, noise_streams(0, 1), steps=2)
+    assert drawn.shape == (1, 768) and drawn.isfinite().all()
+    assert main(["train", "--preset", "pocket", "--data", str(shards), "--out", str(tmp_path / "other"), "--steps", "1", "--cpu"]) != 0
+
