@@ -9,6 +9,7 @@ __all__ = ['ANIMALS', 'THINGS', 'INSTRUMENTS', 'WORDS', 'ADJECTIVES', 'ADVERBS',
 
 # %% ../nbs/10_clip.ipynb #11875fc5
 import random
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +137,13 @@ class Captioner:
         self.row = {noun: key for key, word in WORDS.items() for noun in word.nouns.split(", ")}
         keys = [*self.names, *(f"row:{k}" for k in WORDS)]
         self.key = {k: i for i, k in enumerate(keys)}
+
+    @classmethod
+    def of_labels(cls, labels:list[str]) -> "Captioner": # for sounds of these classes, such as "dog barking"
+        "Captions for labels: a label belongs to the row whose name it holds as a word."
+        captioner = cls(labels)
+        captioner.row |= {label: key for label in labels for key in WORDS if re.search(rf"\b{key.replace('_', ' ')}\b", label)}
+        return captioner
 
     def keys(self, noun:str) -> tuple[int, int]: # (noun key, row key; the noun's again where no row holds it)
         "The two keys of a picture with this noun."

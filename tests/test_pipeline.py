@@ -81,6 +81,11 @@ def test_priors(home, pipe, tmp_path, photo):
     with pytest.raises(InputError, match="unknown prior 'xd'"): pack(*parts, tmp_path/'no', priors={'xd': tmp_path/'pd'})
     assert not (tmp_path/'no').exists()
 
+def test_it_says_where_prior_and_text_part_ways(pipe):
+    names, known = pipe.known
+    assert pipe.doubt(names[0], known[:1], known[:1].expand(3, -1)) is None
+    assert f'reads {names[0]!r}, its prior imagines {names[1]!r}' in pipe.doubt(names[0], known[:1], known[1:2])
+
 def test_a_long_prompt_is_cut_aloud(pipe):
     with pytest.warns(UserWarning, match="longer than the 14 tokens.*'and a dog a playing the flute' was cut"): quiet(pipe, 'a dog and a picture and a dog and a picture and a dog a playing the flute', seconds=0.1, steps=1, seed=0)
 
