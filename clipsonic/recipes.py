@@ -400,6 +400,7 @@ class TrainPrior(Recipe):
     def __init__(self, data, name:str, config:PriorConfig, training:Training, clip:Clip):
         self.data, self.name, self.config_, self.training, self.clip = data, name, config, training, clip
         self.held_out = None   # ((N, D) image embeddings, texts) that it is not trained on
+        self.token_dropout = 0.0   # share of the texts of which only the embedding is shown
         if clip.dim != config.dim: raise InputError(f"CLIP {clip.identity['name']!r} has {clip.dim}-wide embeddings; --preset {name} takes {config.dim}-wide ones")
         self.diffusion = prior_diffusion(config)
         self.networks = {"prior": build_prior(config)}
@@ -420,6 +421,7 @@ class TrainPrior(Recipe):
         text, encodings = self.clip.encode_tokens(batch["text"])
         t, noise = torch.randint(self.config_.timesteps, (b,), generator=generator), torch.randn(batch["image"].shape, generator=generator)
         keep = torch.rand(b, generator=generator) >= 0.1   # Appendix A
+        if self.token_dropout: encodings = encodings * (torch.rand(b, generator=generator) >= self.token_dropout).to(device)[:, None, None]
         return prior_loss(network, self.diffusion, batch["image"].to(device), text, encodings, t.to(device), noise.to(device), keep.to(device)), {}
 
     def config(self): return prior_settings(self.config_, self.clip.identity) | {"preset": self.name}
@@ -443,6 +445,7 @@ class CaptionedPictures(TrainPrior):
         if not tars: raise InputError(f"{data}: no image-text shards (imagetext-0*.tar) here")
         pictures, self.nouns, synonyms = read_pairs(tars)
         self.images, self.captioner = embedded(clip, pictures).cpu(), Captioner(self.nouns, synonyms)
+        self.token_dropout = 0.5   # wordings that no caption has are read better from the embedding
         sounding = torch.tensor([n in self.captioner.row for n in self.nouns]).nonzero().flatten()
         self.index = torch.cat([torch.arange(len(self.nouns)), sounding, sounding])   # as the CLIP was trained
         if (test := Path(data) / "imagetext-test.tar").exists():
@@ -487,9 +490,9 @@ DENOISERS = {
 
 # %% ../nbs/41_recipes.ipynb #4e9233c6
 supervised = Training(steps=200_000, lr=1e-4, weight_decay=0.06, ema=0.9999, precision="bf16", save_every=5000)   # Appendix A
-small = PriorConfig(dim=192, depth=4, heads=3, ff_mult=2, tokens=16)
+small = PriorConfig(dim=192, depth=4, heads=3, ff_mult=2, tokens=16, steps=16, samples=32)
 quick = dataclasses.replace(supervised, steps=1200, batch_size=128, lr=1e-3, warmup=100, decay="cosine", ema=0.998, save_every=250)
-PRIORS = {"pocket-prior-pd": (small, quick), "pocket-prior-sd": (small, dataclasses.replace(quick, steps=600)), "prior": (PriorConfig(), supervised)}
+PRIORS = {"pocket-prior-pd": (small, dataclasses.replace(quick, steps=3000)), "pocket-prior-sd": (small, dataclasses.replace(quick, steps=600)), "prior": (PriorConfig(), supervised)}
 
 # %% ../nbs/41_recipes.ipynb #2fa720e6
 bigvgan = Training(steps=1_000_000, betas=(0.8, 0.99), weight_decay=0.01, decay="exponential", gamma=0.9999996, ema=0.0, clip_grad=1000, precision="bf16", save_every=5000)  # as published

@@ -230,7 +230,7 @@ def _mono(frames, first, sample_rate):
 # %% ../nbs/02_video.ipynb #63bacd71
 def read_audio(
     path: str | Path,              # any video or audio file
-    sample_rate: int = 16000,      # Hz, of the result
+    sample_rate: int | None = 16000, # Hz, of the result; None: the file's own
     start: float = 0.,             # seconds from the beginning of the file
     seconds: float | None = None,  # how long to listen; None: to the end
 ) -> Audio:                        # mono; shorter than `seconds` where the file ends sooner
@@ -244,6 +244,7 @@ def read_audio(
             if after >= end + .1: break
         if after + .5 < (promised := min(_promised(file, stream) - start, end)):
             raise MediaError(f"{path} is cut off: {promised:.1f} s of sound promised from {start:g} s on, {after:.1f} s there", "truncated")
+        if frames: sample_rate = sample_rate or frames[0][1].sample_rate
         wave = _mono([frame for _, frame in frames], frames[0][0], sample_rate) if frames else ()
     if seconds: wave = wave[:round(seconds * sample_rate)]
     if not len(wave): raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
