@@ -203,17 +203,18 @@ def cloud(mean, std, n, generator): return mean + std * torch.randn(n, len(std),
 def clouds(name, d):
     "Means and standard deviations of both clouds, and their distance"
     one, steep = torch.ones(d, dtype=torch.float64), torch.arange(1, d + 1, dtype=torch.float64) ** -0.75
-    mean, a, b = {"equal": (0, one, one), "shifted": (0.3, one, one), "wider": (0, one, one * 2**0.5), "steep": (0.2, steep, steep * 1.2**0.5), "near": (0.03, one, one * 1.05**0.5)}[name]
+    mean, a, b = {"equal": (0, one, one), "shifted": (0.3, one, one), "wider": (0, one, one * 2**0.5), "steep": (0.2, steep, steep * 1.2**0.5), "near": (0.03, one, one * 1.05**0.5),
+                  "equal and steep": (0, steep, steep)}[name]
     return (0 * one, a), (mean * one, b), (d * mean**2 + (a - b).square().sum()).item()
 
 
-def simulate(name, d, n, times, deals):
+def simulate(name, d, n, times, deals, n_b=None):
     "Raw FAD's bias, FAD∞'s bias and its standard error, and the share of intervals that hold the truth"
     (mean_a, a), (mean_b, b), truth = clouds(name, d)
     g = torch.Generator().manual_seed(7)
     found = []
     for _ in range(times):
-        x, y = cloud(mean_a, a, n, g), cloud(mean_b, b, n, g)
+        x, y = cloud(mean_a, a, n, g), cloud(mean_b, b, n_b or n, g)
         e = fad_infinity(x, y, g, deals=deals)
         found.append((frechet_distance(x, y) - truth, e.value - truth, float(e.low <= truth <= e.high)))
     found = torch.tensor(found, dtype=torch.float64)
@@ -228,12 +229,15 @@ def test_infinity_in_a_short_simulation(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, d, n", [("equal", 16, 256), ("shifted", 16, 256), ("wider", 16, 256), ("steep", 16, 256), ("near", 16, 256), ("shifted", 32, 512)])
-def test_infinity_in_a_thousand_simulations(name, d, n, capsys):
-    raw, bias, coverage, error = simulate(name, d, n, 1000, deals=100)
-    with capsys.disabled(): print(f"\n{name}, {d} dimensions, {n} clips: raw bias {raw:.4f}, FAD∞ {bias / raw:+.3f} ± {error / raw:.3f} of it, coverage {coverage:.3f}")
+@pytest.mark.parametrize("name, d, n, n_b, least", [
+    ("equal", 16, 256, 256, 0.93), ("shifted", 16, 256, 256, 0.93), ("wider", 16, 256, 256, 0.93), ("steep", 16, 256, 256, 0.93), ("near", 16, 256, 256, 0.93), ("shifted", 32, 512, 512, 0.93),
+    ("shifted", 16, 256, 1000, 0.93),
+    ("equal and steep", 16, 256, 256, 0.88)])  # all that differs is chance, in two or three directions: the notebook says so
+def test_infinity_in_a_thousand_simulations(name, d, n, n_b, least, capsys):
+    raw, bias, coverage, error = simulate(name, d, n, 1000, 100, n_b)
+    with capsys.disabled(): print(f"\n{name}, {d} dimensions, {n} and {n_b} clips: raw bias {raw:.4f}, FAD∞ {bias / raw:+.3f} ± {error / raw:.3f} of it, coverage {coverage:.3f}")
     assert abs(bias) <= 0.1 * raw + 2 * error
-    assert 0.93 <= coverage <= 0.97
+    assert least <= coverage <= 0.97
 
 
 def test_infinity_where_features_are_degenerate():
