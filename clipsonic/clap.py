@@ -7,7 +7,7 @@ __all__ = ['SAMPLE_RATE', 'RESAMPLER', 'SAMPLES', 'FRAMES', 'PUBLISHED', 'UNUSED
            'to_48k', 'sixteen_bits', 'repeat_pad', 'decibel_mel', 'four_views', 'laion_features', 'LaionNetwork',
            'transformers_names', 'load_laion', 'laion_tensors', 'RobertaTokens', 'Clap', 'published_clap', 'load_clap']
 
-# %% ../nbs/11_clap.ipynb #4219ef8a
+# %% ../nbs/11_clap.ipynb #8b586486
 import math, re
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,14 +19,14 @@ from fastcore.basics import patch
 from .checkpoint import load_strict, tensors_digest
 from .core import CheckpointError, InputError, pick_device
 
-# %% ../nbs/11_clap.ipynb #3369c4ab
+# %% ../nbs/11_clap.ipynb #c882ad3f
 def _transformers():
     "The module, or an error that names the extra."
     try: import transformers
     except ImportError as error: raise InputError("the published CLAP needs the package transformers: pip install \"clipsonic[clap]\"") from error
     return transformers
 
-# %% ../nbs/11_clap.ipynb #8f345ee5
+# %% ../nbs/11_clap.ipynb #b7b1791d
 SAMPLE_RATE = 48000  # Hz
 RESAMPLER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
 
@@ -41,14 +41,14 @@ def to_48k(
         raise InputError(f"{sample_rate} Hz cannot be brought to {SAMPLE_RATE} Hz exactly: resample the sound to a usual rate first")
     return resample(waveform, sample_rate, SAMPLE_RATE, **RESAMPLER)
 
-# %% ../nbs/11_clap.ipynb #5fbeccef
+# %% ../nbs/11_clap.ipynb #bd590d68
 def sixteen_bits(
     waveform: torch.Tensor,  # any shape, full scale is −1…1
 ) -> torch.Tensor:           # the same shape
     "There and back through 16-bit integers, as laion_clap's `float32_to_int16` and `int16_to_float32`."
     return (waveform.clamp(-1, 1) * 32767).to(torch.int16).float() / 32767
 
-# %% ../nbs/11_clap.ipynb #23fe83c2
+# %% ../nbs/11_clap.ipynb #17de47d6
 SAMPLES, FRAMES = 480_000, 1001  # ten seconds at 48 kHz, and the frames of their mel
 
 def repeat_pad(
@@ -70,7 +70,7 @@ def decibel_mel(
     "Mel spectrogram in decibels of power, not below −100."
     return 10 * _power_mel(waveform.device)(waveform).clamp(min=1e-10).log10().T
 
-# %% ../nbs/11_clap.ipynb #69b823ec
+# %% ../nbs/11_clap.ipynb #0f5815b7
 def four_views(
     mel: torch.Tensor,  # (frame, 64)
 ) -> torch.Tensor:      # (4, FRAMES, 64): all of it, shrunk; its first, middle and last ten seconds
@@ -89,7 +89,7 @@ def laion_features(
     mel = decibel_mel(waveform if len(waveform) > SAMPLES else repeat_pad(waveform))
     return four_views(mel)[None], torch.tensor([[len(mel) > FRAMES]], device=mel.device)
 
-# %% ../nbs/11_clap.ipynb #ccae2c86
+# %% ../nbs/11_clap.ipynb #b2c983c3
 PUBLISHED = {
     "projection_dim": 512,
     "projection_hidden_act": "relu",
@@ -115,7 +115,7 @@ class LaionNetwork(torch.nn.Module):
     def encode_text(self, ids, mask):  # (B, token), (B, token) → (B, D)
         return self.network.text_projection(self.network.text_model(input_ids=ids, attention_mask=mask).pooler_output)
 
-# %% ../nbs/11_clap.ipynb #e9d68b29
+# %% ../nbs/11_clap.ipynb #29b32257
 UNUSED = re.compile(r"(audio|text)_transform\.|audio_branch\.(tscam_conv|head|spectrogram_extractor|logmel_extractor)\.|text_branch\.embeddings\.(position_ids|token_type_ids)$"
                     r"|audio_branch\.layers\.\d+\.blocks\.\d+\.(attn_mask|attn\.relative_position_index)$")
 RENAMED = (("text_branch.", "text_model."), ("audio_branch.", "audio_model.audio_encoder."), (".bn0.", ".batch_norm."), (".norm1.", ".layernorm_before."),
@@ -143,7 +143,7 @@ def load_laion(
     load_strict(model.network, derived | transformers_names(tensors), where)
     return model
 
-# %% ../nbs/11_clap.ipynb #f61799f4
+# %% ../nbs/11_clap.ipynb #eb9b4a30
 class _Inert:
     "Stands in for numbers of a trainer's file that are of no use here."
     def __new__(cls, *args, **kwargs): return object.__new__(cls)
@@ -167,7 +167,7 @@ def laion_tensors(
     if broken := [k for k, v in state.items() if not v.isfinite().all()]: raise CheckpointError(f"{file} holds values that are not finite numbers, in {', '.join(broken[:5])}")
     return {k: v for k, v in state.items() if not UNUSED.match(k)}
 
-# %% ../nbs/11_clap.ipynb #aff16895
+# %% ../nbs/11_clap.ipynb #08c7f4d1
 TOKENIZER = ("vocab.json", "merges.txt")
 
 class RobertaTokens:
@@ -193,7 +193,7 @@ class RobertaTokens:
         found = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.context_length, return_tensors="pt")
         return found["input_ids"], found["attention_mask"]
 
-# %% ../nbs/11_clap.ipynb #b35bcd2d
+# %% ../nbs/11_clap.ipynb #11940ebb
 class Clap:
     "A frozen language-audio encoder. On one machine an embedding is the same to the last bit, whatever else is embedded with it."
     def __init__(self,
@@ -215,7 +215,7 @@ class Clap:
     def dim(self) -> int: # width of the shared space
         return self.encode_text(["a"]).shape[1]
 
-# %% ../nbs/11_clap.ipynb #4c32f090
+# %% ../nbs/11_clap.ipynb #15ef0c57
 @patch
 @torch.no_grad()
 def encode_audio(self: Clap,
@@ -241,7 +241,7 @@ def encode_text(self: Clap,
     rows = [self.model.encode_text(*(t.to(self.device) for t in self.tokenizer([text]))) for text in texts]
     return F.normalize(torch.cat(rows).float(), dim=-1)
 
-# %% ../nbs/11_clap.ipynb #e378860a
+# %% ../nbs/11_clap.ipynb #9139ddd2
 FILES = {"630k-audioset-fusion": "630k-audioset-fusion-best.pt", "630k-fusion": "630k-fusion-best.pt"}  # of lukewys/laion_clap, 1.9 GB each
 
 def _from_hub(repository, name, instead):
@@ -270,7 +270,7 @@ def published_clap(
     protocol = {"sample_rate": SAMPLE_RATE, "resampler": {"library": "torchaudio"} | RESAMPLER, "bits": 16, "up to 10 s": "repeatpad", "over 10 s": "first, middle and last 10 s, and all of it shrunk"}
     return Clap(load_laion(LaionNetwork(sizes), tensors, file), laion_features, tokens, name, tensors_digest(tensors), protocol, device)
 
-# %% ../nbs/11_clap.ipynb #3743451c
+# %% ../nbs/11_clap.ipynb #81b7b826
 def load_clap(
     name: str = "630k-audioset-fusion",   # or "630k-fusion"
     file: str | Path | None = None,       # local weights
