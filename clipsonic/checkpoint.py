@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['save_checkpoint', 'checkpoint_folder', 'load_config', 'load_tensors', 'counted', 'load_strict', 'check_replaceable',
-           'tensors_digest', 'describe', 'weights_folder']
+           'tensors_digest', 'read_torch', 'describe', 'weights_folder']
 
 # %% ../nbs/03_checkpoint.ipynb #848ad9b0
-import hashlib, json, math
+import hashlib, json, math, re
 from pathlib import Path
 import torch
 from .core import CheckpointError, ClipsonicError, InputError, whole_folder
@@ -131,6 +131,26 @@ def tensors_digest(
         h.update(name.encode())
         h.update(value.to(torch.float16 if value.is_floating_point() else torch.int64).contiguous().numpy().tobytes())
     return h.hexdigest()[:16]
+
+# %% ../nbs/03_checkpoint.ipynb #1ff57098
+class _Inert:
+    "Stands in for objects of a trainer's file that are of no use here"
+    def __new__(cls, *args, **kwargs): return object.__new__(cls)
+    def __setstate__(self, state): pass
+
+
+def read_torch(
+    file: str | Path,  # of torch.save
+    inert: tuple[str, ...] = (),  # full names of classes whose objects are read as nothing
+    allowed: tuple = (),  # what else is let in, as `torch.serialization.safe_globals` takes it
+):  # what was saved, on the CPU
+    "What a third party's file holds, without running any of its code. Raises InputError, and CheckpointError that names the class that is not let in."
+    if not Path(file).is_file(): raise InputError(f"{file}: there is no such file")
+    try:
+        with torch.serialization.safe_globals([*((_Inert, name) for name in inert), *allowed]): return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        raise CheckpointError(f"{file} cannot be read as tensors: it is no file of torch.save, or is damaged, or holds objects that are not let in{f' ({foreign[1]})' if foreign else ''}") from error
 
 # %% ../nbs/03_checkpoint.ipynb #7ae84db7
 def describe(

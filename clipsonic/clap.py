@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .checkpoint import load_strict, tensors_digest
+from .checkpoint import load_strict, read_torch, tensors_digest
 from .core import CheckpointError, InputError, pick_device
 
 # %% ../nbs/11_clap.ipynb #c882ad3f
@@ -144,23 +144,13 @@ def load_laion(
     return model
 
 # %% ../nbs/11_clap.ipynb #eb9b4a30
-class _Inert:
-    "Stands in for numbers of a trainer's file that are of no use here."
-    def __new__(cls, *args, **kwargs): return object.__new__(cls)
-    def __setstate__(self, state): pass
-
 INERT = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")  # what is read from a file besides tensors, as nothing
 
 def laion_tensors(
     file: str | Path,  # such as 630k-audioset-fusion-best.pt
 ) -> dict[str, torch.Tensor]:  # by laion_clap's names, without the unused
     "The tensors in LAION's file. Raises InputError and CheckpointError."
-    if not Path(file).is_file(): raise InputError(f"CLAP weights {str(file)!r}: there is no such file")
-    try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in INERT]): state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(f"{file} cannot be read: it is no file of torch.save, or is damaged, or holds objects that are not let in{f' ({foreign[1]})' if foreign else ''}") from error
+    state = read_torch(file, INERT)
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no CLAP: expected a dict of tensors, perhaps under 'state_dict'")
     state = {str(k).removeprefix("module."): v for k, v in state.items()}

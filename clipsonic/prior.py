@@ -7,7 +7,6 @@ __all__ = ['INERT', 'PriorConfig', 'build_prior', 'prior_diffusion', 'prior_loss
            'load_prior', 'published_prior_tensors', 'convert_prior']
 
 # %% ../nbs/23_prior.ipynb #b27afc2f
-import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint import check_replaceable, counted, load_config, load_strict, load_tensors, save_checkpoint
+from .checkpoint import check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint
 from .core import CheckpointError, InputError, pick_device, randn_streams
 from .diffusion import Diffusion, cosine_betas
 from .samplers import check_streams, ddim
@@ -191,12 +190,6 @@ def load_prior(
     return Prior(network.to(pick_device(device)).eval().requires_grad_(False), config, settings.get("clip"), str(folder))
 
 # %% ../nbs/23_prior.ipynb #9f088205
-class _Inert:
-    "Stands in for objects of a trainer's file that are of no use here"
-    def __new__(cls, *args, **kwargs): return object.__new__(cls)
-    def __setstate__(self, state): pass
-
-
 INERT = ("packaging.version.Version", "packaging.version._Version", "packaging._structures.InfinityType", "packaging._structures.NegativeInfinityType",
          "pytorch_warmup.base.LinearWarmup", "torch.optim.adamw.AdamW", "torch.optim.adam.Adam")  # what is read from a file besides tensors, as nothing
 
@@ -225,14 +218,9 @@ def convert_prior(
     clip: dict | None = None,  # name and hash of its CLIP; None: not known, so that only its width is checked at use
 ) -> Path:  # `out`
     "Converts the published prior, strictly. Raises `InputError` and `CheckpointError`"
-    if not Path(file).is_file(): raise InputError(f"{file}: there is no such file")
     check_replaceable(out, "prior")
     if Path(file).resolve().is_relative_to(Path(out).resolve()): raise InputError(f"{file} lies in {out}, which would be replaced: give another folder")
-    try:
-        with torch.serialization.safe_globals([*((_Inert, name) for name in INERT), dict, defaultdict]): state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        foreign = re.search(r"GLOBAL (\S+)", str(error))
-        raise CheckpointError(f"{file} cannot be read: it is no file of torch.save, or is damaged, or holds objects that are not let in{f' ({foreign[1]})' if foreign else ''}") from error
+    state = read_torch(file, INERT, (dict, defaultdict))
     state = next((state[k] for k in ("ema_model", "model") if isinstance(state, dict) and isinstance(state.get(k), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no prior: expected a dict of tensors, perhaps under 'ema_model' or 'model'")
     network, tensors = build_prior(config), published_prior_tensors(state, config, file)

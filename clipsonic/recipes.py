@@ -433,7 +433,7 @@ def validate(self:TrainPrior, networks) -> dict: # {"cosine", "text"}
     if self.held_out is None: return {}
     image, texts = (pairs[:: max(1, len(pairs) // 128)][:128] for pairs in self.held_out)
     text, encodings = self.clip.encode_tokens(texts)
-    drawn = Prior(networks["prior"], self.config_)(text, encodings, noise_streams(0, len(texts)), steps=16)
+    drawn = Prior(networks["prior"], self.config_)(text, encodings, noise_streams(0, len(texts)), steps=16, samples=2)
     return {name: F.cosine_similarity(each.cpu(), image).mean().item() for name, each in (("cosine", drawn), ("text", text))}
 
 # %% ../nbs/41_recipes.ipynb #8b735fd8

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint import load_strict, tensors_digest
+from .checkpoint import load_strict, read_torch, tensors_digest
 from .core import CheckpointError, InputError, pick_device
 
 # %% ../nbs/32_vggish.ipynb #fbc6752d
@@ -163,9 +163,8 @@ def read_published(
     rebuild = np.empty(0).__reduce__()[0]
     allowed = [(rebuild, "numpy.core.multiarray._reconstruct"), (rebuild, "numpy._core.multiarray._reconstruct"), np.ndarray, np.dtype,
                type(np.dtype("f4")), type(np.dtype("f8"))]
-    try:
-        with torch.serialization.safe_globals(allowed): state = torch.load(file, map_location="cpu", weights_only=True)
-        state = {str(k): torch.as_tensor(v).float() for k, v in state.items()}
+    state = read_torch(file, allowed=tuple(allowed))
+    try: state = {str(k): torch.as_tensor(v).float() for k, v in state.items()}
     except Exception as error: raise CheckpointError(f"{file} cannot be read as named tensors: it holds something else, or is damaged") from error
     if "pca_means" in state: state["pca_means"] = state["pca_means"].flatten()
     if broken := [k for k, v in state.items() if not v.isfinite().all()]: raise CheckpointError(f"{file} holds values that are not finite numbers, in {', '.join(broken[:5])}")

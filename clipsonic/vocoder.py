@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from .checkpoint import check_replaceable, counted, load_config, load_strict, load_tensors, save_checkpoint, tensors_digest, weights_folder
+from .checkpoint import check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint, tensors_digest, weights_folder
 from .core import CheckpointError, InputError, pick_device
 from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude
 
@@ -734,8 +734,7 @@ def convert_vocoder(
     if not isinstance(settings, dict): raise CheckpointError(f"{config} holds no settings: expected a JSON object")
     check_replaceable(out, "vocoder")
     if inside := [path for path in (file, config) if Path(path).resolve().is_relative_to(Path(out).resolve())]: raise InputError(f"{inside[0]} lies in {out}, which would be replaced: give another folder")
-    try: state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error: raise CheckpointError(f"{file} cannot be read as tensors: it is no file of torch.save, or holds more than tensors, or is damaged") from error
+    state = read_torch(file)
     state = state.get("generator", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no generator: expected a dict of tensors, perhaps under 'generator'")
     try: network = Generator(published_config(settings))

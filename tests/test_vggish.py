@@ -158,7 +158,7 @@ class Bomb:
 def test_what_is_no_file_of_tensors(tmp_path, capsys, content):
     file = tmp_path / "network.pth"
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
-    with pytest.raises(CheckpointError, match="cannot be read as named tensors"): read_published(file)
+    with pytest.raises(CheckpointError, match="cannot be read as (named )?tensors"): read_published(file)
     assert "executed" not in capsys.readouterr().out
 
 
