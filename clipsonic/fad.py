@@ -165,7 +165,7 @@ def cached_moments(
 # %% ../nbs/30_fad.ipynb #47ecf35f
 @dataclass(frozen=True)
 class Estimate:
-    "A distance with its interval, and the number of clips that were measured"
+    "A figure with its interval, and the number of clips that were measured"
     value: float
     low: float
     high: float

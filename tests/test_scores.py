@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig
-from clipsonic.scores import Classifier, ClassifierConfig, classifier_loss, diversity, listen, load_classifier, nearest, save_classifier, top1, vary
+from clipsonic.scores import (Classifier, ClassifierConfig, classifier_loss, cosine_scores, diversity, inception_score, kl_divergence, listen, load_classifier, nearest,
+                              paired, save_classifier, sliding, top1, vary)
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +88,30 @@ def test_a_folder_of_the_wrong_kind(tmp_path, listener):
     save_checkpoint(tmp_path / "other", {"kind": "denoiser"}, {"denoiser": {"w": torch.zeros(1)}})
     with pytest.raises(CheckpointError, match="denoiser"): load_classifier(tmp_path / "other")
     with pytest.raises(CheckpointError): load_classifier(tmp_path / "nowhere")
+
+
+def test_scores_of_pairs_do_not_depend_on_order():
+    g = torch.Generator().manual_seed(0)
+    names = [f"clip {i}" for i in range(60)]
+    logs = {n: torch.randn(30, generator=g).log_softmax(0) for n in names}
+    real = {n: torch.randn(30, generator=g).log_softmax(0) for n in names}
+    sounds = {n: F.normalize(torch.randn(3, 16, generator=g), dim=1) for n in names}
+    texts = {n: F.normalize(torch.randn(16, generator=g), dim=0) for n in names}
+    turned = lambda d: {n: d[n] for n in reversed(names)}
+    assert kl_divergence(real, logs) == kl_divergence(turned(real), logs) == kl_divergence(real, turned(logs))
+    assert inception_score(logs) == inception_score(turned(logs)) and 1 < inception_score(logs) < 30
+    assert cosine_scores(sounds, texts) == cosine_scores(turned(sounds), texts) == cosine_scores(sounds, turned(texts))
+    assert kl_divergence(logs, logs).value == 0 and kl_divergence(real, logs).n == 60
+
+
+def test_what_has_no_partner_is_named():
+    one = torch.ones(2)
+    with pytest.raises(InputError, match="1 of 2 clips have no partner of the same name on the other side: 'b'"): paired({"a": one, "b": one}, {"a": one})
+    with pytest.raises(InputError, match="on this side: 'c', 'd', 'e' …"): paired({"a": one}, {n: one for n in "acdef"})
+    with pytest.raises(InputError, match="nothing to compare"): paired({}, {"a": one})
+
+
+def test_windows_slide_as_table_5_says():
+    ten = sliding(torch.arange(160000.0)[None], 16000)
+    assert ten.shape == (13, 1, 64000) and ten[1, 0, 0] == 8000
+    assert sliding(torch.zeros(1, 1000), 16000).shape == (1, 1, 1000)
