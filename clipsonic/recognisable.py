@@ -7,6 +7,7 @@ __all__ = ['real_clips', 'read_prompts', 'render', 'generated', 'measure', 'tabl
 
 # %% ../nbs/75_recognisable.ipynb #6f1de993
 import csv
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def render(pipeline:Pipeline,   # the model
     from safetensors.torch import save_file
     from tqdm.auto import tqdm
     parts = [pipeline.painter.unet] + ([pipeline.prior(system).network] if system in pipeline.priors else [])
-    about = {"model": " ".join(tensors_digest(part.state_dict()) for part in parts), "system": str(system), "queries": str([q if isinstance(q, str) else q.size for q in queries]), "seed": str(first_seed)}
+    about = {"model": " ".join(tensors_digest(part.state_dict()) for part in parts), "system": str(system), "queries": str([q if isinstance(q, str) else hashlib.sha256(q.tobytes()).hexdigest()[:16] for q in queries]), "seed": str(first_seed)}
     if keep is not None and Path(keep).is_file():
         with safe_open(keep, "pt") as kept:
             if kept.metadata() != about: raise InputError(f"{keep} holds the sounds of another model or of other queries: remove it, or keep these elsewhere")
