@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_checkpoint', 'checkpoint_folder', 'load_config', 'load_tensors', 'counted', 'load_strict', 'check_replaceable',
-           'tensors_digest', 'read_torch', 'describe', 'weights_folder']
+           'tensors_digest', 'check_finite', 'read_torch', 'describe', 'weights_folder']
 
 # %% ../nbs/03_checkpoint.ipynb #848ad9b0
 import hashlib, json, math, re
@@ -137,6 +137,14 @@ class _Inert:
     "Stands in for objects of a trainer's file that are of no use here"
     def __new__(cls, *args, **kwargs): return object.__new__(cls)
     def __setstate__(self, state): pass
+
+
+def check_finite(
+    tensors: dict[str, torch.Tensor],
+    where: str | Path,  # names their source in the error
+):
+    "Raises CheckpointError that names the tensors with values that are not finite numbers."
+    if broken := [k for k, v in tensors.items() if not v.isfinite().all()]: raise CheckpointError(f"{where} holds values that are not finite numbers, in {', '.join(broken[:5])}")
 
 
 def read_torch(

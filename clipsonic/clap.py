@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .checkpoint import load_strict, read_torch, tensors_digest
+from .checkpoint import check_finite, load_strict, read_torch, tensors_digest
 from .core import CheckpointError, InputError, pick_device
 
 # %% ../nbs/11_clap.ipynb #c882ad3f
@@ -154,7 +154,7 @@ def laion_tensors(
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no CLAP: expected a dict of tensors, perhaps under 'state_dict'")
     state = {str(k).removeprefix("module."): v for k, v in state.items()}
-    if broken := [k for k, v in state.items() if not v.isfinite().all()]: raise CheckpointError(f"{file} holds values that are not finite numbers, in {', '.join(broken[:5])}")
+    check_finite(state, file)
     return {k: v for k, v in state.items() if not UNUSED.match(k)}
 
 # %% ../nbs/11_clap.ipynb #08c7f4d1

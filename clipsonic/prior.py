@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint import check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint
+from .checkpoint import check_finite, check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint
 from .core import CheckpointError, InputError, pick_device, randn_streams
 from .diffusion import Diffusion, cosine_betas
 from .samplers import check_streams, ddim
@@ -225,6 +225,6 @@ def convert_prior(
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no prior: expected a dict of tensors, perhaps under 'ema_model' or 'model'")
     network, tensors = build_prior(config), published_prior_tensors(state, config, file)
     load_strict(network, tensors, where=file)
-    if broken := [k for k, v in network.state_dict().items() if not v.isfinite().all()]: raise CheckpointError(f"{file} holds values that are not finite numbers, in {', '.join(broken[:5])}")
+    check_finite(network.state_dict(), file)
     save_checkpoint(out, prior_settings(config, clip) | {"converted": {"file": Path(file).name}}, {"prior": network.state_dict()})
     return Path(out)

@@ -397,10 +397,11 @@ class PocketClassifier(Recipe):
 # %% ../nbs/41_recipes.ipynb #b0cef49f
 class TrainPrior(Recipe):
     "The prior of a CLIP space, from pairs of image embeddings and texts; the subclasses say which. Uses no sound."
+    token_dropout = 0.0   # share of the texts of which only the embedding is shown
+
     def __init__(self, data, name:str, config:PriorConfig, training:Training, clip:Clip):
         self.data, self.name, self.config_, self.training, self.clip = data, name, config, training, clip
         self.held_out = None   # ((N, D) image embeddings, texts) that it is not trained on
-        self.token_dropout = 0.0   # share of the texts of which only the embedding is shown
         if clip.dim != config.dim: raise InputError(f"CLIP {clip.identity['name']!r} has {clip.dim}-wide embeddings; --preset {name} takes {config.dim}-wide ones")
         self.diffusion = prior_diffusion(config)
         self.networks = {"prior": build_prior(config)}
@@ -439,13 +440,14 @@ def validate(self:TrainPrior, networks) -> dict: # {"cosine", "text"}
 # %% ../nbs/41_recipes.ipynb #8b735fd8
 class CaptionedPictures(TrainPrior):
     "PD: the prior of the pocket CLIP, from its own image-text pairs and captions."
+    token_dropout = 0.5   # wordings that no caption has are read better from the embedding
+
     def __init__(self, data, name, config, training, clip:Clip):
         super().__init__(data, name, config, training, clip)
         tars = sorted(Path(data).glob("imagetext-0*.tar"))
         if not tars: raise InputError(f"{data}: no image-text shards (imagetext-0*.tar) here")
         pictures, self.nouns, synonyms = read_pairs(tars)
         self.images, self.captioner = embedded(clip, pictures).cpu(), Captioner(self.nouns, synonyms)
-        self.token_dropout = 0.5   # wordings that no caption has are read better from the embedding
         sounding = torch.tensor([n in self.captioner.row for n in self.nouns]).nonzero().flatten()
         self.index = torch.cat([torch.arange(len(self.nouns)), sounding, sounding])   # as the CLIP was trained
         if (test := Path(data) / "imagetext-test.tar").exists():

@@ -165,7 +165,7 @@ def interval(
     "Mean and 95 % bootstrap interval"
     if values.ndim != 1 or not len(values) or not values.isfinite().all(): raise InputError(f"figures of shape {tuple(values.shape)}: expected one finite number a clip, and at least one clip")
     values, g = values.double(), torch.Generator().manual_seed(seed)
-    means = torch.cat([values[torch.randint(len(values), (part, len(values)), generator=g)].mean(1) for part in [100] * (draws // 100)])
+    means = torch.stack([values[torch.randint(len(values), (len(values),), generator=g)].mean() for _ in range(draws)])
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(values.mean().item(), low, high, len(values))
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint import load_strict, read_torch, tensors_digest
+from .checkpoint import check_finite, load_strict, read_torch, tensors_digest
 from .core import CheckpointError, InputError, pick_device
 
 # %% ../nbs/32_vggish.ipynb #fbc6752d
@@ -167,7 +167,7 @@ def read_published(
     try: state = {str(k): torch.as_tensor(v).float() for k, v in state.items()}
     except Exception as error: raise CheckpointError(f"{file} cannot be read as named tensors: it holds something else, or is damaged") from error
     if "pca_means" in state: state["pca_means"] = state["pca_means"].flatten()
-    if broken := [k for k, v in state.items() if not v.isfinite().all()]: raise CheckpointError(f"{file} holds values that are not finite numbers, in {', '.join(broken[:5])}")
+    check_finite(state, file)
     return {NAMES.get(k, k): v for k, v in state.items()}
 
 

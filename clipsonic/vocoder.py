@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from .checkpoint import check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint, tensors_digest, weights_folder
+from .checkpoint import check_finite, check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint, tensors_digest, weights_folder
 from .core import CheckpointError, InputError, pick_device
 from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude
 
@@ -740,6 +740,6 @@ def convert_vocoder(
     try: network = Generator(published_config(settings))
     except (TypeError, ValueError, RuntimeError) as error: raise CheckpointError(f"{config} describes no generator: {error}") from error
     load_strict(network, published_tensors(network, {str(k): v for k, v in state.items()}, file), file)
-    if broken := [k for k, v in network.state_dict().items() if not v.isfinite().all()]: raise CheckpointError(f"{file} holds values that are not finite numbers, in {', '.join(broken[:5])}")
+    check_finite(network.state_dict(), file)
     save_vocoder(out, network, about={"converted": {"file": Path(file).name, "settings": settings}})
     return Path(out)
