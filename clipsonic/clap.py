@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'RESAMPLER', 'SAMPLES', 'FRAMES', 'PUBLISHED', 'UNUSED', 'RENAMED', 'INERT', 'TOKENIZER', 'FILES',
-           'to_48k', 'sixteen_bits', 'repeat_pad', 'decibel_mel', 'four_views', 'laion_features', 'LaionNetwork',
-           'transformers_names', 'load_laion', 'laion_tensors', 'RobertaTokens', 'Clap', 'published_clap', 'load_clap']
+           'resampled', 'sixteen_bits', 'repeat_pad', 'decibel_mel', 'four_views', 'laion_features', 'LaionNetwork',
+           'transformers_names', 'load_laion', 'laion_tensors', 'RobertaTokens', 'Clap', 'ClapConfig', 'convolve',
+           'AudioTower', 'PocketNetwork', 'pocket_clap', 'read_clap', 'published_clap', 'load_clap']
 
 # %% ../nbs/11_clap.ipynb #8b586486
 import math, re
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -16,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .checkpoint import check_finite, load_strict, read_torch, tensors_digest
+from .checkpoint import check_finite, load_config, load_strict, load_tensors, read_torch, tensors_digest, weights_folder
+from .clip import PocketTokenizer
 from .core import CheckpointError, InputError, pick_device
+from .mel import MelConfig, log_mel
 
 # %% ../nbs/11_clap.ipynb #c882ad3f
 def _transformers():
@@ -30,16 +34,17 @@ def _transformers():
 SAMPLE_RATE = 48000  # Hz
 RESAMPLER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
 
-def to_48k(
-    waveform: torch.Tensor,  # (time,)
+def resampled(
+    waveform: torch.Tensor,  # (…, time)
     sample_rate: int,        # Hz
-) -> torch.Tensor:           # (time · 48000 / sample_rate,)
-    "The waveform at 48 kHz, by torchaudio's resampler with the parameters above. Raises InputError for a rate that shares no useful factor with 48 kHz."
+    to_rate: int,            # Hz
+) -> torch.Tensor:           # (…, time · to_rate / sample_rate)
+    "The waveform at another rate, by torchaudio's resampler with the parameters above. Raises InputError for two rates that share no useful factor."
     from torchaudio.functional import resample
-    common = math.gcd(sample_rate, SAMPLE_RATE)
-    if (sample_rate // common) * (SAMPLE_RATE // common) > 50_000_000:  # the filter would have as many taps, and more
-        raise InputError(f"{sample_rate} Hz cannot be brought to {SAMPLE_RATE} Hz exactly: resample the sound to a usual rate first")
-    return resample(waveform, sample_rate, SAMPLE_RATE, **RESAMPLER)
+    common = math.gcd(sample_rate, to_rate)
+    if (sample_rate // common) * (to_rate // common) > 50_000_000:  # the filter would have as many taps, and more
+        raise InputError(f"{sample_rate} Hz cannot be brought to {to_rate} Hz exactly: resample the sound to a usual rate first")
+    return resample(waveform, sample_rate, to_rate, **RESAMPLER)
 
 # %% ../nbs/11_clap.ipynb #bd590d68
 def sixteen_bits(
@@ -85,7 +90,7 @@ def laion_features(
     sample_rate: int,        # Hz
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (1, 4, FRAMES, 64), dB; (1, 1), whether the clip is longer than ten seconds
     "From a waveform to the input of the published network: resample, 16 bits, mel, views."
-    waveform = sixteen_bits(to_48k(waveform, sample_rate))
+    waveform = sixteen_bits(resampled(waveform, sample_rate, SAMPLE_RATE))
     mel = decibel_mel(waveform if len(waveform) > SAMPLES else repeat_pad(waveform))
     return four_views(mel)[None], torch.tensor([[len(mel) > FRAMES]], device=mel.device)
 
@@ -231,6 +236,106 @@ def encode_text(self: Clap,
     rows = [self.model.encode_text(*(t.to(self.device) for t in self.tokenizer([text]))) for text in texts]
     return F.normalize(torch.cat(rows).float(), dim=-1)
 
+# %% ../nbs/11_clap.ipynb #4aa75119
+@dataclass(frozen=True)
+class ClapConfig:
+    "What the pocket CLAP is built from"
+    embed_dim: int = 128  # width of the shared space
+    audio_width: int = 24  # channels of the audio tower's first layer; eight times as many at its last
+    text_width: int = 128
+    text_heads: int = 4
+    text_layers: int = 2
+    context_length: int = 16  # tokens
+    mel: MelConfig = field(default_factory=MelConfig)  # what it listens to
+
+    def __post_init__(self):
+        if isinstance(self.mel, dict): object.__setattr__(self, "mel", MelConfig(**self.mel))
+
+# %% ../nbs/11_clap.ipynb #5678dab1
+def convolve(c_in, c_out, kernel=3, stride=1):
+    "Convolution, normalisation, ReLU"
+    return torch.nn.Sequential(torch.nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), torch.nn.BatchNorm2d(c_out), torch.nn.ReLU())
+
+
+class AudioTower(torch.nn.Module):
+    "Log-mel spectrogram of any length → one vector"
+
+    def __init__(
+        self,
+        width: int = 32,  # channels at the first layer; eight times as many at the last
+        n_mels: int = 64,
+    ):
+        super().__init__()
+        self.n_mels, w = n_mels, width
+        layers = [convolve(1, w, 5, 2)]
+        for c in (w, 2 * w, 4 * w): layers += [convolve(c, 2 * c), torch.nn.AvgPool2d(2, ceil_mode=True), convolve(2 * c, 2 * c)]
+        self.body = torch.nn.Sequential(*layers)
+
+    def pooled(
+        self,
+        mel: torch.Tensor,  # (batch, 1, mel, frame) ln-mel
+    ) -> torch.Tensor:  # (batch, 8·width)
+        "Mean over bands, then mean plus maximum over time. Raises `InputError` for another shape"
+        if mel.ndim != 4 or mel.shape[1:3] != (1, self.n_mels) or not mel.shape[3]:
+            raise InputError(f"a mel of shape {tuple(mel.shape)}: expected (batch, 1, {self.n_mels}, frame)")
+        x = self.body((mel + 5) / 4).mean(2)  # logarithms of magnitudes lie around −5
+        return x.mean(2) + x.amax(2)
+
+# %% ../nbs/11_clap.ipynb #a81c362a
+class PocketNetwork(AudioTower):
+    "The pocket CLAP: both towers end in the same space"
+
+    def __init__(
+        self,
+        config: ClapConfig = ClapConfig(),  # sizes
+        vocab_size: int = 512,  # tokens the text tower knows
+    ):
+        from open_clip.transformer import TextTransformer
+        super().__init__(config.audio_width, config.mel.n_mels)
+        self.drop, self.projection = torch.nn.Dropout(0.3), torch.nn.Linear(8 * config.audio_width, config.embed_dim)
+        self.text = TextTransformer(config.context_length, vocab_size, config.text_width, config.text_heads, config.text_layers, output_dim=config.embed_dim)
+        self.log_scale = torch.nn.Parameter(torch.tensor(math.log(10.0)))  # of the similarities in the loss
+
+    def encode_audio(self, mel): return self.projection(self.drop(self.pooled(mel)))
+
+    def encode_text(self, ids): return self.text(ids)
+
+    def forward(
+        self,
+        mel: torch.Tensor,  # (batch, 1, mel, frame) ln-mel
+        ids: torch.Tensor,  # (batch, token)
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # (batch, D) sounds and texts, L2-normalised; scale
+        "Both embeddings, for `contrastive_loss`"
+        return F.normalize(self.encode_audio(mel).float(), dim=-1), F.normalize(self.encode_text(ids).float(), dim=-1), self.log_scale.exp().clamp(max=50)
+
+# %% ../nbs/11_clap.ipynb #e280819f
+def pocket_clap(
+    model: PocketNetwork,
+    tokenizer: PocketTokenizer,
+    mel: MelConfig,
+    name: str = "pocket",
+    device=None,  # the best there is by default
+) -> Clap:
+    "The pocket CLAP behind the same face"
+    def features(waveform, sample_rate):
+        waveform = resampled(waveform, sample_rate, mel.sample_rate)
+        return (log_mel(F.pad(waveform, (0, max(0, mel.n_fft - len(waveform))))[None, None], mel),)
+    return Clap(model, features, lambda texts: (tokenizer(texts),), name, tensors_digest(model.state_dict()), {"sample_rate": mel.sample_rate, "labels": "seen"}, device)
+
+
+def read_clap(
+    folder: str | Path,  # a checkpoint of kind "clap"
+    device=None,  # the best there is by default
+) -> Clap:
+    "A pocket CLAP from its folder. Raises CheckpointError."
+    settings = load_config(folder, kind="clap")
+    try:
+        config, tokenizer = ClapConfig(**settings["model"]), PocketTokenizer(settings["vocabulary"], settings["model"]["context_length"])
+        with torch.random.fork_rng(devices=[]): model = PocketNetwork(config, tokenizer.vocab_size)
+    except (KeyError, TypeError, ValueError) as error: raise CheckpointError(f"{folder}: its config describes no CLAP of ours: {error}") from error
+    load_strict(model, load_tensors(folder, "model"), where=folder)
+    return pocket_clap(model, tokenizer, config.mel, settings.get("name", "pocket"), device)
+
 # %% ../nbs/11_clap.ipynb #9139ddd2
 FILES = {"630k-audioset-fusion": "630k-audioset-fusion-best.pt", "630k-fusion": "630k-fusion-best.pt"}  # of lukewys/laion_clap, 1.9 GB each
 
@@ -262,11 +367,13 @@ def published_clap(
 
 # %% ../nbs/11_clap.ipynb #81b7b826
 def load_clap(
-    name: str = "630k-audioset-fusion",   # or "630k-fusion"
-    file: str | Path | None = None,       # local weights
+    name: str | Path = "pocket",          # or a folder that `clipsonic train --preset pocket-clap` made, "630k-audioset-fusion" or "630k-fusion"
+    file: str | Path | None = None,       # local weights of a published one
     device=None,                          # the best there is by default
-    tokenizer: str | Path | None = None,  # local folder of RoBERTa's vocab.json and merges.txt
+    tokenizer: str | Path | None = None,  # of a published one: local folder of RoBERTa's vocab.json and merges.txt
 ) -> Clap:
-    "A frozen CLAP by name. Raises InputError for a name that is none."
+    "A frozen CLAP by name or folder. Raises InputError for a name that is neither."
     if name in FILES: return published_clap(name, file, device, tokenizer)
-    raise InputError(f"CLAP {name!r}: expected {' or '.join(map(repr, FILES))}")
+    if name != "pocket" and not Path(name).is_dir(): raise InputError(f"CLAP {str(name)!r}: expected 'pocket', {', '.join(map(repr, FILES))} or a folder made by `clipsonic train --preset pocket-clap`")
+    if file or tokenizer: raise InputError(f"CLAP {str(name)!r} has its weights and its words with it: leave {str(file or tokenizer)!r} out")
+    return read_clap(weights_folder("pocket-clap" if name == "pocket" else name), device)

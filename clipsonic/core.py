@@ -127,6 +127,11 @@ def peak(self: Audio) -> float:
     "The largest absolute value of the waveform; more than 1 is beyond full scale."
     return self.waveform.abs().max().item()
 
+@patch(as_prop=True)
+def level(self: Audio) -> float:
+    "Root mean square in dB of full scale; −200 for silence."
+    return 20 * np.log10(self.waveform.square().mean().sqrt().item() + 1e-10)
+
 @patch
 def __repr__(self: Audio):
     return f"Audio({len(self.waveform)} channel, {self.seconds:.3f} s at {self.sample_rate} Hz, peak {self.peak:.2f})"

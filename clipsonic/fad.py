@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_features', 'shrink', 'Moments', 'nuclear_norm', 'frechet_distance', 'moments_from_covariance', 'save_moments',
-           'load_moments', 'cached_moments', 'Estimate', 'halves', 'fad_infinity', 'bootstrap_interval']
+           'load_moments', 'cached_moments', 'Estimate', 'some', 'halves', 'fad_infinity', 'bootstrap_interval']
 
 # %% ../nbs/30_fad.ipynb #62f0bf0f
 import math
@@ -167,24 +167,33 @@ def cached_moments(
 class Estimate:
     "A figure with its interval, and the number of clips that were measured"
     value: float
-    low: float
-    high: float
+    low: float | None  # None: nobody worked it out
+    high: float | None
     n: int
 
-    def __str__(self): return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g}, n={self.n})"
+    def __str__(self): return f"{self.value:.4g} ({'' if self.low is None else f'{self.low:.4g} to {self.high:.4g}, '}n={self.n})"
+
+
+def some(
+    x: torch.Tensor | list[torch.Tensor] | Moments,  # (clip, dimension), or each clip's (row, dimension); moments stay whole
+    numbers: torch.Tensor,  # of clips
+) -> torch.Tensor | Moments:  # (row, dimension)
+    "All rows of some clips: those of one clip stay together, as they are no independent draws"
+    if isinstance(x, Moments): return x
+    return x[numbers] if isinstance(x, torch.Tensor) else torch.cat([x[i] for i in numbers.tolist()])
 
 
 def halves(
-    x: torch.Tensor | Moments,  # (clip, dimension), or moments, which stay whole
+    x: torch.Tensor | list[torch.Tensor] | Moments,  # as for `some`
     generator: torch.Generator,
 ) -> tuple:  # two sets
     "A set dealt into two at random: every clip is in one of them"
-    return (x, x) if isinstance(x, Moments) else tuple(x[i] for i in torch.randperm(len(x), generator=generator).tensor_split(2))
+    return (x, x) if isinstance(x, Moments) else tuple(some(x, i) for i in torch.randperm(len(x), generator=generator).tensor_split(2))
 
 # %% ../nbs/30_fad.ipynb #81d76412
 def fad_infinity(
-    features: torch.Tensor,  # (clip, dimension), 16 clips a dimension or more
-    reference: torch.Tensor | Moments,  # likewise; moments are taken as exact, so their own bias stays
+    features: torch.Tensor | list[torch.Tensor],  # (clip, dimension), or each clip's (row, dimension); 16 clips a dimension or more
+    reference: torch.Tensor | list[torch.Tensor] | Moments,  # likewise; moments are taken as exact, so their own bias stays
     generator: torch.Generator,  # on the CPU: how the clips are dealt
     deals: int = 100,  # times that the sets are halved
     z: float = 1.96,  # half-width in standard errors: 95 %
@@ -192,10 +201,10 @@ def fad_infinity(
     "The Fréchet distance for infinitely many clips (Chong & Forsyth 2020 §3), from halves. Raises `InputError`"
     for name, x in (("features", features), ("reference", reference)):
         if isinstance(x, Moments): continue
-        n, d = check_features(x, name).shape
+        n, d = len(x), check_features(some(x, torch.arange(len(x))), name).shape[1]
         if n < 16 * d: raise InputError(f"{name}: {n} clips of {d} dimensions; FAD∞ needs {16 * d} (16 a dimension), below that FAD is no line in 1/n: give plain FAD with its n")
     if deals < 2: raise InputError(f"deals={deals}: expected two or more")
-    value = frechet_distance(features, reference)
+    value = frechet_distance(*(x if isinstance(x, Moments) else some(x, torch.arange(len(x))) for x in (features, reference)))
     pairs = [[frechet_distance(*half) for half in zip(halves(features, generator), halves(reference, generator))] for _ in range(deals)]
     one, two = torch.tensor(pairs, dtype=torch.float64).T
     mean, h2 = (one + two) / 2, ((one - two) / 2).square().mean()
@@ -205,16 +214,17 @@ def fad_infinity(
 
 # %% ../nbs/30_fad.ipynb #cf159cb8
 def bootstrap_interval(
-    features: torch.Tensor,  # (clip, dimension)
-    reference: torch.Tensor | Moments,  # likewise; moments are taken as exact
+    features: torch.Tensor | list[torch.Tensor],  # (clip, dimension), or each clip's (row, dimension)
+    reference: torch.Tensor | list[torch.Tensor] | Moments,  # likewise; moments are taken as exact
     generator: torch.Generator,  # on the CPU: which clips are drawn
-    resamples: int = 200,
+    resamples: int = 200,  # 0: no interval
     level: float = 0.95,  # of the interval
 ) -> Estimate:  # plain FAD and its interval at this number of clips
     "The Fréchet distance with a recentred basic bootstrap interval. Raises `InputError`"
-    if resamples < 20: raise InputError(f"resamples={resamples}: expected 20 or more")
-    def draw(x): return x if isinstance(x, Moments) else x[torch.randint(len(x), (len(x),), generator=generator)]
-    value = frechet_distance(features, reference)
+    if resamples and resamples < 20: raise InputError(f"resamples={resamples}: expected 20 or more, or 0 for no interval")
+    def draw(x): return x if isinstance(x, Moments) else some(x, torch.randint(len(x), (len(x),), generator=generator))
+    value = frechet_distance(*(x if isinstance(x, Moments) else some(x, torch.arange(len(x))) for x in (features, reference)))
+    if not resamples: return Estimate(value, None, None, len(features))
     drawn = torch.tensor([frechet_distance(draw(features), draw(reference)) for _ in range(resamples)], dtype=torch.float64)
     below, above = (drawn - drawn.mean()).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return Estimate(value, max(0.0, value - above), value - below, len(features))

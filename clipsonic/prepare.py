@@ -231,8 +231,7 @@ def decode_clip(
     import soundfile
     audio = read_audio(job.source.file.path, settings.sample_rate, job.offset, job.seconds)
     if audio.seconds < settings.min_seconds: raise MediaError(f"{job.source.file.path} holds {audio.seconds:.2f} s of sound", "too short")
-    level = 20 * np.log10(audio.waveform.square().mean().sqrt().item() + 1e-10)
-    if level < settings.silence: raise MediaError(f"{job.source.file.path} has a level of {level:.0f} dBFS", "silent")
+    if audio.level < settings.silence: raise MediaError(f"{job.source.file.path} has a level of {audio.level:.0f} dBFS", "silent")
     times, images = read_frames(job.source.file.path, settings.frame_rate, job.offset, min(job.seconds, audio.seconds), settings.shortest)
     if max(images[0].size) > 20 * min(images[0].size):
         raise MediaError(f"{job.source.file.path} has frames of {images[0].size} pixels: that is no picture", "no picture")

@@ -6,7 +6,7 @@
 __all__ = ['CRITICS', 'paper', 'clipsynth', 'pocket', 'DENOISERS', 'supervised', 'small', 'quick', 'PRIORS', 'bigvgan', 'hifigan',
            'leaky', 'VOCODERS', 'OTHERS', 'PRESETS', 'read_pairs', 'augment', 'permuted', 'PocketClip', 'embedded',
            'zero_shot', 'DenoiserConfig', 'Denoiser', 'VocoderConfig', 'channels_last', 'TrainVocoder',
-           'PocketClassifier', 'TrainPrior', 'CaptionedPictures', 'LabelledVideos', 'recipe']
+           'PocketClassifier', 'PocketClap', 'TrainPrior', 'CaptionedPictures', 'LabelledVideos', 'recipe']
 
 # %% ../nbs/41_recipes.ipynb #391e81a1
 import dataclasses
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from .checkpoint import load_config, load_strict, load_tensors
+from .clap import ClapConfig, PocketNetwork, pocket_clap
 from .clip import Captioner, Clip, ClipConfig, PocketTokenizer, article, build_clip, contrastive_loss, load_clip, pocket_preprocess
 from .core import Audio, InputError, noise_streams, randn_streams
 from .diffusion import Diffusion, cosine_betas
@@ -27,6 +28,7 @@ from .mel import MelConfig, from_unit, log_mel, plot_mel, stft_magnitude, to_uni
 from .prior import Prior, PriorConfig, build_prior, prior_diffusion, prior_loss, prior_settings
 from .samplers import ddim, guided
 from .scores import Classifier, ClassifierConfig, classifier_loss, listen
+from .scores import vary as varied_mel
 from .shards import all_clips, batches, shard_info
 from .unet import UNet, UNetConfig
 from .vocoder import (KINDS, SPARE, Generator, GeneratorConfig, ISTFTHeadConfig, MelInversionConfig, Vocoder, discriminator_loss, feature_matching, folded,
@@ -371,10 +373,10 @@ class PocketClassifier(Recipe):
     name = "pocket-classifier"
     training = Training(steps=2000, batch_size=32, lr=2e-3, weight_decay=0.05, warmup=50, decay="cosine", ema=0.995, precision="bf16", save_every=500)
 
-    def __init__(self, data, valid=None, mel:MelConfig=MelConfig()):
+    def __init__(self, data, valid=None, mel:MelConfig=MelConfig(), width:int=24):
         self.data, self.valid = data, valid
         self.classes = sorted({c["label"] for c in all_clips(data, labels=True)})
-        self.settings = ClassifierConfig(classes=tuple(self.classes), mel=mel)
+        self.settings = ClassifierConfig(classes=tuple(self.classes), mel=mel, width=width)
         self.networks = {"classifier": Classifier(self.settings)}
 
     def batches(self, start, rank, world):
@@ -393,6 +395,43 @@ class PocketClassifier(Recipe):
         return {"top1": listen(networks["classifier"], mel.to(next(networks["classifier"].parameters()).device), [c["label"] for c in clips])["top1"].value}
 
     def config(self): return {"kind": "classifier", "reads_labels": True, "model": dataclasses.asdict(self.settings)}
+
+# %% ../nbs/41_recipes.ipynb #7f8f054e
+class PocketClap(Recipe):
+    "The pocket CLAP, from sounds and captions of their labels. Reads labels, and is no part of any generator."
+    name = "pocket-clap"
+    training = Training(steps=3000, batch_size=64, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup=100, decay="cosine", ema=0.995, precision="bf16", save_every=250)
+
+    def __init__(self, data, valid=None, model:ClapConfig=ClapConfig()):
+        self.data, self.valid, self.model = data, valid, model
+        if (rate := shard_info(data)["sample_rate"]) != model.mel.sample_rate: raise InputError(f"{data} holds sound at {rate} Hz; --preset {self.name} hears {model.mel.sample_rate} Hz")
+        self.labels = sorted({c["label"] for c in all_clips(data, labels=True)})
+        self.captioner = Captioner.of_labels(self.labels)
+        self.tokenizer = PocketTokenizer.cut([*self.captioner.corpus(), "the sound of"], context_length=model.context_length)
+        self.networks = {"model": PocketNetwork(model, self.tokenizer.vocab_size)}
+
+    def batches(self, start, rank, world):
+        clips = batches(self.data, self.training.batch_size, 4.0, self.training.seed, start, labels=True, rank=rank, world=world)
+        for number, batch in enumerate(clips, start):
+            rng = random.Random(f"{self.training.seed} {number} {rank}")
+            texts, keys = zip(*(self.captioner.draw(label, rng) for label in batch["label"]))
+            yield {"waveform": batch["waveform"], "tokens": self.tokenizer(texts), "sound_keys": torch.tensor([self.captioner.keys(label) for label in batch["label"]]), "text_keys": torch.tensor(keys)}
+
+    def loss(self, batch, generator):
+        network = self.networks["model"]
+        b = {k: v.to(next(network.parameters()).device) for k, v in batch.items()}
+        sound, text, scale = network(varied_mel(log_mel(b["waveform"], self.model.mel), generator), b["tokens"])
+        return contrastive_loss(sound, text, scale, b["sound_keys"], b["text_keys"]), {"scale": scale.detach()}
+
+    def validate(self, networks):
+        if self.valid is None: return {}
+        clap, clips = pocket_clap(networks["model"], self.tokenizer, self.model.mel, device=next(networks["model"].parameters()).device), list(all_clips(self.valid, labels=True))
+        sounds = torch.cat([clap.encode_audio(c["waveform"][None], self.model.mel.sample_rate) for c in clips])
+        best = (sounds @ clap.encode_text([f"the sound of {label}" for label in self.labels]).T).argmax(1)
+        return {"zero_shot": sum(self.labels[i] == c["label"] for i, c in zip(best.tolist(), clips)) / len(clips)}
+
+    def config(self):
+        return {"kind": "clap", "name": self.name, "reads_labels": True, "model": dataclasses.asdict(self.model), "vocabulary": self.tokenizer.kept}
 
 # %% ../nbs/41_recipes.ipynb #b0cef49f
 class TrainPrior(Recipe):
@@ -514,7 +553,7 @@ VOCODERS = {
 }
 
 # %% ../nbs/41_recipes.ipynb #4ce33581
-OTHERS = {r.name: r for r in (PocketClip, PocketClassifier)}
+OTHERS = {r.name: r for r in (PocketClip, PocketClassifier, PocketClap)}
 PRESETS = (*DENOISERS, *PRIORS, *VOCODERS, *OTHERS)
 
 def recipe(preset:str,    # one of `PRESETS`

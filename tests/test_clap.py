@@ -10,7 +10,7 @@ import pytest
 import torch
 from golden_clap import FIXTURE, SECONDS, SMALL, TEXTS, sound, weight, write_file, write_tokenizer
 
-from clipsonic.clap import (FRAMES, SAMPLES, UNUSED, RobertaTokens, four_views, laion_features, laion_tensors, load_clap, published_clap, repeat_pad, sixteen_bits, to_48k,
+from clipsonic.clap import (FRAMES, SAMPLES, UNUSED, RobertaTokens, four_views, laion_features, laion_tensors, load_clap, published_clap, repeat_pad, resampled, sixteen_bits,
                             transformers_names)
 from clipsonic.core import CheckpointError, InputError
 
@@ -66,7 +66,7 @@ def test_an_embedding_depends_on_nothing_but_the_clip(clap):
 
 def test_other_rates_come_through_the_pinned_resampler(clap):
     slow = sound(3)[::3]  # at 16 kHz
-    direct = clap.encode_audio(to_48k(slow, 16000)[None, None], 48000)
+    direct = clap.encode_audio(resampled(slow, 16000, 48000)[None, None], 48000)
     assert torch.equal(clap.encode_audio(slow[None, None], 16000), direct)
     assert json.loads(json.dumps(clap.protocol))['resampler']['library'] == 'torchaudio' and clap.sample_rate == clap.protocol['sample_rate'] == 48000
 
@@ -131,15 +131,15 @@ def test_wrong_texts_are_refused(clap, texts):
 
 def test_names_and_what_is_not_there(transformers, monkeypatch):
     import huggingface_hub
-    with pytest.raises(InputError, match="expected '630k-audioset-fusion' or '630k-fusion'"): load_clap('630k')
+    with pytest.raises(InputError, match="expected 'pocket', '630k-audioset-fusion', '630k-fusion' or a folder"): load_clap('630k')
     def absent(*args): raise OSError('no network')
     monkeypatch.setattr(huggingface_hub, 'try_to_load_from_cache', lambda *args: None)
     monkeypatch.setattr(huggingface_hub, 'hf_hub_download', absent)
-    with pytest.raises(CheckpointError, match=r'630k-audioset-fusion-best.pt could not be had from https://huggingface.co/lukewys/laion_clap: no network.*pass file='): load_clap()
+    with pytest.raises(CheckpointError, match=r'630k-audioset-fusion-best.pt could not be had from https://huggingface.co/lukewys/laion_clap: no network.*pass file='): load_clap('630k-audioset-fusion')
 
 def test_without_transformers_the_extra_is_named_and_the_import_is_light():
     done = subprocess.run([sys.executable, '-c', "import sys; sys.modules['transformers'] = None\nfrom clipsonic.clap import load_clap\n"
-                           "assert not {'torchaudio', 'tokenizers', 'huggingface_hub', 'librosa'} & set(sys.modules)\nload_clap()"], capture_output=True, text=True)
+                           "assert not {'torchaudio', 'tokenizers', 'huggingface_hub', 'librosa'} & set(sys.modules)\nload_clap('630k-fusion')"], capture_output=True, text=True)
     assert 'InputError' in done.stderr and 'pip install "clipsonic[clap]"' in done.stderr
 
 def test_short_clips_repeat_whole_and_one_sample_is_enough():
