@@ -300,7 +300,8 @@ def run_evaluate(args):
     "`clipsonic evaluate`"
     from clipsonic.evaluate import evaluate, figure_lines
     metrics = None if args.metrics is None else [m.strip() for m in args.metrics.split(",") if m.strip()]
-    result = evaluate(args.generated, args.reference, args.prompts, metrics, args.embedder, args.weights, args.tokenizer, args.classifier, args.out, args.skip_bad, args.workers, args.resamples, args.cache, args.seed, args.device)
+    result = evaluate(args.generated, args.reference, args.prompts, metrics, args.embedder, args.weights, args.tokenizer, args.classifier, args.classifier_weights, args.inception,
+                      args.out, args.skip_bad, args.workers, args.resamples, args.cache, args.seed, args.device)
     for line in figure_lines(result): print(line)
     if args.out: print(f"written to {args.out}")
 
@@ -314,10 +315,12 @@ def add_evaluate(commands):
     p.add_argument("--reference", nargs="+", metavar="REAL", help="real ones, for fad, fad_infinity, fid, nearest, and, where they have the same names, kl")
     p.add_argument("--prompts", metavar="CSV", help="file,prompt and perhaps label: what each sound should be, for clap, clap_windows, and with labels accuracy and diversity")
     p.add_argument("--metrics", metavar="NAMES", help="with commas between: fad, fad_infinity, kl, fid, clap, clap_windows, accuracy, is, nearest, diversity (default: all that can be had but fad_infinity, fid and clap_windows)")
-    p.add_argument("--embedder", default="pocket", help="what listens for fad: pocket, vggish, vggish-relu, vggish-pca, clap, 630k-fusion, or the folder of a pocket CLAP (default: pocket)")
-    p.add_argument("--weights", metavar="FILE", help="local weights for vggish or a published clap, which are downloaded otherwise")
+    p.add_argument("--embedder", default="pocket", help="what listens for fad: pocket, vggish, vggish-relu, vggish-pca, clap, 630k-fusion, cnn14, cnn14-32k, inception, or the folder of a pocket CLAP (default: pocket)")
+    p.add_argument("--weights", metavar="FILE", help="local weights of a published embedder (vggish and clap are downloaded otherwise)")
     p.add_argument("--tokenizer", metavar="DIR", help="local folder of RoBERTa's vocab.json and merges.txt, for a published clap")
-    p.add_argument("--classifier", default="pocket-listener", metavar="RUN", help="the classifier of kl, fid, accuracy and is: a run of --preset pocket-classifier (default: the pocket's)")
+    p.add_argument("--classifier", default="pocket-listener", metavar="NAME", help="the classifier of kl, is and accuracy: cnn14, cnn14-32k, or a run of --preset pocket-classifier (default: the pocket's)")
+    p.add_argument("--classifier-weights", metavar="FILE", help="local weights of cnn14")
+    p.add_argument("--inception", metavar="FILE", help="local weights of Inception, for fid (default: the features of the pocket's classifier)")
     p.add_argument("-o", "--out", metavar="JSON", help="file for the figures, with protocol and bad files")
     p.add_argument("--skip-bad", action="store_true", help="leave out what cannot be measured, count and name it (default: an error)")
     p.add_argument("--workers", type=int, default=2, help="threads that decode ahead; 0: none (default: 2)")

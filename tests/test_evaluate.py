@@ -34,7 +34,7 @@ def loudness(waveform): return waveform.unfold(1, 1600, 1600)[0].square().mean(1
 EAR = Embedder('loudness', '0', 16000, loudness, shortest=0.2)
 
 def quiet(generated, reference=None, prompts=None, **options):
-    return evaluate(generated, reference, prompts, **dict(cache=':memory:', device='cpu', progress=False) | options)
+    return evaluate(generated, reference, prompts, **dict(cache_file=':memory:', device='cpu', progress=False) | options)
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory): return folder_of(tmp_path_factory.mktemp('sets') / 'made', 12)
@@ -103,8 +103,8 @@ def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_
         (tmp_path / name).mkdir()
         for file in sorted((made.parent / name).iterdir(), reverse=True): shutil.copy(file, tmp_path / name)
     cache = tmp_path / 'cache.sqlite'
-    assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics[::-1], workers=0, cache=cache) == first
-    with patch('clipsonic.evaluate.heard', side_effect=AssertionError('it listened')): assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics, workers=2, cache=cache) == first
+    assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics[::-1], workers=0, cache_file=cache) == first
+    with patch('clipsonic.evaluate.heard', side_effect=AssertionError('it listened')): assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics, workers=2, cache_file=cache) == first
     half = [made / f'{i:03d}.wav' for i in range(6)]
     one, two = (listen_to(find_sounds(part), load_embedder(device='cpu'), FeatureCache(':memory:'), progress=False)[0] for part in (half, made))
     assert all(torch.equal(one[k], two[k]) for k in one) and len(one) == 6
@@ -121,7 +121,7 @@ def test_figures_are_those_of_the_measures(made, real, prompts):
 def test_a_file_that_changed_is_heard_again_and_a_row_that_lies_is_not_believed(made, tmp_path):
     folder, cache = shutil.copytree(made, tmp_path / 'made'), tmp_path / 'cache.sqlite'
     def count():
-        with patch('clipsonic.evaluate.heard', side_effect=heard) as listened: result = quiet(folder, metrics=['is'], cache=cache)
+        with patch('clipsonic.evaluate.heard', side_effect=heard) as listened: result = quiet(folder, metrics=['is'], cache_file=cache)
         return listened.call_count, result['is_pocket']
     assert (first := count())[0] == 12 and count() == (0, first[1])
     soundfile.write(folder / '000.wav', burst(99), 16000)
@@ -184,3 +184,30 @@ def test_files_beside_the_sounds_are_no_sounds_and_videos_are(tmp_path):
     assert [s.name for s in find_sounds(folder)] == ['a', 'b']
     with pytest.raises(MediaError): heard(folder / 'notes.txt')
     assert heard(folder / 'b.mp4').seconds > 0.5
+
+def test_published_networks_come_from_their_files(made, real, prompts, tmp_path, monkeypatch):
+    "Random weights in the published layouts, under hashes that are made to fit"
+    import hashlib
+
+    from clipsonic import published, vggish
+    def he(layout):
+        g = torch.Generator().manual_seed(0)
+        return {k: v.abs() + 0.5 if k.endswith('running_var') else v if v.ndim < 2 or k in ('real', 'imag', 'bands') else torch.randn(v.shape, generator=g) * (2 / v[0].numel())**0.5 for k, v in layout.items()}
+    theirs = {ours: name for name, ours in published.NAMES.items()}
+    torch.save({'model': {theirs.get(k, k): v for k, v in he(published.Cnn14(16000).state_dict()).items()}}, tmp_path / 'cnn14.pth')
+    blank = {k: torch.ones_like(v) if k.endswith(('running_var', 'weight')) else torch.zeros_like(v) for k, v in published.empty_inception().state_dict().items()}
+    torch.save(he(blank), tmp_path / 'inception.pth')
+    ours = {ours: name for name, ours in vggish.NAMES.items()}
+    torch.save({ours[k]: v for k, v in he(vggish.VGGish().state_dict()).items()}, tmp_path / 'vggish.pth')
+    digest = {name: hashlib.sha256((tmp_path / f'{name}.pth').read_bytes()).hexdigest() for name in ('cnn14', 'inception', 'vggish')}
+    monkeypatch.setattr(published, 'SHA256', {published.CNN14_FILES[16000]: digest['cnn14'], published.INCEPTION_FILE: digest['inception']})
+    monkeypatch.setattr(vggish, 'NETWORK_FILE', f"vggish-{digest['vggish'][:8]}.pth")
+    for folder in (made, real):  # VGGish wants a second
+        (tmp_path / folder.name).mkdir()
+        for i, file in enumerate(sorted(folder.iterdir())): soundfile.write(tmp_path / folder.name / file.name, burst(i + 3 * (folder is real), 1.1), 16000)
+    result = quiet(tmp_path / 'made', tmp_path / 'real', prompts, embedder='vggish', weights=tmp_path / 'vggish.pth', classifier='cnn14', classifier_weights=tmp_path / 'cnn14.pth', inception=tmp_path / 'inception.pth',
+                   metrics=['fad', 'fid', 'kl', 'is', 'clap'])
+    assert {name: f['by'] for name, f in result.items() if 'value' in f} == {'fad': 'vggish', 'fid': 'inception-v3', 'kl': 'cnn14-16k', 'is': 'cnn14-16k', 'clap': 'CLAP pocket-clap'}
+    assert result['fad']['value'] > 0 and result['fid']['value'] > 0 and result['kl']['value'] > 0 and result['protocol']['embedders']['vggish']['hop'] == 0.96
+    with pytest.raises(InputError, match="a classifier of the pocket's classes"): quiet(made, prompts=prompts, classifier='cnn14', metrics=['accuracy'])
+    with pytest.raises(InputError, match='needs its published weights: give the file Cnn14_16k'): quiet(made, classifier='cnn14', metrics=['is'])
