@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_features', 'shrink', 'Moments', 'nuclear_norm', 'frechet_distance', 'moments_from_covariance', 'save_moments',
-           'load_moments', 'cached_moments', 'Estimate', 'some', 'halves', 'fad_infinity', 'bootstrap_interval']
+           'load_moments', 'cached_moments', 'Estimate', 'some', 'halves', 'fad_infinity', 'redrawing',
+           'bootstrap_interval']
 
 # %% ../nbs/30_fad.ipynb #62f0bf0f
 import math
@@ -212,6 +213,26 @@ def fad_infinity(
     value, error = 2 * value - mean.mean().item(), z * variance.sqrt().item()
     return Estimate(value, value - error, value + error, len(features))
 
+# %% ../nbs/30_fad.ipynb #8c608226
+def redrawing(
+    x: torch.Tensor | list[torch.Tensor] | Moments,  # as for `some`; moments stay as they are
+    generator: torch.Generator,
+    groups: int = 256,
+) -> Callable[[], Moments]:
+    "Draws a set anew at every call. Where there are many clips they are dealt into random groups once, and whole groups are drawn"
+    if isinstance(x, Moments): return lambda: x
+    rows = check_features(some(x, torch.arange(len(x))))
+    if len(x) < 4 * groups or groups * rows.shape[1] ** 2 > 2**26: return lambda: Moments.of(some(x, torch.randint(len(x), (len(x),), generator=generator)))
+    centre = rows.mean(0)
+    parts = [check_features(some(x, i)) - centre for i in torch.randperm(len(x), generator=generator).tensor_split(groups)]
+    counts, sums, products = torch.tensor([float(len(p)) for p in parts]).double(), torch.stack([p.sum(0) for p in parts]), torch.stack([p.T @ p for p in parts])
+    def draw():
+        times = torch.bincount(torch.randint(groups, (groups,), generator=generator), minlength=groups).double()
+        n = round((times @ counts).item())
+        mean = times @ sums / n
+        return moments_from_covariance(n, mean + centre, (torch.tensordot(times, products, 1) - n * mean.outer(mean)) / (n - 1))
+    return draw
+
 # %% ../nbs/30_fad.ipynb #cf159cb8
 def bootstrap_interval(
     features: torch.Tensor | list[torch.Tensor],  # (clip, dimension), or each clip's (row, dimension)
@@ -222,9 +243,9 @@ def bootstrap_interval(
 ) -> Estimate:  # plain FAD and its interval at this number of clips
     "The Fréchet distance with a recentred basic bootstrap interval. Raises `InputError`"
     if resamples and resamples < 20: raise InputError(f"resamples={resamples}: expected 20 or more, or 0 for no interval")
-    def draw(x): return x if isinstance(x, Moments) else some(x, torch.randint(len(x), (len(x),), generator=generator))
     value = frechet_distance(*(x if isinstance(x, Moments) else some(x, torch.arange(len(x))) for x in (features, reference)))
     if not resamples: return Estimate(value, None, None, len(features))
-    drawn = torch.tensor([frechet_distance(draw(features), draw(reference)) for _ in range(resamples)], dtype=torch.float64)
+    ours, theirs = redrawing(features, generator), redrawing(reference, generator)
+    drawn = torch.tensor([frechet_distance(ours(), theirs()) for _ in range(resamples)], dtype=torch.float64)
     below, above = (drawn - drawn.mean()).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return Estimate(value, max(0.0, value - above), value - below, len(features))

@@ -107,9 +107,9 @@ class Found:
 def _walk(root):
     "The files below `root` that are not hidden, through links too; a folder that cannot be read stands for itself."
     seen, closed = set(), []
-    for folder, inner, files in os.walk(root, onerror=lambda error: closed.append(Path(error.filename)), followlinks=True):
+    for folder, inner, files in os.walk(root, onerror=lambda error: closed.append(error.filename), followlinks=True):
         inner[:] = [name for name in inner if not name.startswith(".")] if (real := os.path.realpath(folder)) not in seen else []
-        if real not in seen: yield from (Path(folder, name) for name in files if not name.startswith("."))
+        if real not in seen: yield from (os.path.join(folder, name) for name in files if not name.startswith("."))
         seen.add(real)
     yield from closed
 
@@ -124,11 +124,11 @@ def find_files(
     roots, found = [Path(v).absolute() for v in ([videos] if isinstance(videos, (str, Path)) else videos)], {}
     common = Path(os.path.commonpath([root.parent for root in roots])) if len(roots) > 1 else None  # names begin below it
     for root in roots:
-        if not root.exists(): raise InputError(f"{root}: there is no such video file or folder")
-        for path in _walk(root) if root.is_dir() else [root]:
-            name = path.relative_to(common or (root if root.is_dir() else root.parent)).as_posix()
-            name = os.fsencode(name).decode("utf-8", "backslashreplace")  # a name may be no text at all
-            found.setdefault(path, Found(str(path), name, path.stat().st_size if path.exists() else 0))
+        if not root.exists(): raise InputError(f"{root}: there is no such file or folder")
+        above = os.path.join(common or (root if root.is_dir() else root.parent), "")
+        for path in _walk(root) if root.is_dir() else [str(root)]:
+            name = os.fsencode(path[len(above):].replace(os.sep, "/")).decode("utf-8", "backslashreplace")  # a name may be no text at all
+            found.setdefault(path, Found(path, name, os.stat(path).st_size if os.path.exists(path) else 0))
     return sorted(found.values(), key=lambda f: (_likely(f.name), f.name, f.path))
 
 # %% ../nbs/13_prepare.ipynb #e8a3b880

@@ -160,3 +160,34 @@ def test_the_published_sizes_answer_as_laion_clap_does(transformers, tmp_path):
     heard = torch.cat([clap.encode_audio(sound(seconds)[None, None], 48000) for seconds in SECONDS])
     assert clap.dim == 512 and (heard - torch.from_numpy(golden['full audio'])).abs().max() < 1e-5
     assert (clap.encode_text(TEXTS) - torch.from_numpy(golden['full text'])).abs().max() < 1e-5
+
+# the pocket's
+
+@pytest.fixture(scope='module')
+def pocket(): return load_clap(device='cpu')
+
+def test_the_pocket_clap_comes_with_the_package_and_says_that_it_has_seen_labels(pocket):
+    assert pocket.identity['name'] == 'pocket-clap' and pocket.dim == 128 and pocket.protocol['labels'] == 'seen'
+    texts = pocket.encode_text(['the sound of a dog barking', 'bow wow', 'a violin'])
+    assert texts[0] @ texts[1] > texts[0] @ texts[2] + 0.3  # words that it has learned
+
+def test_the_pocket_clap_gives_the_same_in_any_batch_and_at_any_rate(pocket):
+    sounds = torch.stack([sound(3), sound(3).flip(0), torch.zeros(144000)])[:, None]
+    together = pocket.encode_audio(sounds, 48000)
+    for i in range(3): assert torch.equal(pocket.encode_audio(sounds[i:i + 1], 48000)[0], together[i])
+    assert (together.norm(dim=1) - 1).abs().max() < 1e-5 and together.isfinite().all()
+    at_16k = pocket.encode_audio(resampled(sounds, 48000, 16000), 16000)
+    assert (at_16k[:2] - together[:2]).abs().max() < 1e-3
+    assert pocket.encode_audio(torch.ones(1, 1, 1) * 0.1, 16000).isfinite().all()  # a single sample
+
+def test_a_pocket_clap_that_is_none_is_refused(tmp_path):
+    import shutil
+
+    from clipsonic.checkpoint import weights_folder
+    with pytest.raises(CheckpointError, match='classifier'): load_clap(weights_folder('pocket-listener'))
+    with pytest.raises(InputError, match="leave 'words' out"): load_clap('pocket', tokenizer='words')
+    folder = shutil.copytree(weights_folder('pocket-clap'), tmp_path / 'clap')
+    config = json.loads((folder / 'config.json').read_text())
+    for change, says in [({'vocabulary': None}, 'describes no CLAP'), ({'model': {'width': 3}}, 'describes no CLAP'), ({'vocabulary': config['vocabulary'][:9]}, 'size|shape')]:
+        (folder / 'config.json').write_text(json.dumps(config | change))
+        with pytest.raises(CheckpointError, match=says): load_clap(folder)

@@ -130,7 +130,7 @@ def test_a_file_that_changed_is_heard_again_and_a_row_that_lies_is_not_believed(
     assert count() == (0, first[1])  # its bytes are known from before
     db = sqlite3.connect(cache)
     with db: db.execute('UPDATE features SET data = zeroblob(length(data)) WHERE rowid % 3 = 0')
-    with db: db.execute("UPDATE features SET shape = '[2, 15]' WHERE rowid % 3 = 1")
+    with db: db.execute('UPDATE features SET columns = 15 WHERE rowid % 3 = 1')
     db.close()
     assert count() == (9, first[1]) or count()[1] == first[1]
     cache.write_bytes(cache.read_bytes()[:5000])

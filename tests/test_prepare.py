@@ -237,7 +237,7 @@ def test_wrong_input(collection, tmp_path):
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'thesis.txt').write_text('important')
     for words, videos, out, options in [
-        ('no such video', tmp_path/'nowhere', 'out', {}), ('no files', tmp_path/'empty', 'out', {}), ('does not exist', collection, 'a/b', {}),
+        ('no such file or folder', tmp_path/'nowhere', 'out', {}), ('no files', tmp_path/'empty', 'out', {}), ('does not exist', collection, 'a/b', {}),
         ('something else', collection, 'mine', {}), ('is a file', collection, 'mine/thesis.txt', {}), ('needs an index', collection, 'out', dict(split='train')),
         ('no such index', collection, 'out', dict(index=tmp_path/'x.csv')), ('seconds', collection, 'out', dict(seconds=0)),
         ('workers', collection, 'out', dict(workers=-1)), ("'nonesuch'", collection, 'out', dict(clip='nonesuch'))]:

@@ -4,11 +4,13 @@ import dataclasses
 import pytest
 import torch
 
+from clipsonic.checkpoint import load_config
+from clipsonic.clap import ClapConfig, load_clap
 from clipsonic.core import CheckpointError, InputError
-from clipsonic.engine import Engine
-from clipsonic.recipes import DENOISERS, VOCODERS, Denoiser, PRESETS, TrainVocoder, pocket, recipe
+from clipsonic.engine import Engine, train
+from clipsonic.recipes import DENOISERS, VOCODERS, Denoiser, PocketClap, PRESETS, TrainVocoder, pocket, recipe
 from clipsonic.mel import MelConfig
-from clipsonic.shards import made_up_shards
+from clipsonic.shards import all_clips, made_up_shards
 from clipsonic.unet import UNet
 from clipsonic.vocoder import Generator, GeneratorConfig, ISTFTHeadConfig, MelInversionConfig, Vocoder
 
@@ -65,9 +67,24 @@ def test_refusals(shards, tmp_path):
     with pytest.raises(InputError, match="preset 'pokcet': expected one of pocket"): recipe("pokcet", shards(32))
     with pytest.raises(InputError, match="32-wide.*768-wide.*--clip ViT-L-14"): recipe("vggsound", shards(32))
     with pytest.raises(InputError, match="no image-text shards"): recipe("pocket-clip", tmp_path)
-    with pytest.raises(InputError, match="no label"): recipe("pocket-classifier", shards(32))
+    for preset in ("pocket-classifier", "pocket-clap"):
+        with pytest.raises(InputError, match="no label"): recipe(preset, shards(32))
     with pytest.raises(InputError, match="shards.json"): recipe("pocket", tmp_path)
     assert set(DENOISERS) < set(PRESETS)
+
+def test_the_pocket_clap_learns_which_words_go_with_which_tone(tmp_path):
+    made_up_shards(tmp_path / "shards", clips=32, dim=8, seconds=4.0, labels=True)
+    small = PocketClap(tmp_path / "shards", tmp_path / "shards", ClapConfig(embed_dim=16, audio_width=8, text_width=32, text_heads=2, text_layers=1))
+    small.training = dataclasses.replace(small.training, batch_size=16, precision="no", warmup=5, save_every=80, ema=0.9)
+    assert train(small, tmp_path / "run", 80, cpu=True)["zero_shot"] > 0.6   # of eight tones
+    about = load_config(tmp_path / "run")
+    assert about["kind"] == "clap" and about["reads_labels"]
+    clap = load_clap(tmp_path / "run", device="cpu")
+    clips = list(all_clips(tmp_path / "shards", labels=True))
+    sounds = torch.cat([clap.encode_audio(c["waveform"][None], 16000) for c in clips])
+    labels = sorted({c["label"] for c in clips})
+    best = (sounds @ clap.encode_text([f"the sound of {label}" for label in labels]).T).argmax(1)
+    assert sum(labels[i] == c["label"] for i, c in zip(best, clips)) / len(clips) > 0.6
 
 # vocoders
 

@@ -1,0 +1,71 @@
+"""How long `evaluate` takes where everything was heard before, and whether a fresh run waits for the network or for the files.
+
+    python benchmarks/evaluate.py              # 20 000 clips on each side, then 300 clips of 4 s
+    python benchmarks/evaluate.py --clips 2000 --fresh 50
+"""
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from clipsonic.core import Audio
+from clipsonic.embedders import Embedder, load_embedder
+from clipsonic.evaluate import FeatureCache, evaluate, find_sounds, heard, heard_by, listen_to
+
+
+def timed(work, rounds):
+    "Median seconds of some rounds, and what the last one returned."
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), result
+
+
+def warm(folder, clips, dim, rounds):
+    "FAD of files whose features are all in the cache: find, stat, read, and the distance, without and with its interval."
+    def nobody(waveform): raise AssertionError("a clip was listened to")
+    ear, sets = Embedder(f"{dim} dimensions", "0", 16000, nobody), []
+    for which in ("made", "real"):
+        (folder / which).mkdir(exist_ok=True)
+        for i in range(clips): (folder / which / f"{i:06d}.wav").write_text(f"{which} {i}")
+        sets.append(folder / which)
+    cache = FeatureCache(folder / f"{dim}.sqlite")
+    for which, shift in zip(sets, (0.0, 0.1)):
+        sounds, features = find_sounds(which), torch.randn(clips, 1, dim) + shift
+        digests = cache.digests(sounds)
+        cache.keep(heard_by(ear), {digests[s.name]: row for s, row in zip(sounds, features)})
+    cache.db.close()
+    for resamples, n in ((0, rounds), (200, 1)):
+        seconds, row = timed(lambda: evaluate(*sets, embedder=ear, metrics=["fad"], cache_file=folder / f"{dim}.sqlite", resamples=resamples, progress=False), n)
+        print(f"  {dim:5} dimensions, {'with' if resamples else 'without'} interval: {seconds:6.2f} s  (FAD {row['fad']['value']:.4f} of {row['fad']['n']:,} clips)")
+
+
+def fresh(folder, clips, rounds):
+    "Real listening, with and without threads that decode, beside the network alone."
+    (folder / "fresh").mkdir()
+    for i in range(clips): Audio(0.1 * torch.randn(1, 4 * 44100), 44100).save(folder / "fresh" / f"{i}.flac")
+    sounds, ear = find_sounds(folder / "fresh"), load_embedder("pocket")
+    audios = [heard(s.path) for s in sounds[:50]]
+    alone, _ = timed(lambda: [ear(a) for a in audios], rounds)
+    print(f"  the network alone   {alone / len(audios) * 1000:6.1f} ms a clip")
+    for workers in (0, 2):
+        seconds, _ = timed(lambda: listen_to(sounds, ear, FeatureCache(":memory:"), workers, progress=False), rounds)
+        print(f"  with {workers} workers      {seconds / clips * 1000:6.1f} ms a clip, {alone / len(audios) / (seconds / clips):.0%} of it the network")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=20_000, help="files on each side of the warm run")
+    parser.add_argument("--fresh", type=int, default=300, help="files of 4 s that are listened to")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        print(f"{args.clips:,} clips on each side, all features in the cache ({torch.get_num_threads()} threads):")
+        for dim in (128, 512): warm(Path(home), args.clips, dim, args.rounds)
+        print(f"{args.fresh} flac files of 4 s at 44.1 kHz, the pocket CLAP:")
+        fresh(Path(home), args.fresh, min(3, args.rounds))
