@@ -8,7 +8,7 @@ __all__ = ['SILENCE', 'SHORTEST', 'BY_CLASSIFIER', 'METRICS', 'ON_REQUEST', 'Sou
            'fad', 'fad_limit', 'clap_scores', 'kl', 'accuracy', 'spread', 'chosen_metrics', 'default_cache', 'evaluate',
            'figure_lines']
 
-# %% ../nbs/53_evaluate.ipynb #8b6ad699
+# %% ../nbs/53_evaluate.ipynb #98546200
 import csv
 import hashlib
 import json
@@ -37,7 +37,7 @@ from .prepare import Settings, find_files
 from .scores import cosine_scores, diversity, inception_score, interval, kl_divergence, nearest, sliding, top1
 from .video import read_audio
 
-# %% ../nbs/53_evaluate.ipynb #994766d7
+# %% ../nbs/53_evaluate.ipynb #811b261b
 SILENCE, SHORTEST = Settings.silence, 0.128  # dBFS; seconds, one window of the pocket's mel
 
 
@@ -63,7 +63,7 @@ def find_sounds(
     if not sounds: raise InputError(f"{folder} holds no sounds")
     return sounds
 
-# %% ../nbs/53_evaluate.ipynb #77481c29
+# %% ../nbs/53_evaluate.ipynb #cdadfdde
 def heard(
     path: str | Path,
 ) -> Audio:  # mono, at the file's own rate
@@ -79,7 +79,7 @@ def heard(
     if audio.level < SILENCE: raise MediaError(f"{path} has a level of {audio.level:.0f} dBFS", "silent")
     return audio
 
-# %% ../nbs/53_evaluate.ipynb #0a617741
+# %% ../nbs/53_evaluate.ipynb #22319785
 class FeatureCache:
     "Features by the bytes of a file and by what listened. A file that is no cache is moved aside with a warning"
 
@@ -142,7 +142,7 @@ class FeatureCache:
         flat = [(digest, x.shape[1], x.contiguous().numpy().tobytes()) for digest, x in rows.items()]
         with self.db: self.db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?)", [(by, digest, columns, zlib.crc32(data, columns), data) for digest, columns, data in flat])
 
-# %% ../nbs/53_evaluate.ipynb #e9a8cef2
+# %% ../nbs/53_evaluate.ipynb #b8698ca6
 def _ahead(work, items, workers):
     "`map`, in order, with some results made ahead in threads."
     if not workers: yield from map(work, items); return
@@ -187,7 +187,7 @@ def listen_to(
     finally: cache.keep(by, fresh)
     return {s.name: features[s.name] for s in sounds if s.name in features}, bad
 
-# %% ../nbs/53_evaluate.ipynb #0d398ecf
+# %% ../nbs/53_evaluate.ipynb #9624ab94
 def read_prompts(
     path: str | Path,  # csv with the columns file and prompt, and perhaps label
     sounds: list[Sound],
@@ -207,7 +207,7 @@ def read_prompts(
     if lacking := [s.file for s in sounds if s.name not in asked]: raise InputError(f"{path} has no line for {len(lacking)} of {len(sounds)} sounds: {', '.join(lacking[:5])}{' …' if len(lacking) > 5 else ''}")
     return asked
 
-# %% ../nbs/53_evaluate.ipynb #ce6aeaf4
+# %% ../nbs/53_evaluate.ipynb #97acf306
 class Evaluation:
     "Two folders, what was asked for, and what listens, each loaded when it is needed"
 
@@ -255,7 +255,7 @@ def refuse(which: str, lost: dict[str, MediaError], skippable: bool):
     remedy = "mend them, or leave them out with `--skip-bad` (skip_bad=True), which names them in the result" if skippable else "there is no other"
     raise InputError(f"{len(lost)} files of {which} cannot be measured ({counts}): {remedy}{''.join(lines[:10])}{rest}")
 
-# %% ../nbs/53_evaluate.ipynb #edf120c3
+# %% ../nbs/53_evaluate.ipynb #10ef70da
 def one_row(features: list[torch.Tensor]) -> torch.Tensor:  # (sound, feature), unit length
     "The mean over each sound's rows"
     return F.normalize(torch.stack([x.mean(0) for x in features]), dim=1)
@@ -301,7 +301,7 @@ def spread(e):
     apart = torch.tensor(list(diversity(one_row([x for _, x in made]), [e.asked[name]["label"] for name, _ in made]).values()))
     return e.figure("embedder", Estimate(apart.nanmean().item(), None, None, len(made)))
 
-# %% ../nbs/53_evaluate.ipynb #9e67de4b
+# %% ../nbs/53_evaluate.ipynb #8a4cf1b3
 BY_CLASSIFIER = ("kl", "accuracy", "is")
 METRICS = {  # name → (needs, Evaluation → figure or figures by name)
     "fad": ({"reference"}, fad),
@@ -330,7 +330,7 @@ def chosen_metrics(
     if not metrics: raise InputError(f"no metric was asked for: choose from {', '.join(METRICS)}")
     return metrics
 
-# %% ../nbs/53_evaluate.ipynb #aba99fda
+# %% ../nbs/53_evaluate.ipynb #1cd31089
 def default_cache() -> Path:
     "Where features are kept: in the folder `CLIPSONIC_CACHE`, or in the user's for caches"
     home = Path(os.environ.get("CLIPSONIC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipsonic")
@@ -346,6 +346,14 @@ def _ears(embedder, weights, tokenizer, classifier, classifier_weights, inceptio
             "features": lambda: inception_embedder(inception, device) if inception else pocket_classifier(device=device, before=True)}
 
 
+def _given(e, by_default, classifier):
+    "What there is to measure with. By default, accuracy is left out for labels that the classifier does not know."
+    names, labels = [{s.name for s in found} for found in e.sounds.values()], {a["label"] for a in e.asked.values()}
+    given = {"reference", *["names"] * (names[0] == names[1])} if len(names) > 1 else set()
+    if labels: given |= {"prompts", *["labels"] * ("" not in labels)}
+    return given | ({"classes"} if classifier not in CNN14 and not (by_default and "labels" in given and not labels <= set(e.ear("classifier").classes)) else set())
+
+
 def _result(e, metrics, pocket):
     "Figures, files and protocol, in JSON's types; `pocket` are those that a published network would have other figures for."
     result = {}
@@ -358,7 +366,7 @@ def _result(e, metrics, pocket):
                      "protocol": {"embedders": named, "resampler": {"library": "torchaudio"} | RESAMPLER, "clip_length": "whole", "silence_dBFS": SILENCE, "shortest_seconds": SHORTEST,
                                   "resamples": e.resamples, "seed": e.seed, "version": __version__, "torch": torch.__version__}}
 
-# %% ../nbs/53_evaluate.ipynb #7c41d5a9
+# %% ../nbs/53_evaluate.ipynb #fd575399
 def evaluate(
     generated,  # a folder of sounds or videos, or several
     reference=None,  # likewise, of real ones
@@ -383,17 +391,16 @@ def evaluate(
     if out is not None and not Path(out).absolute().parent.is_dir(): raise InputError(f"cannot write {out}: the folder {Path(out).parent} does not exist; make it first")
     sounds = {"generated": find_sounds(generated)} | ({} if reference is None else {"reference": find_sounds(reference)})
     asked = {} if prompts is None else read_prompts(prompts, sounds["generated"])
-    names = [{s.name for s in found} for found in sounds.values()]
-    has = {"reference": reference is not None, "names": names[0] == names[-1] and reference is not None, "prompts": asked, "labels": asked and all(a["label"] for a in asked.values()), "classes": classifier not in CNN14}
-    metrics, kept = chosen_metrics(metrics, {key for key, there in has.items() if there}), FeatureCache(default_cache() if cache_file is None else cache_file)
-    load, pocket = _ears(embedder, weights, tokenizer, classifier, classifier_weights, inception, device), BY_CLASSIFIER * (classifier not in CNN14) + ("fid",) * (inception is None)
-    try: result = _result(Evaluation(sounds, asked, load, kept, skip_bad, workers, resamples, seed, progress), metrics, pocket)
+    kept = FeatureCache(default_cache() if cache_file is None else cache_file)
+    e = Evaluation(sounds, asked, _ears(embedder, weights, tokenizer, classifier, classifier_weights, inception, device), kept, skip_bad, workers, resamples, seed, progress)
+    pocket = BY_CLASSIFIER * (classifier not in CNN14) + ("fid",) * (inception is None)
+    try: result = _result(e, chosen_metrics(metrics, _given(e, metrics is None, classifier)), pocket)
     finally: kept.db.close()
     if out is not None:
         with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
-# %% ../nbs/53_evaluate.ipynb #39ef763e
+# %% ../nbs/53_evaluate.ipynb #15a23b5e
 def figure_lines(
     result: dict,  # from `evaluate`
 ) -> list[str]:
