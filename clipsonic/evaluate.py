@@ -8,7 +8,7 @@ __all__ = ['SILENCE', 'SHORTEST', 'BY_CLASSIFIER', 'METRICS', 'ON_REQUEST', 'Sou
            'fad', 'fad_limit', 'clap_scores', 'kl', 'accuracy', 'spread', 'chosen_metrics', 'default_cache', 'evaluate',
            'figure_lines']
 
-# %% ../nbs/53_evaluate.ipynb #98546200
+# %% ../nbs/53_evaluate.ipynb #33c3f06c
 import csv
 import hashlib
 import json
@@ -37,7 +37,7 @@ from .prepare import Settings, find_files
 from .scores import cosine_scores, diversity, inception_score, interval, kl_divergence, nearest, sliding, top1
 from .video import read_audio
 
-# %% ../nbs/53_evaluate.ipynb #811b261b
+# %% ../nbs/53_evaluate.ipynb #429f8bfa
 SILENCE, SHORTEST = Settings.silence, 0.128  # dBFS; seconds, one window of the pocket's mel
 
 
@@ -63,7 +63,7 @@ def find_sounds(
     if not sounds: raise InputError(f"{folder} holds no sounds")
     return sounds
 
-# %% ../nbs/53_evaluate.ipynb #cdadfdde
+# %% ../nbs/53_evaluate.ipynb #b0553aef
 def heard(
     path: str | Path,
 ) -> Audio:  # mono, at the file's own rate
@@ -79,7 +79,7 @@ def heard(
     if audio.level < SILENCE: raise MediaError(f"{path} has a level of {audio.level:.0f} dBFS", "silent")
     return audio
 
-# %% ../nbs/53_evaluate.ipynb #22319785
+# %% ../nbs/53_evaluate.ipynb #71ed8cd6
 class FeatureCache:
     "Features by the bytes of a file and by what listened. A file that is no cache is moved aside with a warning"
 
@@ -142,7 +142,7 @@ class FeatureCache:
         flat = [(digest, x.shape[1], x.contiguous().numpy().tobytes()) for digest, x in rows.items()]
         with self.db: self.db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?)", [(by, digest, columns, zlib.crc32(data, columns), data) for digest, columns, data in flat])
 
-# %% ../nbs/53_evaluate.ipynb #b8698ca6
+# %% ../nbs/53_evaluate.ipynb #dbb8fbba
 def _ahead(work, items, workers):
     "`map`, in order, with some results made ahead in threads."
     if not workers: yield from map(work, items); return
@@ -187,7 +187,7 @@ def listen_to(
     finally: cache.keep(by, fresh)
     return {s.name: features[s.name] for s in sounds if s.name in features}, bad
 
-# %% ../nbs/53_evaluate.ipynb #9624ab94
+# %% ../nbs/53_evaluate.ipynb #5b89260d
 def read_prompts(
     path: str | Path,  # csv with the columns file and prompt, and perhaps label
     sounds: list[Sound],
@@ -207,7 +207,7 @@ def read_prompts(
     if lacking := [s.file for s in sounds if s.name not in asked]: raise InputError(f"{path} has no line for {len(lacking)} of {len(sounds)} sounds: {', '.join(lacking[:5])}{' …' if len(lacking) > 5 else ''}")
     return asked
 
-# %% ../nbs/53_evaluate.ipynb #97acf306
+# %% ../nbs/53_evaluate.ipynb #c10e9efd
 class Evaluation:
     "Two folders, what was asked for, and what listens, each loaded when it is needed"
 
@@ -255,7 +255,7 @@ def refuse(which: str, lost: dict[str, MediaError], skippable: bool):
     remedy = "mend them, or leave them out with `--skip-bad` (skip_bad=True), which names them in the result" if skippable else "there is no other"
     raise InputError(f"{len(lost)} files of {which} cannot be measured ({counts}): {remedy}{''.join(lines[:10])}{rest}")
 
-# %% ../nbs/53_evaluate.ipynb #10ef70da
+# %% ../nbs/53_evaluate.ipynb #610173c7
 def one_row(features: list[torch.Tensor]) -> torch.Tensor:  # (sound, feature), unit length
     "The mean over each sound's rows"
     return F.normalize(torch.stack([x.mean(0) for x in features]), dim=1)
@@ -268,7 +268,7 @@ def windowed(
 ) -> Embedder:  # a row for every window
     "An embedder that slides over the sound"
     def embed(waveform): return torch.cat([ear.embed(w) for w in sliding(waveform, ear.sample_rate, seconds, hop)])
-    return replace(ear, embed=embed, protocol=ear.protocol | {"window": seconds, "hop": hop})
+    return replace(ear, name=f"{ear.name}, windows", embed=embed, protocol=ear.protocol | {"window": seconds, "hop": hop})
 
 
 def fad(e, role="embedder"):
@@ -281,7 +281,9 @@ def fad_limit(e): return e.figure("embedder", fad_infinity(e.clips("generated", 
 
 def clap_scores(e, ear):
     made = e.hear("generated", ear)
-    return cosine_scores(made, {name: ear.text([e.asked[name]["prompt"]])[0].cpu() for name in made})
+    prompts = {name: e.asked[name]["prompt"] for name in made}
+    texts = {prompt: ear.text([prompt])[0].cpu() for prompt in sorted(set(prompts.values()))}
+    return cosine_scores(made, {name: texts[prompt] for name, prompt in prompts.items()})
 
 
 def kl(e):
@@ -301,7 +303,7 @@ def spread(e):
     apart = torch.tensor(list(diversity(one_row([x for _, x in made]), [e.asked[name]["label"] for name, _ in made]).values()))
     return e.figure("embedder", Estimate(apart.nanmean().item(), None, None, len(made)))
 
-# %% ../nbs/53_evaluate.ipynb #8a4cf1b3
+# %% ../nbs/53_evaluate.ipynb #ac2a5036
 BY_CLASSIFIER = ("kl", "accuracy", "is")
 METRICS = {  # name → (needs, Evaluation → figure or figures by name)
     "fad": ({"reference"}, fad),
@@ -330,7 +332,7 @@ def chosen_metrics(
     if not metrics: raise InputError(f"no metric was asked for: choose from {', '.join(METRICS)}")
     return metrics
 
-# %% ../nbs/53_evaluate.ipynb #1cd31089
+# %% ../nbs/53_evaluate.ipynb #33851c86
 def default_cache() -> Path:
     "Where features are kept: in the folder `CLIPSONIC_CACHE`, or in the user's for caches"
     home = Path(os.environ.get("CLIPSONIC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipsonic")
@@ -366,7 +368,7 @@ def _result(e, metrics, pocket):
                      "protocol": {"embedders": named, "resampler": {"library": "torchaudio"} | RESAMPLER, "clip_length": "whole", "silence_dBFS": SILENCE, "shortest_seconds": SHORTEST,
                                   "resamples": e.resamples, "seed": e.seed, "version": __version__, "torch": torch.__version__}}
 
-# %% ../nbs/53_evaluate.ipynb #fd575399
+# %% ../nbs/53_evaluate.ipynb #442be31a
 def evaluate(
     generated,  # a folder of sounds or videos, or several
     reference=None,  # likewise, of real ones
@@ -400,7 +402,7 @@ def evaluate(
         with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
-# %% ../nbs/53_evaluate.ipynb #15a23b5e
+# %% ../nbs/53_evaluate.ipynb #47f01b0a
 def figure_lines(
     result: dict,  # from `evaluate`
 ) -> list[str]:

@@ -128,7 +128,8 @@ def nearest(
     features: torch.Tensor,  # (clip, feature), unit length
 ) -> tuple[torch.Tensor, torch.Tensor]:  # cosine similarity (clip,), index of the training clip (clip,)
     "The most similar training clip of every clip"
-    return (features @ train_features.T).max(dim=1)
+    found = [(part @ train_features.T).max(dim=1) for part in features.split(1024)]  # 1024 at a time: all at once may not fit in memory
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 # %% ../nbs/31_scores.ipynb #0cc50bf1
 def diversity(
