@@ -8,7 +8,7 @@ __all__ = ['SILENCE', 'SHORTEST', 'BY_CLASSIFIER', 'METRICS', 'ON_REQUEST', 'Sou
            'fad', 'fad_limit', 'clap_scores', 'kl', 'accuracy', 'spread', 'chosen_metrics', 'default_cache', 'evaluate',
            'figure_lines']
 
-# %% ../nbs/53_evaluate.ipynb #33c3f06c
+# %% ../nbs/53_evaluate.ipynb #54db186b
 import csv
 import hashlib
 import json
@@ -37,7 +37,7 @@ from .prepare import Settings, find_files
 from .scores import cosine_scores, diversity, inception_score, interval, kl_divergence, nearest, sliding, top1
 from .video import read_audio
 
-# %% ../nbs/53_evaluate.ipynb #429f8bfa
+# %% ../nbs/53_evaluate.ipynb #b9ded0f5
 SILENCE, SHORTEST = Settings.silence, 0.128  # dBFS; seconds, one window of the pocket's mel
 
 
@@ -63,7 +63,7 @@ def find_sounds(
     if not sounds: raise InputError(f"{folder} holds no sounds")
     return sounds
 
-# %% ../nbs/53_evaluate.ipynb #b0553aef
+# %% ../nbs/53_evaluate.ipynb #142d02de
 def heard(
     path: str | Path,
 ) -> Audio:  # mono, at the file's own rate
@@ -79,7 +79,7 @@ def heard(
     if audio.level < SILENCE: raise MediaError(f"{path} has a level of {audio.level:.0f} dBFS", "silent")
     return audio
 
-# %% ../nbs/53_evaluate.ipynb #71ed8cd6
+# %% ../nbs/53_evaluate.ipynb #2035d7cd
 class FeatureCache:
     "Features by the bytes of a file and by what listened. A file that is no cache is moved aside with a warning"
 
@@ -142,7 +142,7 @@ class FeatureCache:
         flat = [(digest, x.shape[1], x.contiguous().numpy().tobytes()) for digest, x in rows.items()]
         with self.db: self.db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?)", [(by, digest, columns, zlib.crc32(data, columns), data) for digest, columns, data in flat])
 
-# %% ../nbs/53_evaluate.ipynb #dbb8fbba
+# %% ../nbs/53_evaluate.ipynb #22a7567d
 def _ahead(work, items, workers):
     "`map`, in order, with some results made ahead in threads."
     if not workers: yield from map(work, items); return
@@ -187,7 +187,7 @@ def listen_to(
     finally: cache.keep(by, fresh)
     return {s.name: features[s.name] for s in sounds if s.name in features}, bad
 
-# %% ../nbs/53_evaluate.ipynb #5b89260d
+# %% ../nbs/53_evaluate.ipynb #82dd3df0
 def read_prompts(
     path: str | Path,  # csv with the columns file and prompt, and perhaps label
     sounds: list[Sound],
@@ -207,7 +207,7 @@ def read_prompts(
     if lacking := [s.file for s in sounds if s.name not in asked]: raise InputError(f"{path} has no line for {len(lacking)} of {len(sounds)} sounds: {', '.join(lacking[:5])}{' …' if len(lacking) > 5 else ''}")
     return asked
 
-# %% ../nbs/53_evaluate.ipynb #c10e9efd
+# %% ../nbs/53_evaluate.ipynb #f532d6c5
 class Evaluation:
     "Two folders, what was asked for, and what listens, each loaded when it is needed"
 
@@ -255,7 +255,7 @@ def refuse(which: str, lost: dict[str, MediaError], skippable: bool):
     remedy = "mend them, or leave them out with `--skip-bad` (skip_bad=True), which names them in the result" if skippable else "there is no other"
     raise InputError(f"{len(lost)} files of {which} cannot be measured ({counts}): {remedy}{''.join(lines[:10])}{rest}")
 
-# %% ../nbs/53_evaluate.ipynb #610173c7
+# %% ../nbs/53_evaluate.ipynb #ab25dd84
 def one_row(features: list[torch.Tensor]) -> torch.Tensor:  # (sound, feature), unit length
     "The mean over each sound's rows"
     return F.normalize(torch.stack([x.mean(0) for x in features]), dim=1)
@@ -303,7 +303,7 @@ def spread(e):
     apart = torch.tensor(list(diversity(one_row([x for _, x in made]), [e.asked[name]["label"] for name, _ in made]).values()))
     return e.figure("embedder", Estimate(apart.nanmean().item(), None, None, len(made)))
 
-# %% ../nbs/53_evaluate.ipynb #ac2a5036
+# %% ../nbs/53_evaluate.ipynb #aa27e903
 BY_CLASSIFIER = ("kl", "accuracy", "is")
 METRICS = {  # name → (needs, Evaluation → figure or figures by name)
     "fad": ({"reference"}, fad),
@@ -332,7 +332,7 @@ def chosen_metrics(
     if not metrics: raise InputError(f"no metric was asked for: choose from {', '.join(METRICS)}")
     return metrics
 
-# %% ../nbs/53_evaluate.ipynb #33851c86
+# %% ../nbs/53_evaluate.ipynb #3f2e6204
 def default_cache() -> Path:
     "Where features are kept: in the folder `CLIPSONIC_CACHE`, or in the user's for caches"
     home = Path(os.environ.get("CLIPSONIC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipsonic")
@@ -363,12 +363,12 @@ def _result(e, metrics, pocket):
         found = METRICS[m][1](e)
         result |= {m + "_pocket" * (m in pocket): found} if "value" in found else found
     named = {ear.name: {"hash": ear.hash, "sample_rate": ear.sample_rate, **ear.protocol} for _, ear in e.rows}
-    bad = [{"file": f"{which}/{name}", "reason": error.reason, "detail": str(error)} for which, lost in e.bad.items() for name, error in sorted(lost.items())]
+    bad = [{"file": f"{which}/{s.file}", "reason": e.bad[which][s.name].reason, "detail": str(e.bad[which][s.name]).replace(s.path, s.file)} for which, found in e.sounds.items() for s in found if s.name in e.bad[which]]
     return result | {"files": {which: len(found) for which, found in e.sounds.items()} | {"bad": bad},
                      "protocol": {"embedders": named, "resampler": {"library": "torchaudio"} | RESAMPLER, "clip_length": "whole", "silence_dBFS": SILENCE, "shortest_seconds": SHORTEST,
                                   "resamples": e.resamples, "seed": e.seed, "version": __version__, "torch": torch.__version__}}
 
-# %% ../nbs/53_evaluate.ipynb #442be31a
+# %% ../nbs/53_evaluate.ipynb #b81c14a2
 def evaluate(
     generated,  # a folder of sounds or videos, or several
     reference=None,  # likewise, of real ones
@@ -402,7 +402,7 @@ def evaluate(
         with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
-# %% ../nbs/53_evaluate.ipynb #47f01b0a
+# %% ../nbs/53_evaluate.ipynb #00916364
 def figure_lines(
     result: dict,  # from `evaluate`
 ) -> list[str]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETS', 'asked_of', 'condition_of', 'sounds_of', 'about_sets', 'make_sets', 'table', 'markdown']
 
-# %% ../nbs/73_tables.ipynb #4be7fce9
+# %% ../nbs/73_tables.ipynb #361a0088
 import csv
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from .pipeline import Pipeline, as_audio
 from .shards import batches
 from .systems import SYSTEMS
 
-# %% ../nbs/73_tables.ipynb #b97ed8c9
+# %% ../nbs/73_tables.ipynb #861808da
 def asked_of(
     shards: str | Path,  # labelled shards of videos that nothing was trained on
     n: int = 512,  # clips (CLIPSonic §4.1)
@@ -35,7 +35,7 @@ def asked_of(
     try: return next(drawn)
     finally: drawn.close()
 
-# %% ../nbs/73_tables.ipynb #ced68a2f
+# %% ../nbs/73_tables.ipynb #1dbce605
 def condition_of(
     pipeline: Pipeline,
     system: str,  # of `SYSTEMS`
@@ -69,7 +69,7 @@ def sounds_of(
             waveform = SYSTEMS[name](pipeline.clip, pipeline.painter, pipeline.vocoder).sound(condition, stream, seconds, **settings)[0]
         yield i, as_audio(waveform, mel.sample_rate, {})
 
-# %% ../nbs/73_tables.ipynb #824811c4
+# %% ../nbs/73_tables.ipynb #1697626b
 SETS = ("real", "reconstruction", "iq", "zs", "pd", "sd")
 
 
@@ -108,7 +108,7 @@ def make_sets(
         for i, audio in tqdm(sounds_of(pipeline, name, asked, lacking, seconds, seed), desc=name, total=len(lacking), unit="clip", delay=1, disable=not progress): audio.save(folder / f"{i:04d}.wav")
     return about
 
-# %% ../nbs/73_tables.ipynb #3a92472a
+# %% ../nbs/73_tables.ipynb #6cfe6549
 def table(
     shards: str | Path,  # labelled shards of videos that nothing was trained on
     sets: str | Path,  # folder for the sounds; one that was begun is gone on with
@@ -130,8 +130,8 @@ def table(
     known = set(asked_of(shards, n, seconds, seed)["label"]) <= set(classifier_embedder(classifier).classes)
     for folder in sorted((f for f in sets.iterdir() if (f / "prompts.csv").exists()), key=lambda f: [*SETS, f.name].index(f.name)):
         alone, pairs = folder.name == "real", folder.name not in ("real", "training")
-        metrics = [] if alone else ["fad", "fid", "nearest"]
-        row = evaluate(folder, None if alone else sets / "real", folder / "prompts.csv", metrics + ["kl"] * pairs + ["clap", "accuracy", "is", "diversity"], embedder, weights,
+        metrics = ([] if alone else ["fad", "fid", "nearest"]) + ["kl"] * pairs + ["clap", "is", "diversity"] + ["accuracy"] * known
+        row = evaluate(folder, None if alone else sets / "real", folder / "prompts.csv", metrics, embedder, weights, classifier=classifier,
                        skip_bad=True, cache_file=sets / "features.sqlite", seed=seed, device=device, progress=progress)
         rows[folder.name] = {name: figure for name, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"]}
         protocol = row["protocol"]
@@ -142,10 +142,10 @@ def table(
 
 def markdown(
     path: str | Path,  # json of `table`
-    figures: tuple[str, ...] = ("fad", "clap", "kl_pocket", "accuracy_pocket", "is_pocket", "diversity"),
+    figures: tuple[str, ...] = ("fad", "fid_pocket", "clap", "kl_pocket", "accuracy_pocket", "nearest", "diversity"),
 ) -> str:
     "The table in markdown"
-    def cell(f): return "–" if f is None else f"{f['value']:.3f}" + ("" if f["low"] is None else f" ({f['low']:.3f} to {f['high']:.3f})")
+    def cell(f): return "–" if f is None else f"{f['value']:.3g}" + ("" if f["low"] is None else f" ({f['low']:.3g} to {f['high']:.3g})")
     rows = json.loads(Path(path).read_text())["rows"]
     lines = [f"| {name} | {' | '.join(cell(row.get(f)) for f in figures)} | {len(row['bad'])} |" for name, row in rows.items()]
     return "\n".join([f"| set | {' | '.join(figures)} | left out |", "|---" * (len(figures) + 2) + "|", *lines])

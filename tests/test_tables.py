@@ -1,0 +1,51 @@
+"""The table of the systems: its sets, rendered once and gone on with, its rows, and what it refuses."""
+import json
+
+import pytest
+import soundfile
+
+from clipsonic.cli import main
+from clipsonic.core import InputError
+from clipsonic.shards import made_up_shards
+from clipsonic.tables import SETS, asked_of, make_sets, markdown
+
+@pytest.fixture(scope='module')
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('tables') / 'shards'
+    made_up_shards(folder, clips=6, dim=192, seconds=3.0, labels=True)
+    return folder
+
+def test_every_system_is_asked_for_the_same_and_scored_in_one_run(shards, tmp_path, capsys):
+    out = tmp_path / 'table.json'
+    words = ['table', '--data', str(shards), '--trained', str(shards), '--sets', str(tmp_path / 'sets'), '-o', str(out), '--n', '3', '--seconds', '0.5', '--device', 'cpu']
+    assert main(words) == 0
+    result, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert [*result['rows']] == [*SETS, 'training'] and '| reconstruction |' in printed and result['protocol']['sets']['n'] == 3
+    assert 'accuracy_pocket' not in result['rows']['iq'] and 'kl_pocket' in result['rows']['iq'] and 'fad' not in result['rows']['real']  # tones are no class of the listener's
+    assert result['rows']['training']['fad']['value'] < result['rows']['iq']['fad']['value']  # the same shards here
+    asked = asked_of(shards, 3, 0.5)
+    for name in (*SETS, 'training'):
+        rows = (tmp_path / 'sets' / name / 'prompts.csv').read_text().splitlines()
+        assert rows[0] == 'file,prompt,label' and [r.split(',')[1] for r in rows[1:]] == asked['label']
+        for i in range(3):
+            sound, rate = soundfile.read(tmp_path / 'sets' / name / f'{i:04d}.wav')
+            assert (len(sound), rate) == (8000, 16000) and abs(sound).max() > 0
+    real, _ = soundfile.read(tmp_path / 'sets' / 'real' / '0001.wav')
+    assert abs(real - asked['waveform'][1, 0].numpy()).max() < 1e-4
+
+def test_what_is_rendered_stays_and_other_protocols_are_refused(shards, tmp_path):
+    options = dict(n=2, seconds=0.5, device='cpu', progress=False)
+    make_sets(shards, tmp_path / 'sets', **options)
+    bytes_of = {f: f.read_bytes() for f in (tmp_path / 'sets').glob('*/*.wav')}
+    (tmp_path / 'sets' / 'iq' / '0001.wav').unlink()
+    make_sets(shards, tmp_path / 'sets', **options)
+    assert {f: f.read_bytes() for f in (tmp_path / 'sets').glob('*/*.wav')} == bytes_of  # the one that was lost came out the same
+    with pytest.raises(InputError, match='another model or protocol'): make_sets(shards, tmp_path / 'sets', **options | {'seed': 1})
+    with pytest.raises(InputError, match='make it first'): make_sets(shards, tmp_path / 'no' / 'sets', **options)
+
+def test_the_committed_table_says_what_it_was_made_of():
+    from conftest import root
+    result = json.loads((root / 'nbs' / 'results' / 'table1.json').read_text())
+    assert [*result['rows']] == [*SETS, 'training'] and result['protocol']['sets']['n'] == 512
+    assert all(row['clap']['n'] + len(row['bad']) == 512 for row in result['rows'].values())
+    assert all(line.count('|') == 10 for line in markdown(root / 'nbs' / 'results' / 'table1.json').splitlines())
