@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SETS', 'asked_of', 'condition_of', 'sounds_of', 'about_sets', 'make_sets', 'table', 'markdown']
 
-# %% ../nbs/73_tables.ipynb #361a0088
+# %% ../nbs/73_tables.ipynb #16ec83c3
 import csv
 import json
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from .checkpoint import tensors_digest
 from .core import Audio, InputError, noise_streams, whole_file
 from .embedders import classifier_embedder
 from .evaluate import evaluate
-from .mel import log_mel
 from .pipeline import Pipeline, as_audio
+from .reconstruct import mel_and_back
 from .shards import batches
 from .systems import SYSTEMS
 
-# %% ../nbs/73_tables.ipynb #861808da
+# %% ../nbs/73_tables.ipynb #d8c8e533
 def asked_of(
     shards: str | Path,  # labelled shards of videos that nothing was trained on
     n: int = 512,  # clips (CLIPSonic §4.1)
@@ -35,7 +35,7 @@ def asked_of(
     try: return next(drawn)
     finally: drawn.close()
 
-# %% ../nbs/73_tables.ipynb #1dbce605
+# %% ../nbs/73_tables.ipynb #80bdf33d
 def condition_of(
     pipeline: Pipeline,
     system: str,  # of `SYSTEMS`
@@ -62,14 +62,14 @@ def sounds_of(
     mel = pipeline.painter.mel
     for i in numbers:
         waveform = asked["waveform"][i]
-        if name == "reconstruction": waveform = pipeline.vocoder(log_mel(waveform[None], mel).to(pipeline.vocoder.device))[0, :, :waveform.shape[1]].cpu()
+        if name == "reconstruction": waveform = mel_and_back(Audio(waveform, mel.sample_rate), pipeline.vocoder).waveform
         elif name not in ("real", "training"):
             stream = noise_streams(seed, 1, first=i)
             condition = condition_of(pipeline, name, asked, i, stream[0])
             waveform = SYSTEMS[name](pipeline.clip, pipeline.painter, pipeline.vocoder).sound(condition, stream, seconds, **settings)[0]
         yield i, as_audio(waveform, mel.sample_rate, {})
 
-# %% ../nbs/73_tables.ipynb #1697626b
+# %% ../nbs/73_tables.ipynb #5027bdf0
 SETS = ("real", "reconstruction", "iq", "zs", "pd", "sd")
 
 
@@ -108,7 +108,7 @@ def make_sets(
         for i, audio in tqdm(sounds_of(pipeline, name, asked, lacking, seconds, seed), desc=name, total=len(lacking), unit="clip", delay=1, disable=not progress): audio.save(folder / f"{i:04d}.wav")
     return about
 
-# %% ../nbs/73_tables.ipynb #6cfe6549
+# %% ../nbs/73_tables.ipynb #4a94e5f0
 def table(
     shards: str | Path,  # labelled shards of videos that nothing was trained on
     sets: str | Path,  # folder for the sounds; one that was begun is gone on with
