@@ -1,7 +1,7 @@
 """How long `evaluate` takes where everything was heard before, and whether a fresh run waits for the network or for the files.
 
-    python benchmarks/evaluate.py              # 20 000 clips on each side, then 300 clips of 4 s
-    python benchmarks/evaluate.py --clips 2000 --fresh 50
+    python benchmarks/evaluate.py              # 20 000 clips, half on each side, then 300 clips of 4 s
+    python benchmarks/evaluate.py --clips 4000 --fresh 50
 """
 import argparse
 import statistics
@@ -50,22 +50,22 @@ def fresh(folder, clips, rounds):
     (folder / "fresh").mkdir()
     for i in range(clips): Audio(0.1 * torch.randn(1, 4 * 44100), 44100).save(folder / "fresh" / f"{i}.flac")
     sounds, ear = find_sounds(folder / "fresh"), load_embedder("pocket")
-    audios = [heard(s.path) for s in sounds[:50]]
-    alone, _ = timed(lambda: [ear(a) for a in audios], rounds)
-    print(f"  the network alone   {alone / len(audios) * 1000:6.1f} ms a clip")
+    waveforms = [ear.ready(heard(s.path)) for s in sounds[:50]]
+    alone, _ = timed(lambda: [ear.embed(w) for w in waveforms], rounds)
+    print(f"  the network alone   {alone / len(waveforms) * 1000:6.1f} ms a clip")
     for workers in (0, 2):
         seconds, _ = timed(lambda: listen_to(sounds, ear, FeatureCache(":memory:"), workers, progress=False), rounds)
-        print(f"  with {workers} workers      {seconds / clips * 1000:6.1f} ms a clip, {alone / len(audios) / (seconds / clips):.0%} of it the network")
+        print(f"  with {workers} workers      {seconds / clips * 1000:6.1f} ms a clip, {alone / len(waveforms) / (seconds / clips):.0%} of it the network")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=20_000, help="files on each side of the warm run")
+    parser.add_argument("--clips", type=int, default=20_000, help="files of the warm run, half of them on each side")
     parser.add_argument("--fresh", type=int, default=300, help="files of 4 s that are listened to")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        print(f"{args.clips:,} clips on each side, all features in the cache ({torch.get_num_threads()} threads):")
-        for dim in (128, 512): warm(Path(home), args.clips, dim, args.rounds)
+        print(f"{args.clips:,} clips, half on each side, all features in the cache ({torch.get_num_threads()} threads):")
+        for dim in (128, 512): warm(Path(home), args.clips // 2, dim, args.rounds)
         print(f"{args.fresh} flac files of 4 s at 44.1 kHz, the pocket CLAP:")
         fresh(Path(home), args.fresh, min(3, args.rounds))

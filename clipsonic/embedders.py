@@ -6,7 +6,7 @@
 __all__ = ['EMBEDDERS', 'CNN14', 'Embedder', 'pocket_classifier', 'clap_embedder', 'vggish_embedder', 'cnn14_embedder',
            'inception_embedder', 'load_embedder', 'classifier_embedder']
 
-# %% ../nbs/34_embedders.ipynb #dfbbe10e
+# %% ../nbs/34_embedders.ipynb #aaf9e264
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from .published import CNN14_FILES, INCEPTION_FILE, embed_inception, load_cnn14,
 from .scores import load_classifier
 from .vggish import SAMPLE_RATE, SAMPLES, embed_vggish, load_vggish
 
-# %% ../nbs/34_embedders.ipynb #569cf29a
+# %% ../nbs/34_embedders.ipynb #2f8e4e0a
 @dataclass(frozen=True, eq=False)
 class Embedder:
     "A frozen network that listens"
@@ -34,16 +34,24 @@ class Embedder:
     classes: tuple = ()  # names, for classifiers, whose features are log-probabilities
     protocol: dict = field(default_factory=dict)  # what else a figure depends on
 
+    def ready(
+        self,
+        audio: Audio,  # mono
+    ) -> torch.Tensor:  # (1, time) at the embedder's rate
+        "What `embed` takes. Raises `InputError` for a sound that is too short, or not mono"
+        if len(audio.waveform) != 1: raise InputError(f"a sound of {len(audio.waveform)} channels: expected one; `read_audio` mixes them")
+        if audio.seconds < self.shortest: raise InputError(f"{audio.seconds:.3f} s of sound are too short for {self.name}: it needs {self.shortest} s")
+        return resampled(audio.waveform, audio.sample_rate, self.sample_rate)
+
+    @torch.no_grad()
     def __call__(
         self,
         audio: Audio,  # mono
     ) -> torch.Tensor:  # (row, feature) float32 on the CPU
-        "The features of one sound. Raises `InputError` for one that is too short, or not mono"
-        if len(audio.waveform) != 1: raise InputError(f"a sound of {len(audio.waveform)} channels: expected one; `read_audio` mixes them")
-        if audio.seconds < self.shortest: raise InputError(f"{audio.seconds:.3f} s of sound are too short for {self.name}: it needs {self.shortest} s")
-        with torch.no_grad(): return self.embed(resampled(audio.waveform, audio.sample_rate, self.sample_rate)).float().cpu()
+        "The features of one sound. Raises `InputError` as `ready` does"
+        return self.embed(self.ready(audio)).float().cpu()
 
-# %% ../nbs/34_embedders.ipynb #3353d369
+# %% ../nbs/34_embedders.ipynb #f80b4d28
 def pocket_classifier(
     folder: str | Path = "pocket-listener",  # a checkpoint of kind "classifier", or the name of the shipped one
     device: str | torch.device | None = None,  # the best there is by default
@@ -70,7 +78,7 @@ def clap_embedder(
     return Embedder(f"CLAP {clap.identity['name']}", clap.identity["hash"], clap.sample_rate, lambda waveform: clap.encode_audio(waveform[None], clap.sample_rate),
                     text=clap.encode_text, protocol=clap.protocol | {"device": clap.device.type})
 
-# %% ../nbs/34_embedders.ipynb #20a62e31
+# %% ../nbs/34_embedders.ipynb #6ed89ab5
 def vggish_embedder(
     name: str = "vggish",  # or "vggish-relu", "vggish-pca"
     file: str | Path | None = None,  # local weights
@@ -108,7 +116,7 @@ def inception_embedder(
     return Embedder(**model.identity, sample_rate=mel.sample_rate, embed=lambda waveform: embed_inception(model, log_mel(waveform[None], mel), mel), shortest=mel.n_fft / mel.sample_rate,
                     protocol={"device": model.fc.weight.device.type})
 
-# %% ../nbs/34_embedders.ipynb #88fa1266
+# %% ../nbs/34_embedders.ipynb #c0005a77
 EMBEDDERS = ("pocket", "vggish", "vggish-relu", "vggish-pca", "clap", "630k-fusion", "cnn14", "cnn14-32k", "inception")
 CNN14 = ("cnn14", "cnn14-32k")
 

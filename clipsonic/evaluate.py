@@ -8,7 +8,7 @@ __all__ = ['SILENCE', 'SHORTEST', 'BY_CLASSIFIER', 'METRICS', 'ON_REQUEST', 'Sou
            'fad', 'fad_limit', 'clap_scores', 'kl', 'accuracy', 'spread', 'chosen_metrics', 'default_cache', 'evaluate',
            'figure_lines']
 
-# %% ../nbs/53_evaluate.ipynb #54db186b
+# %% ../nbs/53_evaluate.ipynb #9b73f873
 import csv
 import hashlib
 import json
@@ -37,7 +37,7 @@ from .prepare import Settings, find_files
 from .scores import cosine_scores, diversity, inception_score, interval, kl_divergence, nearest, sliding, top1
 from .video import read_audio
 
-# %% ../nbs/53_evaluate.ipynb #b9ded0f5
+# %% ../nbs/53_evaluate.ipynb #b111b088
 SILENCE, SHORTEST = Settings.silence, 0.128  # dBFS; seconds, one window of the pocket's mel
 
 
@@ -63,7 +63,7 @@ def find_sounds(
     if not sounds: raise InputError(f"{folder} holds no sounds")
     return sounds
 
-# %% ../nbs/53_evaluate.ipynb #142d02de
+# %% ../nbs/53_evaluate.ipynb #116c348c
 def heard(
     path: str | Path,
 ) -> Audio:  # mono, at the file's own rate
@@ -79,7 +79,7 @@ def heard(
     if audio.level < SILENCE: raise MediaError(f"{path} has a level of {audio.level:.0f} dBFS", "silent")
     return audio
 
-# %% ../nbs/53_evaluate.ipynb #2035d7cd
+# %% ../nbs/53_evaluate.ipynb #e42a1100
 class FeatureCache:
     "Features by the bytes of a file and by what listened. A file that is no cache is moved aside with a warning"
 
@@ -142,7 +142,7 @@ class FeatureCache:
         flat = [(digest, x.shape[1], x.contiguous().numpy().tobytes()) for digest, x in rows.items()]
         with self.db: self.db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?)", [(by, digest, columns, zlib.crc32(data, columns), data) for digest, columns, data in flat])
 
-# %% ../nbs/53_evaluate.ipynb #22a7567d
+# %% ../nbs/53_evaluate.ipynb #734e35a9
 def _ahead(work, items, workers):
     "`map`, in order, with some results made ahead in threads."
     if not workers: yield from map(work, items); return
@@ -173,21 +173,21 @@ def listen_to(
     kept = cache.kept(by, digests.values())
     features = {s.name: kept[digests[s.name]] for s in sounds if digests.get(s.name) in kept}
     def read(sound):
-        try: return sound, heard(sound.path)
+        try:
+            audio = heard(sound.path)
+            return sound, embedder.ready(audio)
         except MediaError as error: return sound, error
+        except InputError as error: return sound, MediaError(f"{sound.path}: {error}", "too short" if audio.seconds < embedder.shortest else "unreadable")
     todo = [s for s in sounds if s.name not in features]
     try:
-        for sound, audio in _ahead(read, tqdm(todo, desc=f"listening with {embedder.name}", unit="file", delay=1, disable=not progress), workers):
-            try:
-                if isinstance(audio, MediaError): raise audio
-                features[sound.name] = fresh[digests[sound.name]] = embedder(audio)
-            except MediaError as error: bad[sound.name] = error
-            except InputError as error: bad[sound.name] = MediaError(f"{sound.path}: {error}", "too short" if audio.seconds < embedder.shortest else "unreadable")
+        for sound, waveform in _ahead(read, tqdm(todo, desc=f"listening with {embedder.name}", unit="file", delay=1, disable=not progress), workers):
+            if isinstance(waveform, MediaError): bad[sound.name] = waveform; continue
+            with torch.no_grad(): features[sound.name] = fresh[digests[sound.name]] = embedder.embed(waveform).float().cpu()
             if len(fresh) == 50: cache.keep(by, fresh); fresh = {}
     finally: cache.keep(by, fresh)
     return {s.name: features[s.name] for s in sounds if s.name in features}, bad
 
-# %% ../nbs/53_evaluate.ipynb #82dd3df0
+# %% ../nbs/53_evaluate.ipynb #b6d6a09d
 def read_prompts(
     path: str | Path,  # csv with the columns file and prompt, and perhaps label
     sounds: list[Sound],
@@ -207,7 +207,7 @@ def read_prompts(
     if lacking := [s.file for s in sounds if s.name not in asked]: raise InputError(f"{path} has no line for {len(lacking)} of {len(sounds)} sounds: {', '.join(lacking[:5])}{' …' if len(lacking) > 5 else ''}")
     return asked
 
-# %% ../nbs/53_evaluate.ipynb #f532d6c5
+# %% ../nbs/53_evaluate.ipynb #ebc89644
 class Evaluation:
     "Two folders, what was asked for, and what listens, each loaded when it is needed"
 
@@ -255,7 +255,7 @@ def refuse(which: str, lost: dict[str, MediaError], skippable: bool):
     remedy = "mend them, or leave them out with `--skip-bad` (skip_bad=True), which names them in the result" if skippable else "there is no other"
     raise InputError(f"{len(lost)} files of {which} cannot be measured ({counts}): {remedy}{''.join(lines[:10])}{rest}")
 
-# %% ../nbs/53_evaluate.ipynb #ab25dd84
+# %% ../nbs/53_evaluate.ipynb #48657440
 def one_row(features: list[torch.Tensor]) -> torch.Tensor:  # (sound, feature), unit length
     "The mean over each sound's rows"
     return F.normalize(torch.stack([x.mean(0) for x in features]), dim=1)
@@ -303,7 +303,7 @@ def spread(e):
     apart = torch.tensor(list(diversity(one_row([x for _, x in made]), [e.asked[name]["label"] for name, _ in made]).values()))
     return e.figure("embedder", Estimate(apart.nanmean().item(), None, None, len(made)))
 
-# %% ../nbs/53_evaluate.ipynb #aa27e903
+# %% ../nbs/53_evaluate.ipynb #cb0d2594
 BY_CLASSIFIER = ("kl", "accuracy", "is")
 METRICS = {  # name → (needs, Evaluation → figure or figures by name)
     "fad": ({"reference"}, fad),
@@ -332,7 +332,7 @@ def chosen_metrics(
     if not metrics: raise InputError(f"no metric was asked for: choose from {', '.join(METRICS)}")
     return metrics
 
-# %% ../nbs/53_evaluate.ipynb #3f2e6204
+# %% ../nbs/53_evaluate.ipynb #11513d65
 def default_cache() -> Path:
     "Where features are kept: in the folder `CLIPSONIC_CACHE`, or in the user's for caches"
     home = Path(os.environ.get("CLIPSONIC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipsonic")
@@ -368,7 +368,7 @@ def _result(e, metrics, pocket):
                      "protocol": {"embedders": named, "resampler": {"library": "torchaudio"} | RESAMPLER, "clip_length": "whole", "silence_dBFS": SILENCE, "shortest_seconds": SHORTEST,
                                   "resamples": e.resamples, "seed": e.seed, "version": __version__, "torch": torch.__version__}}
 
-# %% ../nbs/53_evaluate.ipynb #b81c14a2
+# %% ../nbs/53_evaluate.ipynb #4135f3ea
 def evaluate(
     generated,  # a folder of sounds or videos, or several
     reference=None,  # likewise, of real ones
@@ -402,7 +402,7 @@ def evaluate(
         with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
-# %% ../nbs/53_evaluate.ipynb #00916364
+# %% ../nbs/53_evaluate.ipynb #70fbb2f5
 def figure_lines(
     result: dict,  # from `evaluate`
 ) -> list[str]:

@@ -230,7 +230,9 @@ def redrawing(
         times = torch.bincount(torch.randint(groups, (groups,), generator=generator), minlength=groups).double()
         n = round((times @ counts).item())
         mean = times @ sums / n
-        return moments_from_covariance(n, mean + centre, (torch.tensordot(times, products, 1) - n * mean.outer(mean)) / (n - 1))
+        scatter = torch.tensordot(times, products, 1) - n * mean.outer(mean)  # (n − 1)·covariance
+        root, failed = torch.linalg.cholesky_ex(scatter)
+        return moments_from_covariance(n, mean + centre, scatter / (n - 1)) if failed else Moments(n, mean + centre, root.T.contiguous())
     return draw
 
 # %% ../nbs/30_fad.ipynb #cf159cb8

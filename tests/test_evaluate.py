@@ -42,7 +42,7 @@ def made(tmp_path_factory): return folder_of(tmp_path_factory.mktemp('sets') / '
 @pytest.fixture(scope='module')
 def real(made):
     (path := made.parent / 'real').mkdir()
-    for i in range(12): soundfile.write(path / f'{i:03d}.flac', burst(i + 5, 0.7), 16000)
+    for i in range(12): soundfile.write(path / f'{i:03d}.flac', burst(i + 5, 0.7, 44100), 44100)
     return path
 
 @pytest.fixture(scope='module')
