@@ -25,8 +25,9 @@ from fastcore.basics import patch
 from .checkpoint import check_replaceable, checkpoint_folder, load_config, load_tensors, save_checkpoint, weights_folder
 from .clip import load_clip
 from .core import Audio, CheckpointError, InputError, noise_streams, pick_device, whole_folder
+from .diffusion import SPACINGS
 from .prior import Prior, load_prior
-from .samplers import SAMPLERS
+from .samplers import SAMPLERS, check_guidance
 from .systems import SYSTEMS, load_denoiser
 from .video import read_image
 from .vocoder import Vocoder
@@ -197,9 +198,12 @@ class Request:
     seed: int | None = None  # the same seed gives the same sounds; None: a fresh one, kept in `Audio.info`
     guidance: float = 1.5  # w: 1 is plain conditional; more is closer to the prompt, with less variety (CLIPSonic §2, §4.1)
     steps: int | None = None  # evaluations of the denoiser; None: the model's own number
-    sampler: str | None = None  # "ddim" or "ddpm"; None: the model's own
+    sampler: str | None = None  # "ddim", "ddpm" or "dpm++2m"; None: the model's own
     system: str | None = None  # "zs", "pd", "sd" or "iq"; None: "iq" for images, for texts "pd" where the model has that prior, else "zs"
     template: str = "a photo of {}"  # what CLIP reads, with the prompt in place of {}
+    spacing: str | None = None  # which steps: "uniform", "trailing" or "logsnr"; None: the sampler's own
+    guidance_interval: tuple[float, float] | None = None  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); outside them a step costs one evaluation, not two
+    guidance_rescale: float = 0.0  # 0: none … 1: guided answers get the spread of plain ones (`rescaled` in `21_samplers`)
 
     def __post_init__(self):
         self.system = chosen_system(self.prompt, self.image, self.system)
@@ -208,6 +212,8 @@ class Request:
         within("guidance", self.guidance, 0, 100)
         if self.steps is not None: within("steps", self.steps, 1, math.inf, whole=True)
         if self.sampler is not None: one_of("sampler", self.sampler, list(SAMPLERS))
+        if self.spacing is not None: one_of("spacing", self.spacing, SPACINGS)
+        check_guidance(self.guidance_interval, self.guidance_rescale)
         if not (isinstance(self.template, str) and "{}" in self.template):
             raise InputError(f"template {self.template!r} has no {{}}, where the prompt goes: try 'a photo of {{}}'")
         if self.seed is None: self.seed = secrets.randbelow(2**31)
@@ -282,10 +288,11 @@ def as_audio(
 # %% ../nbs/52_pipeline.ipynb #8d7b5376
 @patch
 def settings(self: Pipeline, request: Request) -> dict:
-    "What the denoiser is told, with the model's own values where nothing was asked. Raises InputError."
+    "What the denoiser is told, with the model's own values where nothing was asked, and further settings where they were. Raises InputError."
     T, steps = self.painter.diffusion.T, self.painter.steps if request.steps is None else request.steps
     within("steps", steps, 1, T, whole=True, hint=f": the model {self.name!r} was trained on {T}")
-    return dict(guidance=request.guidance, steps=steps, sampler=request.sampler or self.painter.sampler)
+    extra = dict(spacing=request.spacing, guidance_interval=request.guidance_interval, guidance_rescale=request.guidance_rescale or None)
+    return dict(guidance=request.guidance, steps=steps, sampler=request.sampler or self.painter.sampler) | {name: value for name, value in extra.items() if value is not None}
 
 @patch
 def answer(self: Pipeline, request: Request, progress: bool = True) -> list[Audio]:
@@ -314,13 +321,16 @@ def generate(self: Pipeline,
     seed: int | None = None,  # the same seed gives the same sounds; None: a fresh one, kept in `Audio.info`
     guidance: float = 1.5,  # 1: plain; more: closer to the prompt, less variety (CLIPSonic §2)
     steps: int | None = None,  # evaluations of the denoiser; None: the model's own number
-    sampler: str | None = None,  # "ddim" or "ddpm"; None: the model's own
+    sampler: str | None = None,  # "ddim", "ddpm" or "dpm++2m"; None: the model's own
     system: str | None = None,  # "zs", "pd", "sd" or "iq"; None: "iq" for images, for texts "pd" where the model has that prior, else "zs"
     template: str = "a photo of {}",  # what CLIP reads, with the prompt in place of {}
+    spacing: str | None = None,  # which steps: "uniform", "trailing" or "logsnr"; None: the sampler's own
+    guidance_interval: tuple[float, float] | None = None,  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); outside them a step costs one evaluation, not two
+    guidance_rescale: float = 0.0,  # 0: none … 1: guided answers get the spread of plain ones (`rescaled` in `21_samplers`)
     progress: bool = True,  # a bar, if it takes longer than a second
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
     "Make sounds for texts or pictures. Raises InputError."
-    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template)
+    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template, spacing, guidance_interval, guidance_rescale)
     made = self.answer(request, progress)
     return made if request.several else made[0]
 
@@ -349,15 +359,18 @@ def generate(
     seed: int | None = None,  # the same seed gives the same sounds; None: a fresh one, kept in `Audio.info`
     guidance: float = 1.5,  # 1: plain; more: closer to the prompt, less variety (CLIPSonic §2)
     steps: int | None = None,  # evaluations of the denoiser; None: the model's own number
-    sampler: str | None = None,  # "ddim" or "ddpm"; None: the model's own
+    sampler: str | None = None,  # "ddim", "ddpm" or "dpm++2m"; None: the model's own
     system: str | None = None,  # "zs", "pd", "sd" or "iq"; None: "iq" for images, for texts "pd" where the model has that prior, else "zs"
     model: str | Path = "pocket",  # "pocket", or a folder made by `clipsonic train` or `pack`
     template: str = "a photo of {}",  # what CLIP reads, with the prompt in place of {}
+    spacing: str | None = None,  # which steps: "uniform", "trailing" or "logsnr"; None: the sampler's own
+    guidance_interval: tuple[float, float] | None = None,  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); outside them a step costs one evaluation, not two
+    guidance_rescale: float = 0.0,  # 0: none … 1: guided answers get the spread of plain ones (`rescaled` in `21_samplers`)
     device: str | torch.device | None = None,  # None: a GPU where there is one
     progress: bool = True,  # a bar, if it takes longer than a second
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
     "Make sounds for texts or pictures in one line. Raises InputError, and CheckpointError for a model that is none."
-    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template)
+    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template, spacing, guidance_interval, guidance_rescale)
     made = kept(model, device).answer(request, progress)
     return made if request.several else made[0]
 

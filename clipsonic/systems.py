@@ -88,16 +88,20 @@ def paint(self: Painter,
     sampler: str | None = None,  # of `SAMPLERS`; None: the checkpoint's
     progress: Callable | None = None,  # called with the number of clips that have gone one step further
     together: int | None = None,  # clips in a batch; None: 1 on a CPU, 8 on a GPU
+    spacing: str | None = None,  # which steps, of `SPACINGS`; None: the sampler's own
+    guidance_interval: tuple[float, float] | None = None,  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); None: always
+    guidance_rescale: float = 0.0,  # 0: none … 1: the spread of the plain conditional answer; see `rescaled`
 ) -> torch.Tensor:  # (B, 1, mel, frame) ln-mel, on the painter's device
-    "Log-mel spectrograms for embeddings, each the same whatever the others are."
+    "Log-mel spectrograms for embeddings, each the same whatever the others are. Raises InputError."
+    spaced = {} if spacing is None else {"spacing": spacing}
     device, sample = self.unet.null.device, SAMPLERS[sampler or self.sampler]
     if condition.shape[1:] != self.unet.null.shape or len(condition) != len(streams):
         raise InputError(f"{len(streams)} clips take conditions of shape {(len(streams), *self.unet.null.shape)}, not {tuple(condition.shape)}")
     noise, made = randn_streams((1, self.mel.n_mels, self.width(seconds)), streams), []
     for c, x, s, real in _micro_batches(condition, noise, streams, together or (1 if device.type == "cpu" else 8)):
         with _exact(device):
-            x0 = sample(guided(self.unet, c.to(device), self.unet.null, guidance), self.diffusion, x.to(device), streams=s,
-                        steps=steps or self.steps, progress=progress and (lambda *_: progress(real)))
+            model = guided(self.unet, c.to(device), self.unet.null, guidance, guidance_interval, guidance_rescale)
+            x0 = sample(model, self.diffusion, x.to(device), streams=s, steps=steps or self.steps, progress=progress and (lambda *_: progress(real)), **spaced)
         made.append(from_unit(x0[:real], self.mel))
     return torch.cat(made)
 
@@ -123,7 +127,7 @@ class System:
         condition: torch.Tensor,  # (B, D), from `query`
         streams: list[torch.Generator],  # B of them
         seconds: float = 4.0,
-        **settings,  # guidance, steps, sampler, progress, together: see `Painter.paint`
+        **settings,  # guidance, steps, sampler, progress, …: see `Painter.paint`
     ) -> torch.Tensor:  # (B, 1, time) waveforms on the CPU, exactly as long as asked
         "Denoise, and turn the mel spectrogram into a waveform."
         mel = self.painter.paint(condition, streams, seconds, **settings)

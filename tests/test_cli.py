@@ -53,6 +53,14 @@ def test_generate_writes_what_was_named(run, here, model):
     assert run('generate', 'rain', '--model', model, '-o', 'dog.wav', *fast)[0] == 0
     assert Path('dog.wav').read_bytes() != first, 'a file that was named is replaced'
 
+def test_every_setting_reaches_the_sound(run, here, model):
+    def made(*words):
+        assert run('generate', 'a dog', '--model', model, '-o', 'dog.wav', '--steps', '3', '--seconds', '0.2', '--seed', '7', '--device', 'cpu', *words)[0] == 0
+        return Path('dog.wav').read_bytes()
+    plain = made()
+    for words in (['--sampler', 'dpm++2m'], ['--spacing', 'trailing'], ['--guidance-interval', '100', '600'], ['--guidance-rescale', '0.7']): assert made(*words) != plain
+    assert made('--spacing', 'uniform', '--guidance-interval', '0', '1000', '--guidance-rescale', '0') == plain
+
 @pytest.mark.parametrize('ending', ['wav', 'flac', 'ogg', 'WAV'])
 def test_endings(run, here, model, ending):
     assert run('generate', 'a dog', '--model', model, '-o', f'dog.{ending}', *fast)[0] == 0
@@ -119,7 +127,8 @@ def test_info_about_shards(run, here):
     (['generate', '--image', '.'], 'no such image'),
     (['generate', 'a', '--seconds', '0'], 'seconds'), (['generate', 'a', '--seconds', '-3'], '-3'), (['generate', 'a', '--seconds', '1e9'], '1000000000.0'),
     (['generate', 'a', '--seconds', 'nan'], 'nan'), (['generate', 'a', '--seconds', 'long'], "'long'"), (['generate', 'a', '--n', '0'], 'n must be'),
-    (['generate', 'a', '--steps', '0'], 'steps'), (['generate', 'a', '--sampler', 'euler'], "'euler': choose from"), (['generate', 'a', '--system', 'XX'], "'XX'"),
+    (['generate', 'a', '--steps', '0'], 'steps'), (['generate', 'a', '--sampler', 'euler'], "'euler': choose from"), (['generate', 'a', '--spacing', 'karras'], "'karras': choose from"),
+    (['generate', 'a', '--guidance-interval', '600', '200'], '[600.0, 200.0] is upside down'), (['generate', 'a', '--guidance-rescale', '2'], 'rescale is 2.0'), (['generate', 'a', '--system', 'XX'], "'XX'"),
     (['generate', 'a', '--seed', '-1'], 'seed'), (['generate', 'a', '--guidance', 'inf'], 'inf'), (['generate', 'a', '--template', 'photo'], 'has no {}'),
     (['generate', 'a', '--model', 'nonesuch'], "no model 'nonesuch'"), (['generate', 'a', '--model', '.'], 'not a checkpoint'), (['generate', 'a', '--model', 'text.txt'], 'text.txt'),
     (['generate', 'a', '-o', 'nowhere/a.wav'], 'nowhere'), (['generate', 'a', '-o', 'nowhere/'], 'nowhere'), (['generate', 'a', '-o', 'a.mp3'], '.wav, .flac, .ogg'),

@@ -52,7 +52,7 @@ def test_the_face_is_as_promised():
     parameters = inspect.signature(generate).parameters
     assert {name: p.default for name, p in parameters.items()} == dict(
         prompt=None, image=None, seconds=4.0, n=1, seed=None, guidance=1.5, steps=None, sampler=None, system=None, model='pocket',
-        template='a photo of {}', device=None, progress=True)
+        template='a photo of {}', spacing=None, guidance_interval=None, guidance_rescale=0.0, device=None, progress=True)
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
     method = {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'}
     assert method == {name: p.default for name, p in parameters.items() if name not in ('model', 'device')}
@@ -96,7 +96,7 @@ def test_loud_sounds_are_turned_down_and_quiet_ones_left():
 
 # what is the same again
 
-@pytest.mark.parametrize('sampler', ['ddim', 'ddpm'])
+@pytest.mark.parametrize('sampler', ['ddim', 'ddpm', 'dpm++2m'])
 def test_a_sound_does_not_change_with_its_company(pipe, sampler):
     make = lambda *args, **kwargs: quiet(pipe, *args, seconds=0.5, seed=7, sampler=sampler, **kwargs)
     alone = make('a dog').waveform
@@ -124,9 +124,15 @@ def test_seeds(pipe):
 
 def test_every_setting_reaches_the_denoiser(pipe):
     make = lambda **kwargs: quiet(pipe, 'a dog', **{**dict(seconds=0.5, seed=0), **kwargs}).waveform
-    for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(template='the sound of {}')):
+    for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'), dict(spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),
+                  dict(template='the sound of {}')):
         assert not torch.equal(make(), make(**other)), other
-    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS')), "the model's own values are the defaults"
+    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS', spacing='uniform', guidance_interval=(0, 1000), guidance_rescale=0)), "the model's own values are the defaults"
+
+def test_what_was_asked_is_in_the_info(pipe):
+    info = lambda **kwargs: quiet(pipe, 'a dog', seconds=0.1, seed=0, **kwargs).info
+    more = dict(sampler='dpm++2m', spacing='trailing', guidance_interval=(200, 950), guidance_rescale=0.5)
+    assert info(**more).items() >= more.items() and not info().keys() & (more.keys() - {'sampler'})
 
 # what is refused
 
@@ -139,7 +145,9 @@ def test_every_setting_reaches_the_denoiser(pipe):
     (dict(prompt='a', seconds=float('nan')), 'nan'), (dict(prompt='a', seconds='4'), "'4'"), (dict(prompt='a', seconds=1e-9), '1e-09'),
     (dict(prompt='a', n=0), 'n must be'), (dict(prompt='a', n=2.0), '2.0'), (dict(prompt='a', n=True), 'True'), (dict(prompt='a', seed=-1), 'seed'), (dict(prompt='a', seed=1.5), '1.5'),
     (dict(prompt='a', guidance=float('inf')), 'inf'), (dict(prompt='a', guidance=-1), '-1'), (dict(prompt='a', steps=0), 'steps must be'), (dict(prompt='a', steps=2.5), '2.5'),
-    (dict(prompt='a', sampler='euler'), "unknown sampler 'euler'"), (dict(prompt='a', template='sound'), 'has no {}'), (dict(prompt='a', template=None), 'has no {}'),
+    (dict(prompt='a', sampler='euler'), "unknown sampler 'euler'"), (dict(prompt='a', spacing='karras'), "unknown spacing 'karras'"),
+    (dict(prompt='a', guidance_interval=(600, 200)), '(600, 200) is upside down'), (dict(prompt='a', guidance_interval=(0, 2000)), '2000'), (dict(prompt='a', guidance_rescale=1.5), 'rescale is 1.5'),
+    (dict(prompt='a', template='sound'), 'has no {}'), (dict(prompt='a', template=None), 'has no {}'),
 ])
 def test_wrong_requests_name_the_value(pipe, wrong, says):
     with pytest.raises(InputError) as error: quiet(pipe, **wrong)

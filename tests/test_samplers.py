@@ -251,7 +251,7 @@ def test_the_null_branch_is_evaluated_inside_the_interval_only(w, interval, spac
     assert sum(n for n, _ in calls) == 3 * evaluations(Diffusion(), 12, w, interval, spacing)
 
 def test_sixteen_evaluations():
-    assert evaluations(Diffusion(), 12, 1.5, (200, 950), 'logsnr') == 16
+    assert evaluations(Diffusion(), 11, 1.5, (100, 970), 'logsnr') == 16
 
 def test_outside_the_interval_the_answer_is_the_conditional_one():
     denoiser, x, q, null = counting([]), wave(3, 1, 4, 4), torch.tensor([[1.], [2.], [3.]]), torch.tensor([-1.])
