@@ -337,7 +337,7 @@ def add_evaluate(commands):
 # %% ../nbs/60_cli.ipynb #8dcaae33
 def run_table(args):
     "`clipsonic table`"
-    from clipsonic.tables import markdown, table
+    from clipsonic.table import markdown, table
     table(args.data, args.sets, args.out, args.trained, args.model, args.n, args.seconds, args.seed, args.classifier, args.embedder, args.weights, args.device)
     print(markdown(args.out))
     print(f"written to {args.out}; the sounds are in {args.sets}")

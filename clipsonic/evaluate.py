@@ -8,7 +8,7 @@ __all__ = ['SILENCE', 'SHORTEST', 'BY_CLASSIFIER', 'METRICS', 'ON_REQUEST', 'Sou
            'fad', 'fad_limit', 'clap_scores', 'kl', 'accuracy', 'spread', 'chosen_metrics', 'default_cache', 'evaluate',
            'figure_lines']
 
-# %% ../nbs/53_evaluate.ipynb #9b73f873
+# %% ../nbs/53_evaluate.ipynb #22bf8518
 import csv
 import hashlib
 import json
@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 
 from . import __version__
 from .clap import RESAMPLER
@@ -37,7 +37,7 @@ from .prepare import Settings, find_files
 from .scores import cosine_scores, diversity, inception_score, interval, kl_divergence, nearest, sliding, top1
 from .video import read_audio
 
-# %% ../nbs/53_evaluate.ipynb #b111b088
+# %% ../nbs/53_evaluate.ipynb #79fa89c3
 SILENCE, SHORTEST = Settings.silence, 0.128  # dBFS; seconds, one window of the pocket's mel
 
 
@@ -63,7 +63,7 @@ def find_sounds(
     if not sounds: raise InputError(f"{folder} holds no sounds")
     return sounds
 
-# %% ../nbs/53_evaluate.ipynb #116c348c
+# %% ../nbs/53_evaluate.ipynb #1e41a1af
 def heard(
     path: str | Path,
 ) -> Audio:  # mono, at the file's own rate
@@ -79,7 +79,7 @@ def heard(
     if audio.level < SILENCE: raise MediaError(f"{path} has a level of {audio.level:.0f} dBFS", "silent")
     return audio
 
-# %% ../nbs/53_evaluate.ipynb #e42a1100
+# %% ../nbs/53_evaluate.ipynb #022c24f8
 class FeatureCache:
     "Features by the bytes of a file and by what listened. A file that is no cache is moved aside with a warning"
 
@@ -106,43 +106,49 @@ class FeatureCache:
             self.db.executemany("INSERT OR IGNORE INTO asked VALUES (?)", ((key,) for key in keys))
         return self.db.execute(query, values)
 
-    def digests(
-        self,
-        sounds: list[Sound],
-    ) -> dict[str, str]:  # name → SHA-256 of the file's bytes; files that cannot be read are left out
-        "Hashes, of the files that have changed since"
-        known, found, fresh = {path: rest for path, *rest in self.ask((s.path for s in sounds), "SELECT path, stamp, digest FROM asked JOIN files ON path = key")}, {}, []
-        for sound in sounds:
-            try:
-                about = os.stat(sound.path)
-                stamp, (before, digest) = f"{about.st_size} {about.st_mtime_ns} {about.st_ino}", known.get(sound.path, ("", ""))
-                if before != stamp:
-                    digest = hashlib.sha256(Path(sound.path).read_bytes()).hexdigest()
-                    fresh.append((sound.path, stamp, digest))
-                found[sound.name] = digest
-            except OSError: continue
-        with self.db: self.db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", fresh)
-        return found
+# %% ../nbs/53_evaluate.ipynb #0bede001
+@patch
+def digests(
+    self: FeatureCache,
+    sounds: list[Sound],
+) -> dict[str, str]:  # name → SHA-256 of the file's bytes; files that cannot be read are left out
+    "Hashes, of the files that have changed since"
+    known, found, fresh = {path: rest for path, *rest in self.ask((s.path for s in sounds), "SELECT path, stamp, digest FROM asked JOIN files ON path = key")}, {}, []
+    for sound in sounds:
+        try:
+            about = os.stat(sound.path)
+            stamp, (before, digest) = f"{about.st_size} {about.st_mtime_ns} {about.st_ino}", known.get(sound.path, ("", ""))
+            if before != stamp:
+                digest = hashlib.sha256(Path(sound.path).read_bytes()).hexdigest()
+                fresh.append((sound.path, stamp, digest))
+            found[sound.name] = digest
+        except OSError: continue
+    with self.db: self.db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", fresh)
+    return found
 
-    def kept(
-        self,
-        by: str,  # what listened
-        digests: Iterable[str],  # hashes of files
-    ) -> dict[str, torch.Tensor]:  # hash of a file → (row, feature) float32
-        "Those of them that it has, whole"
-        rows = self.ask(digests, "SELECT digest, columns, crc, data FROM asked JOIN features ON by = ? AND digest = key", by)
-        return {digest: torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, columns) for digest, columns, crc, data in rows if zlib.crc32(data, columns) == crc}
 
-    def keep(
-        self,
-        by: str,  # what listened
-        rows: dict[str, torch.Tensor],  # hash of a file → (row, feature) float32
-    ):
-        "Writes rows, all or none of them"
-        flat = [(digest, x.shape[1], x.contiguous().numpy().tobytes()) for digest, x in rows.items()]
-        with self.db: self.db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?)", [(by, digest, columns, zlib.crc32(data, columns), data) for digest, columns, data in flat])
+@patch
+def kept(
+    self: FeatureCache,
+    by: str,  # what listened
+    digests: Iterable[str],  # hashes of files
+) -> dict[str, torch.Tensor]:  # hash of a file → (row, feature) float32
+    "Those of them that it has, whole"
+    rows = self.ask(digests, "SELECT digest, columns, crc, data FROM asked JOIN features ON by = ? AND digest = key", by)
+    return {digest: torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, columns) for digest, columns, crc, data in rows if zlib.crc32(data, columns) == crc}
 
-# %% ../nbs/53_evaluate.ipynb #734e35a9
+
+@patch
+def keep(
+    self: FeatureCache,
+    by: str,  # what listened
+    rows: dict[str, torch.Tensor],  # hash of a file → (row, feature) float32
+):
+    "Writes rows, all or none of them"
+    flat = [(digest, x.shape[1], x.contiguous().numpy().tobytes()) for digest, x in rows.items()]
+    with self.db: self.db.executemany("INSERT OR REPLACE INTO features VALUES (?, ?, ?, ?, ?)", [(by, digest, columns, zlib.crc32(data, columns), data) for digest, columns, data in flat])
+
+# %% ../nbs/53_evaluate.ipynb #66761cab
 def _ahead(work, items, workers):
     "`map`, in order, with some results made ahead in threads."
     if not workers: yield from map(work, items); return
@@ -187,7 +193,7 @@ def listen_to(
     finally: cache.keep(by, fresh)
     return {s.name: features[s.name] for s in sounds if s.name in features}, bad
 
-# %% ../nbs/53_evaluate.ipynb #b6d6a09d
+# %% ../nbs/53_evaluate.ipynb #e23518d2
 def read_prompts(
     path: str | Path,  # csv with the columns file and prompt, and perhaps label
     sounds: list[Sound],
@@ -207,7 +213,7 @@ def read_prompts(
     if lacking := [s.file for s in sounds if s.name not in asked]: raise InputError(f"{path} has no line for {len(lacking)} of {len(sounds)} sounds: {', '.join(lacking[:5])}{' …' if len(lacking) > 5 else ''}")
     return asked
 
-# %% ../nbs/53_evaluate.ipynb #ebc89644
+# %% ../nbs/53_evaluate.ipynb #0e5e7c90
 class Evaluation:
     "Two folders, what was asked for, and what listens, each loaded when it is needed"
 
@@ -255,7 +261,7 @@ def refuse(which: str, lost: dict[str, MediaError], skippable: bool):
     remedy = "mend them, or leave them out with `--skip-bad` (skip_bad=True), which names them in the result" if skippable else "there is no other"
     raise InputError(f"{len(lost)} files of {which} cannot be measured ({counts}): {remedy}{''.join(lines[:10])}{rest}")
 
-# %% ../nbs/53_evaluate.ipynb #48657440
+# %% ../nbs/53_evaluate.ipynb #9ad2554f
 def one_row(features: list[torch.Tensor]) -> torch.Tensor:  # (sound, feature), unit length
     "The mean over each sound's rows"
     return F.normalize(torch.stack([x.mean(0) for x in features]), dim=1)
@@ -303,7 +309,7 @@ def spread(e):
     apart = torch.tensor(list(diversity(one_row([x for _, x in made]), [e.asked[name]["label"] for name, _ in made]).values()))
     return e.figure("embedder", Estimate(apart.nanmean().item(), None, None, len(made)))
 
-# %% ../nbs/53_evaluate.ipynb #cb0d2594
+# %% ../nbs/53_evaluate.ipynb #bddc381b
 BY_CLASSIFIER = ("kl", "accuracy", "is")
 METRICS = {  # name → (needs, Evaluation → figure or figures by name)
     "fad": ({"reference"}, fad),
@@ -332,7 +338,7 @@ def chosen_metrics(
     if not metrics: raise InputError(f"no metric was asked for: choose from {', '.join(METRICS)}")
     return metrics
 
-# %% ../nbs/53_evaluate.ipynb #11513d65
+# %% ../nbs/53_evaluate.ipynb #d635d788
 def default_cache() -> Path:
     "Where features are kept: in the folder `CLIPSONIC_CACHE`, or in the user's for caches"
     home = Path(os.environ.get("CLIPSONIC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipsonic")
@@ -368,7 +374,7 @@ def _result(e, metrics, pocket):
                      "protocol": {"embedders": named, "resampler": {"library": "torchaudio"} | RESAMPLER, "clip_length": "whole", "silence_dBFS": SILENCE, "shortest_seconds": SHORTEST,
                                   "resamples": e.resamples, "seed": e.seed, "version": __version__, "torch": torch.__version__}}
 
-# %% ../nbs/53_evaluate.ipynb #4135f3ea
+# %% ../nbs/53_evaluate.ipynb #f7aa664b
 def evaluate(
     generated,  # a folder of sounds or videos, or several
     reference=None,  # likewise, of real ones
@@ -402,7 +408,7 @@ def evaluate(
         with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
-# %% ../nbs/53_evaluate.ipynb #70fbb2f5
+# %% ../nbs/53_evaluate.ipynb #86dc2573
 def figure_lines(
     result: dict,  # from `evaluate`
 ) -> list[str]:

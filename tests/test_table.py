@@ -7,7 +7,7 @@ import soundfile
 from clipsonic.cli import main
 from clipsonic.core import InputError
 from clipsonic.shards import made_up_shards
-from clipsonic.tables import SETS, asked_of, make_sets, markdown
+from clipsonic.table import SETS, asked_of, make_sets, markdown
 
 @pytest.fixture(scope='module')
 def shards(tmp_path_factory):
