@@ -70,7 +70,7 @@ def run_generate(args):
     from clipsonic.pipeline import Pipeline, Request
     if args.prior and (args.image or (args.system or "pd").lower() not in ("pd", "sd")): raise InputError(f"--prior {args.prior}: only texts go through a prior, and not with --system zs; leave one of them out")
     request = Request(args.prompt or None, args.image or None, args.seconds, args.n, args.seed, args.guidance, args.steps, args.sampler, args.system, args.template, args.spacing,
-                      args.guidance_interval, args.guidance_rescale)
+                      args.guidance_interval, args.guidance_rescale, args.negative)
     paths = sound_paths(args.out, [str(query) for query in request.queries for _ in range(args.n)])
     for path, audio in zip(paths, Pipeline.load(args.model, args.device, args.clip, args.vocoder, args.prior).answer(request)):
         audio.save(path)
@@ -82,9 +82,10 @@ def add_generate(commands):
         clipsonic generate "a dog barking" -o dog.wav
         clipsonic generate "rain falling" "playing the flute" --n 2 --seed 7 -o sounds/
         clipsonic generate --image photo.jpg --seconds 6 --guidance 2
+        clipsonic generate "piano + violin" --negative drums --guidance 2
         clipsonic generate "a dog barking" --model runs/mine --steps 50 --sampler ddim
         clipsonic generate "a dog barking" --steps 11 --sampler dpm++2m --guidance-interval 100 970""")
-    p.add_argument("prompt", nargs="*", metavar="PROMPT", help="what should be heard; several prompts make several sounds")
+    p.add_argument("prompt", nargs="*", metavar="PROMPT", help='what should be heard; several prompts make several sounds, and "piano + guitar" or "2*piano + guitar" makes one of both')
     p.add_argument("--image", nargs="+", action="extend", metavar="FILE", help="pictures to make sounds for, instead of prompts")
     p.add_argument("--model", default="pocket", metavar="RUN", help='"pocket", or a folder made by `clipsonic train` or `pack` (default: pocket)')
     p.add_argument("-o", "--out", metavar="OUT", help="a .wav, .flac or .ogg file, or a folder (default: named by the prompt, here)")
@@ -96,6 +97,7 @@ def add_generate(commands):
     p.add_argument("--sampler", help="ddim, ddpm or dpm++2m (default: the model's own)")
     p.add_argument("--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")
     p.add_argument("--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance only between these times, from 0 (clean) to 1000 (noise); elsewhere a step costs half (default: always)")
+    p.add_argument("--negative", metavar="PROMPT", help="what it should not sound like; needs a guidance above 1")
     p.add_argument("--guidance-rescale", type=float, default=0.0, metavar="SHARE", help="0 to 1: bring guided answers back to the spread of plain ones (default: 0)")
     p.add_argument("--system", help="zs: a text's own embedding; pd, sd: through the pretrained or the supervised prior; iq: a picture's (default: pd where the model has it)")
     p.add_argument("--template", default="a photo of {}", help='what CLIP reads, the prompt in place of {} (default: "a photo of {}")')

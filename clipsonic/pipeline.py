@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHORTEST', 'LONGEST', 'SMALL_WORDS', 'check_clip', 'check_prior', 'fitting_vocoder', 'fitting_clip', 'Pipeline',
-           'within', 'one_of', 'chosen_system', 'checked_prompt', 'checked_image', 'Request', 'numbered', 'as_audio',
-           'kept', 'generate', 'pack']
+           'within', 'one_of', 'chosen_system', 'checked_prompt', 'blend', 'checked_image', 'Request', 'numbered',
+           'as_audio', 'kept', 'generate', 'pack']
 
 # %% ../nbs/52_pipeline.ipynb #eae01733
 import json
@@ -20,6 +20,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 
 from .checkpoint import check_replaceable, checkpoint_folder, load_config, load_tensors, save_checkpoint, weights_folder
@@ -176,10 +177,25 @@ def chosen_system(prompt, image, system: str | None) -> str | None:
 
 # %% ../nbs/52_pipeline.ipynb #4cb58b48
 def checked_prompt(prompt, template: str) -> str:
-    "The text that CLIP reads. Raises InputError for an empty prompt."
+    "The text that CLIP reads. Raises InputError for an empty prompt, and for a template without a place for it."
+    if not (isinstance(template, str) and "{}" in template): raise InputError(f"template {template!r} has no {{}}, where the prompt goes: try 'a photo of {{}}'")
     if not isinstance(prompt, str): raise InputError(f"a prompt must be a text, not {prompt!r}")
     if not prompt.strip(): raise InputError(f'the prompt is empty ({prompt!r}): say what should be heard, such as "a dog barking"')
     return template.replace("{}", " ".join(prompt.split()))
+
+def blend(
+    prompt: str,  # such as "piano + guitar" or "2*piano + guitar"; one without a plus is all of it
+) -> list[tuple[str, float]]:  # texts, and how much of each: they sum to 1
+    "The parts of a prompt (blending is CLIPSynth's future work, §6). Raises InputError for a weight that is no number above 0, and for an empty part."
+    parts = []
+    for part in re.split(r"(?:^|\s)\+(?:\s|$)", prompt):
+        number, star, text = part.partition("*") if "*" in part else ("1", "*", part)
+        try: weight = float(number)
+        except ValueError: weight = math.nan
+        if not 0 < weight < math.inf: raise InputError(f"{number.strip()!r} in {prompt!r} is no weight: expected a number above 0, as in '2*piano + guitar'")
+        if not text.strip(): raise InputError(f"a part of {prompt!r} is empty: expected texts on both sides of a plus, as in 'piano + guitar'")
+        parts.append((text.strip(), weight))
+    return [(text, weight / sum(w for _, w in parts)) for text, weight in parts]
 
 def checked_image(image):
     "An RGB picture, from a file or from a PIL image. Raises InputError."
@@ -204,29 +220,31 @@ class Request:
     spacing: str | None = None  # which steps: "uniform", "trailing" or "logsnr"; None: the sampler's own
     guidance_interval: tuple[float, float] | None = None  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); outside them a step costs one evaluation, not two
     guidance_rescale: float = 0.0  # 0: none … 1: guided answers get the spread of plain ones (`rescaled` in `21_samplers`)
+    negative: str | None = None  # what it should not sound like, which guidance then leads away from
 
     def __post_init__(self):
         self.system = chosen_system(self.prompt, self.image, self.system)
         within("seconds", self.seconds, SHORTEST, LONGEST, hint=": a sound is painted in one window, longer ones are not possible yet")
         within("n", self.n, 1, 10_000, whole=True)
         within("guidance", self.guidance, 0, 100)
+        if self.negative is not None and not self.guidance > 1: raise InputError(f"a negative prompt ({self.negative!r}) needs guidance above 1, not {self.guidance}: guidance is what leads away from it")
         if self.steps is not None: within("steps", self.steps, 1, math.inf, whole=True)
         if self.sampler is not None: one_of("sampler", self.sampler, list(SAMPLERS))
         if self.spacing is not None: one_of("spacing", self.spacing, SPACINGS)
         check_guidance(self.guidance_interval, self.guidance_rescale)
-        if not (isinstance(self.template, str) and "{}" in self.template):
-            raise InputError(f"template {self.template!r} has no {{}}, where the prompt goes: try 'a photo of {{}}'")
         if self.seed is None: self.seed = secrets.randbelow(2**31)
         noise_streams(self.seed, 0)  # looks at the seed
         self.queries, self.inputs, self.several = self._queries()
+        self.away = None if self.negative is None else checked_prompt(self.negative, self.template)
 
     def _queries(self):
-        "The prompts or images as a list, what CLIP is given for each, and whether a list is the answer."
+        "The prompts or images as a list, for each the parts (as it came, for CLIP, weight), and whether a list is the answer."
         asked = self.prompt if self.image is None else self.image
         queries = list(asked) if (several := isinstance(asked, (list, tuple))) else [asked]
         if not queries: raise InputError("an empty list was given: there is nothing to make a sound for")
-        inputs = [checked_prompt(q, self.template) if self.image is None else checked_image(q) for q in queries]
-        return queries, inputs, several or self.n > 1
+        if self.image is not None: return queries, [[(q, checked_image(q), 1.0)] for q in queries], several or self.n > 1
+        for q in queries: checked_prompt(q, self.template)
+        return queries, [[(text, checked_prompt(text, self.template), weight) for text, weight in blend(q)] for q in queries], several or self.n > 1
 
 # %% ../nbs/52_pipeline.ipynb #181793c1
 SMALL_WORDS = frozenset("a an and are at being by for from his her in is it its my of off on or our out some that the their this to up with".split())
@@ -295,25 +313,39 @@ def settings(self: Pipeline, request: Request) -> dict:
     return dict(guidance=request.guidance, steps=steps, sampler=request.sampler or self.painter.sampler) | {name: value for name, value in extra.items() if value is not None}
 
 @patch
+def system(self: Pipeline, name: str): return SYSTEMS[name](self.clip, self.painter, self.vocoder, self.prior)
+
+@patch
+def conditions(self: Pipeline, request: Request, system, streams: list) -> tuple[list[torch.Tensor], list[str]]: # (n, D) for each query; warnings
+    "What a system makes of each query: of a blend, the weighted mean of its parts, at unit length."
+    made, doubts, cuts = [], [], []
+    for i, parts in enumerate(request.inputs):
+        own = streams[i * request.n:(i + 1) * request.n]
+        embeddings = [system.query(given, own) for _, given, _ in parts]
+        made.append(embeddings[0] if len(parts) == 1 else F.normalize(sum(weight * e for (_, _, weight), e in zip(parts, embeddings)), dim=1))
+        if system.takes == "text":
+            doubts += [self.doubt(prompt, self.clip.encode_text([text]), e) for (prompt, text, _), e in zip(parts, embeddings)]
+            cuts += [self.cut(text) for _, text, _ in parts]
+    return made, [message for message in dict.fromkeys(doubts + cuts) if message]
+
+@patch
 def answer(self: Pipeline, request: Request, progress: bool = True) -> list[Audio]:
     "The sounds that were asked for, each query's side by side."
     from tqdm.auto import tqdm
     name, settings = request.system or next(iter(self.priors), "zs"), self.settings(request)
-    system = SYSTEMS[name](self.clip, self.painter, self.vocoder, self.prior)
-    counts, streams = numbered(request.queries, request.n, request.seed)
-    conditions = [system.query(query, streams[i * request.n:(i + 1) * request.n]) for i, query in enumerate(request.inputs)]
-    if system.takes == "text":
-        texts = [self.clip.encode_text([text]) for text in request.inputs]
-        for message in filter(None, dict.fromkeys([*map(self.doubt, request.queries, texts, conditions), *map(self.cut, request.inputs)])): warnings.warn(message, stacklevel=3)
+    system, (counts, streams), away = self.system(name), numbered(request.queries, request.n, request.seed), {}
+    conditions, told = self.conditions(request, system, streams)
+    for message in told: warnings.warn(message, stacklevel=3)
+    if request.away: away = dict(negative=self.system(name if system.takes == "text" else next(iter(self.priors), "zs")).query(request.away, noise_streams(request.seed, 1)))
     with tqdm(desc="generating", total=len(streams) * settings["steps"], unit="step", delay=1, leave=False, disable=not progress) as bar:
-        waveforms = system.sound(torch.cat(conditions), streams, request.seconds, progress=bar.update, **settings)
-    rate, info = self.painter.mel.sample_rate, dict(model=self.name, system=name, seed=request.seed, **settings)
+        waveforms = system.sound(torch.cat(conditions), streams, request.seconds, progress=bar.update, **settings, **away)
+    rate, info = self.painter.mel.sample_rate, dict(model=self.name, system=name, seed=request.seed, **settings, **({"negative": request.negative} if away else {}))
     return [as_audio(w, rate, dict(query=str(request.queries[i // request.n]), number=counts[i], **info)) for i, w in enumerate(waveforms)]
 
 # %% ../nbs/52_pipeline.ipynb #1591ec8a
 @patch
 def generate(self: Pipeline,
-    prompt: str | list[str] | None = None,  # what should be heard, such as "a dog barking"
+    prompt: str | list[str] | None = None,  # what should be heard, such as "a dog barking", or a blend, "2*piano + guitar"
     *,
     image=None,  # instead of a prompt: a picture's path, a PIL image, or a list of them
     seconds: float = 4.0,  # at most 30
@@ -327,10 +359,11 @@ def generate(self: Pipeline,
     spacing: str | None = None,  # which steps: "uniform", "trailing" or "logsnr"; None: the sampler's own
     guidance_interval: tuple[float, float] | None = None,  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); outside them a step costs one evaluation, not two
     guidance_rescale: float = 0.0,  # 0: none … 1: guided answers get the spread of plain ones (`rescaled` in `21_samplers`)
+    negative: str | None = None,  # what it should not sound like; needs guidance above 1
     progress: bool = True,  # a bar, if it takes longer than a second
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
     "Make sounds for texts or pictures. Raises InputError."
-    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template, spacing, guidance_interval, guidance_rescale)
+    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template, spacing, guidance_interval, guidance_rescale, negative)
     made = self.answer(request, progress)
     return made if request.several else made[0]
 
@@ -351,7 +384,7 @@ def kept(
 
 # %% ../nbs/52_pipeline.ipynb #15fd035c
 def generate(
-    prompt: str | list[str] | None = None,  # what should be heard, such as "a dog barking"
+    prompt: str | list[str] | None = None,  # what should be heard, such as "a dog barking", or a blend, "2*piano + guitar"
     *,
     image=None,  # instead of a prompt: a picture's path, a PIL image, or a list of them
     seconds: float = 4.0,  # at most 30
@@ -366,11 +399,12 @@ def generate(
     spacing: str | None = None,  # which steps: "uniform", "trailing" or "logsnr"; None: the sampler's own
     guidance_interval: tuple[float, float] | None = None,  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); outside them a step costs one evaluation, not two
     guidance_rescale: float = 0.0,  # 0: none … 1: guided answers get the spread of plain ones (`rescaled` in `21_samplers`)
+    negative: str | None = None,  # what it should not sound like; needs guidance above 1
     device: str | torch.device | None = None,  # None: a GPU where there is one
     progress: bool = True,  # a bar, if it takes longer than a second
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
     "Make sounds for texts or pictures in one line. Raises InputError, and CheckpointError for a model that is none."
-    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template, spacing, guidance_interval, guidance_rescale)
+    request = Request(prompt, image, seconds, n, seed, guidance, steps, sampler, system, template, spacing, guidance_interval, guidance_rescale, negative)
     made = kept(model, device).answer(request, progress)
     return made if request.several else made[0]
 

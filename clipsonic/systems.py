@@ -91,16 +91,18 @@ def paint(self: Painter,
     spacing: str | None = None,  # which steps, of `SPACINGS`; None: the sampler's own
     guidance_interval: tuple[float, float] | None = None,  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); None: always
     guidance_rescale: float = 0.0,  # 0: none … 1: the spread of the plain conditional answer; see `rescaled`
+    negative: torch.Tensor | None = None,  # (1, D) embedding that guidance leads away from; None: the null embedding, that is, from anything
 ) -> torch.Tensor:  # (B, 1, mel, frame) ln-mel, on the painter's device
     "Log-mel spectrograms for embeddings, each the same whatever the others are. Raises InputError."
     spaced = {} if spacing is None else {"spacing": spacing}
     device, sample = self.unet.null.device, SAMPLERS[sampler or self.sampler]
     if condition.shape[1:] != self.unet.null.shape or len(condition) != len(streams):
         raise InputError(f"{len(streams)} clips take conditions of shape {(len(streams), *self.unet.null.shape)}, not {tuple(condition.shape)}")
+    away = self.unet.null if negative is None else negative.to(device)
     noise, made = randn_streams((1, self.mel.n_mels, self.width(seconds)), streams), []
     for c, x, s, real in _micro_batches(condition, noise, streams, together or (1 if device.type == "cpu" else 8)):
         with _exact(device):
-            model = guided(self.unet, c.to(device), self.unet.null, guidance, guidance_interval, guidance_rescale)
+            model = guided(self.unet, c.to(device), away, guidance, guidance_interval, guidance_rescale)
             x0 = sample(model, self.diffusion, x.to(device), streams=s, steps=steps or self.steps, progress=progress and (lambda *_: progress(real)), **spaced)
         made.append(from_unit(x0[:real], self.mel))
     return torch.cat(made)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint
-from clipsonic.core import CheckpointError, InputError
+from clipsonic.core import CheckpointError, InputError, noise_streams
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
 from clipsonic.systems import load_denoiser
@@ -52,7 +52,7 @@ def test_the_face_is_as_promised():
     parameters = inspect.signature(generate).parameters
     assert {name: p.default for name, p in parameters.items()} == dict(
         prompt=None, image=None, seconds=4.0, n=1, seed=None, guidance=1.5, steps=None, sampler=None, system=None, model='pocket',
-        template='a photo of {}', spacing=None, guidance_interval=None, guidance_rescale=0.0, device=None, progress=True)
+        template='a photo of {}', spacing=None, guidance_interval=None, guidance_rescale=0.0, negative=None, device=None, progress=True)
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
     method = {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'}
     assert method == {name: p.default for name, p in parameters.items() if name not in ('model', 'device')}
@@ -125,7 +125,7 @@ def test_seeds(pipe):
 def test_every_setting_reaches_the_denoiser(pipe):
     make = lambda **kwargs: quiet(pipe, 'a dog', **{**dict(seconds=0.5, seed=0), **kwargs}).waveform
     for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'), dict(spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),
-                  dict(template='the sound of {}')):
+                  dict(template='the sound of {}'), dict(negative='a cat')):
         assert not torch.equal(make(), make(**other)), other
     assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS', spacing='uniform', guidance_interval=(0, 1000), guidance_rescale=0)), "the model's own values are the defaults"
 
@@ -133,6 +133,29 @@ def test_what_was_asked_is_in_the_info(pipe):
     info = lambda **kwargs: quiet(pipe, 'a dog', seconds=0.1, seed=0, **kwargs).info
     more = dict(sampler='dpm++2m', spacing='trailing', guidance_interval=(200, 950), guidance_rescale=0.5)
     assert info(**more).items() >= more.items() and not info().keys() & (more.keys() - {'sampler'})
+
+def test_blends_are_the_weighted_mean_of_their_parts(pipe):
+    def condition(prompt, **more):
+        request = Request(prompt, seed=0, **more)
+        return pipe.conditions(request, pipe.system('zs'), [None] * request.n)[0][0]
+    a, b = condition('a dog'), condition('rain')
+    torch.testing.assert_close(condition('3*a dog + rain'), torch.nn.functional.normalize(0.75 * a + 0.25 * b, dim=1))
+    torch.testing.assert_close(condition('a dog + a dog'), a)
+    make = lambda prompt, **more: quiet(pipe, prompt, seconds=0.5, seed=0, **more)
+    assert torch.equal(make('1*a dog').waveform, make('a dog').waveform)
+    together = make(['rain', 'a dog + rain'], n=2)
+    assert torch.equal(together[3].waveform, make('a dog + rain', n=2)[1].waveform), 'a blend does not change with its company'
+    assert make('a dog + rain').info['query'] == 'a dog + rain'
+
+def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
+    away, text = pipe.clip.encode_text(['a photo of a cat']), pipe.clip.encode_text(['a photo of a dog'])
+    streams = lambda: noise_streams(0, 1)
+    painted = pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=away)
+    assert torch.equal(pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=pipe.painter.unet.null[None]), pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
+    assert not torch.equal(painted, pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
+    sound = quiet(pipe, 'a dog', seconds=0.5, seed=0, guidance=2.0, negative='a cat', system='zs')
+    assert torch.equal(sound.waveform, as_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform) and sound.info['negative'] == 'a cat'
+    assert 'negative' in quiet(pipe, image=photo, seconds=0.5, seed=0, negative='a cat').info
 
 # what is refused
 
@@ -147,7 +170,8 @@ def test_what_was_asked_is_in_the_info(pipe):
     (dict(prompt='a', guidance=float('inf')), 'inf'), (dict(prompt='a', guidance=-1), '-1'), (dict(prompt='a', steps=0), 'steps must be'), (dict(prompt='a', steps=2.5), '2.5'),
     (dict(prompt='a', sampler='euler'), "unknown sampler 'euler'"), (dict(prompt='a', spacing='karras'), "unknown spacing 'karras'"),
     (dict(prompt='a', guidance_interval=(600, 200)), '(600, 200) is upside down'), (dict(prompt='a', guidance_interval=(0, 2000)), '2000'), (dict(prompt='a', guidance_rescale=1.5), 'rescale is 1.5'),
-    (dict(prompt='a', template='sound'), 'has no {}'), (dict(prompt='a', template=None), 'has no {}'),
+    (dict(prompt='a', negative='b', guidance=1.0), "negative prompt ('b') needs guidance above 1, not 1.0"), (dict(prompt='a', negative=' '), 'prompt is empty'),
+    (dict(prompt='much*a + b'), "'much' in 'much*a + b' is no weight"), (dict(prompt='0*a + b'), "'0'"), (dict(prompt='a + '), "a part of 'a + ' is empty"), (dict(prompt='a', template='sound'), 'has no {}'), (dict(prompt='a', template=None), 'has no {}'),
 ])
 def test_wrong_requests_name_the_value(pipe, wrong, says):
     with pytest.raises(InputError) as error: quiet(pipe, **wrong)
