@@ -50,7 +50,9 @@ class Sound:
 
 
 @cache
-def is_other(ending: str) -> bool: return ending == ".json" or (mimetypes.guess_type(f"_{ending}")[0] or "").split("/")[0] in ("image", "text")
+def is_other(ending: str) -> bool:
+    "Whether files that end so are pictures, texts or tables"
+    return ending == ".json" or (mimetypes.guess_type(f"_{ending}")[0] or "").split("/")[0] in ("image", "text")
 
 
 def find_sounds(
@@ -277,34 +279,41 @@ def windowed(
     return replace(ear, name=f"{ear.name}, windows", embed=embed, protocol=ear.protocol | {"window": seconds, "hop": hop})
 
 
-def fad(e, role="embedder"):
+def fad(e: Evaluation, role="embedder") -> dict:
+    "Fréchet distance between what a role's network hears in both folders, with its bootstrap interval"
     sets = e.clips("generated", role), e.clips("reference", role)
     return e.figure(role, bootstrap_interval(*sets, torch.Generator().manual_seed(e.seed), e.resamples))
 
 
-def fad_limit(e): return e.figure("embedder", fad_infinity(e.clips("generated", "embedder"), e.clips("reference", "embedder"), torch.Generator().manual_seed(e.seed)))
+def fad_limit(e: Evaluation) -> dict:
+    "The same for infinitely many clips"
+    return e.figure("embedder", fad_infinity(e.clips("generated", "embedder"), e.clips("reference", "embedder"), torch.Generator().manual_seed(e.seed)))
 
 
-def clap_scores(e, ear):
+def clap_scores(e: Evaluation, ear: Embedder) -> dict[str, Estimate]:
+    "Cosines between sounds and their prompts, over the rows of each sound: max, mean and min"
     made = e.hear("generated", ear)
     prompts = {name: e.asked[name]["prompt"] for name in made}
     texts = {prompt: ear.text([prompt])[0].cpu() for prompt in sorted(set(prompts.values()))}
     return cosine_scores(made, {name: texts[prompt] for name, prompt in prompts.items()})
 
 
-def kl(e):
+def kl(e: Evaluation) -> dict:
+    "KL(real ‖ made) over pairs of one name"
     real, made = (e.hear(which, e.ear("classifier")) for which in ("reference", "generated"))
     return e.figure("classifier", kl_divergence(*({name: x[name][0] for name in real.keys() & made.keys()} for x in (real, made))))
 
 
-def accuracy(e):
+def accuracy(e: Evaluation) -> dict:
+    "The share that the classifier names as the prompts' labels do. Raises `InputError` for a label that it does not know"
     made, classes = e.hear("generated", e.ear("classifier")), e.ear("classifier").classes
     labels = {name: e.asked[name]["label"] for name in made}
     if unknown := sorted(set(labels.values()) - set(classes)): raise InputError(f"labels {unknown[:5]} are none of the classes of {e.ear('classifier').name}: {', '.join(classes)}")
     return e.figure("classifier", top1([classes[made[name][0].argmax()] for name in made], [labels[name] for name in made]))
 
 
-def spread(e):
+def spread(e: Evaluation) -> dict:
+    "Mean distance between sounds of one label"
     made = sorted(e.hear("generated", e.ear("embedder")).items())
     apart = torch.tensor(list(diversity(one_row([x for _, x in made]), [e.asked[name]["label"] for name, _ in made]).values()))
     return e.figure("embedder", Estimate(apart.nanmean().item(), None, None, len(made)))

@@ -313,7 +313,9 @@ def settings(self: Pipeline, request: Request) -> dict:
     return dict(guidance=request.guidance, steps=steps, sampler=request.sampler or self.painter.sampler) | {name: value for name, value in extra.items() if value is not None}
 
 @patch
-def system(self: Pipeline, name: str): return SYSTEMS[name](self.clip, self.painter, self.vocoder, self.prior)
+def system(self: Pipeline, name: str):
+    "A system of this model, by its name in `SYSTEMS`"
+    return SYSTEMS[name](self.clip, self.painter, self.vocoder, self.prior)
 
 @patch
 def conditions(self: Pipeline, request: Request, system, streams: list) -> tuple[list[torch.Tensor], list[str]]: # (n, D) for each query; warnings
