@@ -21,7 +21,6 @@ from .evaluate import evaluate
 from .pipeline import Pipeline, as_audio
 from .reconstruct import mel_and_back
 from .shards import batches
-from .systems import SYSTEMS
 
 # %% ../nbs/57_table.ipynb #3c09dc92
 def asked_of(
@@ -38,7 +37,7 @@ def asked_of(
 # %% ../nbs/57_table.ipynb #042dec16
 def condition_of(
     pipeline: Pipeline,
-    system: str,  # of `SYSTEMS`
+    system: str,  # "iq", "zs", "pd" or "sd"
     asked: dict,  # from `asked_of`
     i: int,  # which of them
     stream: torch.Generator,  # the clip's noise
@@ -46,12 +45,12 @@ def condition_of(
     "What a system makes of clip i's frame (IQ) or label (the others)."
     if system == "iq": return asked["embedding"][i:i + 1]
     text = pipeline.config.get("template", "a photo of {}").replace("{}", asked["label"][i])
-    return SYSTEMS[system](pipeline.clip, pipeline.painter, pipeline.vocoder, pipeline.prior).query(text, [stream])
+    return pipeline.system(system).query(text, [stream])
 
 
 def sounds_of(
     pipeline: Pipeline,
-    name: str,  # of `SYSTEMS`, or "real", "training" or "reconstruction"
+    name: str,  # a system, or "real", "training" or "reconstruction"
     asked: dict,  # from `asked_of`
     numbers: list[int],  # which of them
     seconds: float = 2.048,
@@ -66,7 +65,7 @@ def sounds_of(
         elif name not in ("real", "training"):
             stream = noise_streams(seed, 1, first=i)
             condition = condition_of(pipeline, name, asked, i, stream[0])
-            waveform = SYSTEMS[name](pipeline.clip, pipeline.painter, pipeline.vocoder).sound(condition, stream, seconds, **settings)[0]
+            waveform = pipeline.system(name).sound(condition, stream, seconds, **settings)[0]
         yield i, as_audio(waveform, mel.sample_rate, {})
 
 # %% ../nbs/57_table.ipynb #a87b7b3b
