@@ -34,17 +34,21 @@ def _transformers():
 SAMPLE_RATE = 48000  # Hz
 RESAMPLER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
 
+@lru_cache
+def _resampler(sample_rate, to_rate, dtype, device):
+    from torchaudio.transforms import Resample
+    return Resample(sample_rate, to_rate, dtype=dtype, **RESAMPLER).to(device)
+
 def resampled(
     waveform: torch.Tensor,  # (…, time)
     sample_rate: int,        # Hz
     to_rate: int,            # Hz
 ) -> torch.Tensor:           # (…, time · to_rate / sample_rate)
     "The waveform at another rate, by torchaudio's resampler with the parameters above. Raises InputError for two rates that share no useful factor."
-    from torchaudio.functional import resample
     common = math.gcd(sample_rate, to_rate)
     if (sample_rate // common) * (to_rate // common) > 50_000_000:  # the filter would have as many taps, and more
         raise InputError(f"{sample_rate} Hz cannot be brought to {to_rate} Hz exactly: resample the sound to a usual rate first")
-    return resample(waveform, sample_rate, to_rate, **RESAMPLER)
+    return waveform if sample_rate == to_rate else _resampler(sample_rate, to_rate, waveform.dtype, waveform.device)(waveform)
 
 # %% ../nbs/11_clap.ipynb #bd590d68
 def sixteen_bits(
