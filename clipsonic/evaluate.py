@@ -33,12 +33,13 @@ from .clap import RESAMPLER
 from .core import Audio, InputError, MediaError, whole_file
 from .embedders import CNN14, Embedder, classifier_embedder, clap_embedder, inception_embedder, load_embedder, pocket_classifier
 from .fad import Estimate, bootstrap_interval, fad_infinity
+from .mel import MelConfig
 from .prepare import Settings, find_files
 from .scores import cosine_scores, diversity, inception_score, interval, kl_divergence, nearest, sliding, top1
 from .video import read_audio
 
 # %% ../nbs/53_evaluate.ipynb #79fa89c3
-SILENCE, SHORTEST = Settings.silence, 0.128  # dBFS; seconds, one window of the pocket's mel
+SILENCE, SHORTEST = Settings.silence, MelConfig.n_fft / MelConfig.sample_rate  # dBFS; seconds, one window of the pocket's mel
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class FeatureCache:
         path: str | Path,  # ":memory:" keeps nothing
     ):
         try: self.open(path)
+        except sqlite3.OperationalError as error: raise InputError(f"the cache {path} cannot be opened ({error}): wait for who uses it, or name another (`--cache`)") from error
         except sqlite3.DatabaseError as error:
             os.replace(path, aside := f"{path}.broken")
             warnings.warn(f"{path} is damaged ({error}): it was moved to {aside}, and everything is worked out again", stacklevel=2)
@@ -360,7 +362,7 @@ def _ears(embedder, weights, tokenizer, classifier, classifier_weights, inceptio
     @cache
     def main(): return embedder if isinstance(embedder, Embedder) else load_embedder(embedder, weights, device, tokenizer)
     return {"embedder": main, "clap": lambda: main() if main().text else clap_embedder(device=device), "classifier": lambda: classifier_embedder(classifier, classifier_weights, device),
-            "features": lambda: inception_embedder(inception, device) if inception else pocket_classifier(device=device, before=True)}
+            "features": lambda: inception_embedder(inception, device) if inception else pocket_classifier("pocket-listener" if classifier in CNN14 else classifier, device, before=True)}
 
 
 def _given(e, by_default, classifier):

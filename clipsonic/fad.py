@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_features', 'shrink', 'Moments', 'nuclear_norm', 'frechet_distance', 'moments_from_covariance', 'save_moments',
-           'load_moments', 'cached_moments', 'Estimate', 'some', 'halves', 'fad_infinity', 'redrawing',
+           'load_moments', 'cached_moments', 'Estimate', 'some', 'halves', 'fad_infinity', 'recentred', 'redrawing',
            'bootstrap_interval']
 
 # %% ../nbs/30_fad.ipynb #62f0bf0f
@@ -214,6 +214,18 @@ def fad_infinity(
     return Estimate(value, value - error, value + error, len(features))
 
 # %% ../nbs/30_fad.ipynb #8c608226
+def recentred(
+    value: float,  # the figure as measured
+    drawn: torch.Tensor,  # (draw,) float64, the same of every draw
+    n: int,  # clips
+    least: float = 0.0,  # the figure cannot be less
+    level: float = 0.95,  # of the interval
+) -> Estimate:
+    "The basic bootstrap interval of draws that are centred at their own mean"
+    below, above = (drawn - drawn.mean()).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
+    return Estimate(value, max(least, value - above), value - below, n)
+
+
 def redrawing(
     x: torch.Tensor | list[torch.Tensor] | Moments,  # as for `some`; moments stay as they are
     generator: torch.Generator,
@@ -249,5 +261,4 @@ def bootstrap_interval(
     if not resamples: return Estimate(value, None, None, len(features))
     ours, theirs = redrawing(features, generator), redrawing(reference, generator)
     drawn = torch.tensor([frechet_distance(ours(), theirs()) for _ in range(resamples)], dtype=torch.float64)
-    below, above = (drawn - drawn.mean()).quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
-    return Estimate(value, max(0.0, value - above), value - below, len(features))
+    return recentred(value, drawn, len(features), 0.0, level)

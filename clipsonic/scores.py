@@ -20,7 +20,7 @@ from torch import nn
 from .clap import AudioTower
 from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint
 from .core import InputError, pick_device
-from .fad import Estimate
+from .fad import Estimate, recentred
 from .mel import MelConfig, log_mel
 
 # %% ../nbs/31_scores.ipynb #87992dd1
@@ -207,8 +207,7 @@ def inception_score(
     logs, g = torch.stack([made[name].double() for name in sorted(made)]), torch.Generator().manual_seed(seed)
     def score(x): return F.kl_div((x.logsumexp(0) - math.log(len(x))).expand_as(x), x, reduction="batchmean", log_target=True).exp()
     value, drawn = score(logs).item(), torch.stack([score(logs[torch.randint(len(logs), (len(logs),), generator=g)]) for _ in range(draws)])
-    below, above = (drawn - drawn.mean()).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(value, max(1.0, value - above), value - below, len(logs))
+    return recentred(value, drawn, len(logs), least=1.0)
 
 # %% ../nbs/31_scores.ipynb #bcead04e
 @torch.no_grad()

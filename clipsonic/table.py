@@ -7,6 +7,7 @@ __all__ = ['SETS', 'asked_of', 'condition_of', 'sounds_of', 'about_sets', 'make_
 
 # %% ../nbs/57_table.ipynb #c1c70119
 import csv
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,13 +95,14 @@ def make_sets(
     from tqdm.auto import tqdm
     if not (out := Path(out)).absolute().parent.is_dir(): raise InputError(f"cannot write into {out}: the folder {out.parent} does not exist; make it first")
     pipeline = Pipeline.load(model, device)
-    about = about_sets(pipeline, n=n, seconds=seconds, seed=seed)
+    held_out = asked_of(shards, n, seconds, seed)
+    about = about_sets(pipeline, n=n, seconds=seconds, seed=seed, clips=hashlib.sha256("\n".join(held_out["id"]).encode()).hexdigest()[:16])
     if (out / "table.json").exists() and (other := json.loads((out / "table.json").read_text())) != about: raise InputError(f"{out} holds the sounds of another model or protocol ({other}): give another folder")
     out.mkdir(exist_ok=True)
     with whole_file(out / "table.json") as partial: partial.write_text(json.dumps(about, indent=1) + "\n")
     names = [name for name in SETS if name not in ("pd", "sd") or name in pipeline.priors]
     for name in [*names, "training"] if trained else names:
-        asked, folder = asked_of(trained if name == "training" else shards, n, seconds, seed), out / name
+        asked, folder = asked_of(trained, n, seconds, seed) if name == "training" else held_out, out / name
         folder.mkdir(exist_ok=True)
         with whole_file(folder / "prompts.csv") as partial, partial.open("w", newline="") as f: csv.writer(f).writerows([("file", "prompt", "label"), *((f"{i:04d}", label, label) for i, label in enumerate(asked["label"]))])
         lacking = [i for i in range(n) if not (folder / f"{i:04d}.wav").exists()]
@@ -126,7 +128,7 @@ def table(
     "Renders the sets, scores them, and writes the table. Raises InputError"
     if not Path(out).absolute().parent.is_dir(): raise InputError(f"cannot write {out}: the folder {Path(out).parent} does not exist; make it first")
     about, sets, rows = make_sets(shards, sets, trained, model, n, seconds, seed, device, progress), Path(sets), {}
-    known = set(asked_of(shards, n, seconds, seed)["label"]) <= set(classifier_embedder(classifier).classes)
+    with open(sets / "real" / "prompts.csv", newline="") as f: known = {row["label"] for row in csv.DictReader(f)} <= set(classifier_embedder(classifier).classes)
     for folder in sorted((f for f in sets.iterdir() if (f / "prompts.csv").exists()), key=lambda f: [*SETS, f.name].index(f.name)):
         alone, pairs = folder.name == "real", folder.name not in ("real", "training")
         metrics = ([] if alone else ["fad", "fid", "nearest"]) + ["kl"] * pairs + ["clap", "is", "diversity"] + ["accuracy"] * known

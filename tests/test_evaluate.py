@@ -137,6 +137,15 @@ def test_a_file_that_changed_is_heard_again_and_a_row_that_lies_is_not_believed(
     cache.write_bytes(cache.read_bytes()[:5000])
     with pytest.warns(UserWarning, match='is damaged'): assert count() == (12, first[1])
 
+def test_a_cache_that_somebody_writes_to_is_left_alone(made, tmp_path):
+    cache = tmp_path / 'cache.sqlite'
+    FeatureCache(cache).db.close()
+    db, connect = sqlite3.connect(cache, isolation_level=None), sqlite3.connect
+    db.execute('BEGIN EXCLUSIVE')
+    with patch('sqlite3.connect', lambda path, timeout: connect(path, timeout=0.1)), pytest.raises(InputError, match='cannot be opened .*locked'): FeatureCache(cache)
+    assert cache.is_file() and not (tmp_path / 'cache.sqlite.broken').exists()
+    with pytest.raises(InputError, match='cannot be opened'): FeatureCache(tmp_path / 'none' / 'cache.sqlite')
+
 def test_several_rows_a_clip_are_drawn_together(made, real):
     "VGGish's way: an embedder with several rows a clip, whose neighbours are alike"
     many = Embedder('many', '0', 16000, lambda w: w.unfold(1, 800, 800)[0].square().mean(1, keepdim=True).log().expand(-1, 2) * torch.tensor([1.0, 0.5]))
