@@ -778,4 +778,7 @@ d = { 'settings': { 'branch': 'main',
                                    'clipsonic.vocoder.stft_distance': ('vocoder.html#stft_distance', 'clipsonic/vocoder.py'),
                                    'clipsonic.vocoder.tones': ('vocoder.html#tones', 'clipsonic/vocoder.py'),
                                    'clipsonic.vocoder.vary': ('vocoder.html#vary', 'clipsonic/vocoder.py'),
-                                   'clipsonic.vocoder.vocoder_settings': ('vocoder.html#vocoder_settings', 'clipsonic/vocoder.py')}}}
+                                   'clipsonic.vocoder.vocoder_settings': ('vocoder.html#vocoder_settings', 'clipsonic/vocoder.py')},
+            'clipsonic.windows': { 'clipsonic.windows.holding': ('windows.html#holding', 'clipsonic/windows.py'),
+                                   'clipsonic.windows.window_starts': ('windows.html#window_starts', 'clipsonic/windows.py'),
+                                   'clipsonic.windows.windowed': ('windows.html#windowed', 'clipsonic/windows.py')}}}
