@@ -9,6 +9,7 @@ __all__ = ['UNetConfig', 'timestep_embedding', 'norm', 'zero', 'ResBlock', 'Atte
 # %% ../nbs/22_unet.ipynb #2cf96a4f
 import math
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +121,7 @@ class Concat(nn.Module):
         self.condition = nn.Linear(condition_dim, channels, bias=False)
         nn.init.dirac_(self.features.weight)  # begins by letting the features through
 
-    def forward(self, h, condition): return self.features(h) + self.condition(condition)[:, :, None, None]
+    def forward(self, h, embedded): return self.features(h) + embedded[:, :, None, None]  # embedded: self.condition(condition)
 
 # %% ../nbs/22_unet.ipynb #fe334b6c
 class Layer(nn.Module):
@@ -132,9 +133,9 @@ class Layer(nn.Module):
         self.attention = Attention(c_out, config.heads, config.groups) if attend else nn.Identity()
         self.concat = Concat(c_out, config.condition_dim) if config.conditioning == "concat" else None
 
-    def forward(self, h, emb, condition):
+    def forward(self, h, emb, embedded):
         h = self.attention(self.residual(h, emb))
-        return h if self.concat is None else self.concat(h, condition)
+        return h if self.concat is None else self.concat(h, embedded)
 
 # %% ../nbs/22_unet.ipynb #3fe33c09
 def down_path(
@@ -188,11 +189,15 @@ class UNet(nn.Module):
         self.project = nn.Linear(config.condition_dim, 4 * c) if config.conditioning == "add" else None
         self.null = nn.Parameter(torch.zeros(config.condition_dim))
 
-    def step(self, module, h, emb, condition):
-        "One module of the path; a layer takes the embeddings too"
+    def step(self, module, h, emb, parts):
+        "One module of the path; a layer takes the time's embedding and its part of the condition's too"
         if not isinstance(module, Layer): return module(h)
-        if self.checkpointing and self.training: return checkpoint(module, h, emb, condition, use_reentrant=False)
-        return module(h, emb, condition)
+        if self.checkpointing and self.training: return checkpoint(module, h, emb, next(parts), use_reentrant=False)
+        return module(h, emb, next(parts))
+
+    def concats(self):
+        "The concatenations, in the order in which a forward pass comes to them; none where the condition is added"
+        return [m.concat for m in (*self.down, *self.middle, *self.up) if isinstance(m, Layer) and m.concat is not None]
 
     def or_null(self, condition, mask, batch):
         "The condition, with the learned null embedding where there is none"
@@ -201,6 +206,39 @@ class UNet(nn.Module):
         if condition.shape != null.shape:
             raise InputError(f"condition has the shape {tuple(condition.shape)}: expected {tuple(null.shape)}")
         return condition if mask is None else torch.where(mask[:, None], condition, null)
+
+# %% ../nbs/22_unet.ipynb #e18815ab
+@patch
+def embed_condition(
+    self: UNet,
+    condition: torch.Tensor,  # (batch, condition_dim), L2-normalised
+) -> torch.Tensor:  # (batch, P), with P = 4·channels where the condition is added, else the sum of the layers' widths
+    "What the network makes of a condition, whatever the time and the features: once a clip, and not once a step"
+    condition = condition * self.config.condition_dim**0.5
+    if self.project is not None: return self.project(condition)
+    return torch.cat([concat.condition(condition) for concat in self.concats()], dim=1)
+
+# %% ../nbs/22_unet.ipynb #438572b9
+@patch
+def denoise(
+    self: UNet,
+    x: torch.Tensor,  # (batch, in_channels, mel, frame), noised, of any number of frames
+    t: torch.Tensor,  # (batch,) time, 0 … 1000
+    embedded: torch.Tensor,  # (batch, P), a row of `embed_condition` for each item
+) -> torch.Tensor:  # (batch, out_channels, mel, frame)
+    "Predict the noise ε and the variance's interpolation v under a condition that has been embedded"
+    emb, parts = self.time(timestep_embedding(t, self.config.channels)), repeat(None)
+    if self.project is not None: emb = emb + embedded
+    else: parts = iter(embedded.split([concat.condition.out_features for concat in self.concats()], dim=1))
+    (height, width), multiple = x.shape[-2:], self.config.multiple
+    x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    h, kept = F.pixel_unshuffle(x, self.config.patch), []
+    for module in self.down: kept.append(h := self.step(module, h, emb, parts))
+    for module in self.middle: h = self.step(module, h, emb, parts)
+    for module in self.up:
+        if isinstance(module, Layer): h = torch.cat([h, kept.pop()], dim=1)
+        h = self.step(module, h, emb, parts)
+    return F.pixel_shuffle(self.out(h), self.config.patch)[..., :height, :width]
 
 # %% ../nbs/22_unet.ipynb #125589d1
 @patch
@@ -212,15 +250,4 @@ def forward(
     condition_mask: torch.Tensor | None = None,  # (batch,) bool, False where the item's condition is dropped
 ) -> torch.Tensor:  # (batch, out_channels, mel, frame)
     "Predict the noise ε and the variance's interpolation v. Raises InputError."
-    condition = self.or_null(condition, condition_mask, len(x)) * self.config.condition_dim**0.5
-    emb = self.time(timestep_embedding(t, self.config.channels))
-    if self.project is not None: emb = emb + self.project(condition)
-    (height, width), multiple = x.shape[-2:], self.config.multiple
-    x = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-    h, kept = F.pixel_unshuffle(x, self.config.patch), []
-    for module in self.down: kept.append(h := self.step(module, h, emb, condition))
-    for module in self.middle: h = self.step(module, h, emb, condition)
-    for module in self.up:
-        if isinstance(module, Layer): h = torch.cat([h, kept.pop()], dim=1)
-        h = self.step(module, h, emb, condition)
-    return F.pixel_shuffle(self.out(h), self.config.patch)[..., :height, :width]
+    return self.denoise(x, t, self.embed_condition(self.or_null(condition, condition_mask, len(x))))

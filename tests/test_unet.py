@@ -42,6 +42,23 @@ def test_a_condition_of_one_for_all_items_or_none():
     close(mixed[1], null[1])
     assert (told - null).abs().amax((1, 2, 3)).min() > 1e-4
 
+@pytest.mark.parametrize('conditioning, numbers', [('add', 4 * 16), ('concat', 16 + 32 + 2 * 32 + 2 * 32 + 2 * 16)])
+def test_a_condition_is_embedded_once(conditioning, numbers):
+    net = network(UNetConfig(**{**asdict(small), 'conditioning': conditioning}))
+    x, t, c = wave(3, 1, 8, 12), torch.tensor([1., 300., 999.]), wave(3, 6)
+    rows = net.embed_condition(c)
+    assert rows.shape == (3, numbers)
+    assert torch.equal(net.denoise(x, t, rows), net(x, t, c))
+    close(net.denoise(x, t, net.embed_condition(net.null[None]).expand(3, -1)), net(x, t))
+    order = torch.tensor([2, 0, 1])
+    close(net.denoise(x, t, rows[order])[order.argsort()], net.denoise(x[order.argsort()], t[order.argsort()], rows))
+
+@pytest.mark.parametrize('conditioning, parts', [('add', ['project']), ('concat', ['concat.condition'])])
+def test_all_of_the_condition_is_in_the_row(conditioning, parts):
+    net = network(UNetConfig(**{**asdict(small), 'conditioning': conditioning}))
+    net.denoise(wave(1, 1, 8, 8), torch.ones(1), net.embed_condition(wave(1, 6)).detach()).sum().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None] == [n for n, _ in net.named_parameters() if n == 'null' or any(part in n for part in parts)]
+
 def test_null_learns_only_from_dropped_items():
     net = network(small)
     net(wave(2, 1, 8, 8), torch.ones(2), wave(2, 6), torch.tensor([True, True])).sum().backward()
@@ -55,8 +72,9 @@ def test_items_do_not_mix(conditioning):
     x, t, c = wave(3, 1, 8, 12), torch.tensor([1., 300., 999.]), wave(3, 6)
     close(net(x, t, c)[1:2], net(x[1:2], t[1:2], c[1:2]))
 
-def test_checkpointing_changes_nothing():
-    net = network(small).train()
+@pytest.mark.parametrize('conditioning', ['add', 'concat'])
+def test_checkpointing_changes_nothing(conditioning):
+    net = network(UNetConfig(**{**asdict(small), 'conditioning': conditioning})).train()
     again = copy.deepcopy(net)
     again.checkpointing = True
     for n in (net, again): n(wave(2, 1, 8, 8), torch.ones(2), wave(2, 6)).square().mean().backward()
@@ -74,7 +92,7 @@ def test_concatenation_is_what_it_says():
     with torch.no_grad(): concat.features.weight.copy_(wave(4, 4, 1, 1, k=2))
     kernel = torch.cat([concat.features.weight, concat.condition.weight[:, :, None, None]], dim=1)
     literal = torch.nn.functional.conv2d(torch.cat([h, c[:, :, None, None].expand(-1, -1, 5, 6)], dim=1), kernel, concat.features.bias)
-    close(concat(h, c), literal)
+    close(concat(h, concat.condition(c)), literal)
 
 def test_attention_has_no_order():
     attention, x = Attention(8, 2, 4), wave(1, 8, 2, 3)
