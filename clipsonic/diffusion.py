@@ -262,3 +262,14 @@ def respace(
     kept = self.kept_steps(steps, spacing)
     alpha_bar = self.alpha_bar[kept]
     return Diffusion(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), self.times[kept], self.prediction)
+
+# %% ../nbs/20_diffusion.ipynb #8af2010b
+@patch
+def until(
+    self: Diffusion,
+    strength: float,  # share of the steps, above 0, at most 1
+) -> Diffusion:
+    "The same process, broken off while there still is signal. Raises InputError."
+    if not 0 < strength <= 1: raise InputError(f"strength is {strength}: expected a number above 0 (nothing changes), at most 1 (nothing stays)")
+    steps = max(1, round(strength * self.T))
+    return Diffusion(self.betas[:steps], self.times[:steps], self.prediction)

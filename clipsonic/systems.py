@@ -6,19 +6,22 @@
 __all__ = ['SYSTEMS', 'Painter', 'load_denoiser', 'System', 'IQ', 'ZS', 'PD', 'SD']
 
 # %% ../nbs/50_systems.ipynb #f285b4d2
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from .checkpoint import load_config, load_strict, load_tensors
 from .core import CheckpointError, InputError, pick_device, randn_streams
 from .diffusion import Diffusion, cosine_betas
-from .mel import MelConfig, from_unit
+from .mel import MelConfig, from_unit, to_unit
 from .samplers import SAMPLERS, guided
 from .unet import UNet, UNetConfig
+from .windows import holding, window_starts, windowed
 
 # %% ../nbs/50_systems.ipynb #86dd93ca
 @dataclass(eq=False, repr=False)
@@ -32,25 +35,33 @@ class Painter:
     sampler: str = "ddpm"  # likewise
     frames: int = 64  # width of its training windows: nothing narrower is painted
     where: str = "memory"  # names its source in errors
+    guidance_interval: tuple[float, float] | None = None  # times between which there is guidance, where nobody asks for others
+    precision: str = "float32"  # of the network's arithmetic, or "bfloat16"
+
+    def __post_init__(self):
+        if self.precision not in ("float32", "bfloat16"): raise InputError(f"precision is {self.precision!r}: expected 'float32' or 'bfloat16'")
+        self.network = self.unet.denoise  # what is called at every step; `compile` puts a faster one here
 
 # %% ../nbs/50_systems.ipynb #7f7c7a62
 def load_denoiser(
     folder: str | Path,  # a checkpoint of kind "denoiser", or the run that holds it as `model/`
     device: str | torch.device | None = None,  # the best there is by default
+    precision: str = "float32",  # of the network's arithmetic, or "bfloat16": faster where the processor has it, and a little different
 ) -> Painter:
-    "A trained denoiser, ready to paint. Raises CheckpointError that names what does not fit."
+    "A trained denoiser, ready to paint. Raises CheckpointError that names what does not fit, and InputError."
     config = load_config(folder, kind="denoiser")
     try:
         if config["diffusion"]["schedule"] != "cosine": raise ValueError(f"schedule {config['diffusion']['schedule']!r}")
         if config["sampler"] not in SAMPLERS: raise ValueError(f"sampler {config['sampler']!r}")
         unet, mel = UNet(UNetConfig(**config["unet"])), MelConfig(**config["mel"])
         painter = Painter(unet, Diffusion(cosine_betas(config["diffusion"]["timesteps"]), prediction=config["diffusion"].get("prediction", "epsilon")), mel, dict(config["clip"]),
-                          config["steps"], config["sampler"], config.get("frames", 64), str(folder))
+                          config["steps"], config["sampler"], config.get("frames", 64), str(folder), tuple(interval) if (interval := config.get("guidance_interval")) else None)
     except KeyError as error: raise CheckpointError(f"{folder}: the config of a denoiser needs {error}") from error
     except (TypeError, ValueError) as error: raise CheckpointError(f"{folder}: its config describes no denoiser of ours: {error}") from error
     load_strict(unet, load_tensors(folder, "model"), where=folder)
-    unet.to(pick_device(device)).eval().requires_grad_(False)
-    return painter
+    device = pick_device(device)
+    unet.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format).eval().requires_grad_(False)
+    return replace(painter, precision=precision)
 
 # %% ../nbs/50_systems.ipynb #95ea6968
 def _micro_batches(condition, noise, streams, size):
@@ -78,34 +89,115 @@ def width(self: Painter,
     return -(-max(self.mel.frames(seconds), self.frames) // multiple) * multiple
 
 @patch
+def windows(self: Painter,
+    seconds: float,
+) -> tuple[list[int], int]:  # first frame of each window, and frames in a window
+    "One window as wide as the whole, up to twice the training's width; windows that overlap for what is longer."
+    frames = self.width(seconds)
+    width = min(frames, self.width(0) * 2)
+    return window_starts(frames, width), width
+
+# %% ../nbs/50_systems.ipynb #4d162fe0
+@patch
+def per_window(self: Painter,
+    condition: torch.Tensor,  # (clip, D) or (clip, window, D)
+    clips: int,
+    windows: int,
+) -> torch.Tensor:  # (clip, window, D)
+    "A condition for each window. Raises InputError for another shape."
+    D, given = len(self.unet.null), tuple(condition.shape)
+    if given == (clips, D): return condition[:, None].expand(-1, windows, -1)
+    if given == (clips, windows, D): return condition
+    raise InputError(f"{clips} clips of {windows} windows take conditions of shape {(clips, D)} or {(clips, windows, D)}, not {given}")
+
+@patch
+def fitted(self: Painter,
+    given: torch.Tensor | None,  # (1, 1, mel, frame) ln-mel
+    keep: torch.Tensor | None,  # (frame,) bool
+    seconds: float,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # (1, 1, mel, frame) in [−1, 1]; (1, 1, 1, frame) bool
+    "What is given in the network's range, as wide as the picture. Raises InputError for another shape."
+    if given is None: return None, None
+    frames, device = self.width(seconds), self.unet.null.device
+    if given.shape[:3] != (1, 1, self.mel.n_mels) or not 0 < given.shape[3] <= frames or (keep is not None and keep.shape != given.shape[3:]):
+        raise InputError(f"given is {tuple(given.shape)} with {None if keep is None else tuple(keep.shape)} to keep: expected (1, 1, {self.mel.n_mels}, at most {frames}) and as many frames")
+    lacking = frames - given.shape[3]
+    picture = F.pad(to_unit(given.to(device), self.mel).clamp(-1, 1), (0, lacking, 0, 0), mode="replicate")
+    return picture, None if keep is None else F.pad(keep.to(device), (0, lacking)).view(1, 1, 1, -1)
+
+# %% ../nbs/50_systems.ipynb #ab668025
+@patch
+def denoise(self: Painter,
+    x: torch.Tensor,  # (B, 1, mel, frame), noised
+    time: torch.Tensor,  # (B,), 0 … 1000
+    embedded: torch.Tensor,  # (B, P), from the network's `embed_condition`
+) -> torch.Tensor:  # (B, 2, mel, frame) float32
+    "One evaluation of the network, in the painter's precision."
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"): return self.network(x, time, embedded).float()
+
+@patch
+def model(self: Painter,
+    condition: torch.Tensor,  # (B, window, D)
+    starts: list[int],  # first frame of each window
+    width: int,  # frames of a window
+    together: int,  # windows in a batch
+    away: torch.Tensor,  # (D,) or (1, D), what guidance leads away from
+    given: torch.Tensor | None,  # (1, 1, mel, frame) in [−1, 1]
+    keep: torch.Tensor | None,  # (1, 1, 1, frame) bool, the given frames that stay
+    *guidance,  # w, interval and rescale of `guided`
+) -> Callable:  # (x, time) → (B, 2, mel, frame), as the samplers call it
+    "The network under guidance, around what is given, window by window."
+    models, groups = [], [starts[i : i + together] for i in range(0, len(starts), together)]
+    for i, group in enumerate(groups):
+        rows = condition[:, i * together :][:, : len(group)].transpose(0, 1).flatten(0, 1)  # a window of all clips, then the next
+        one = guided(self.denoise, self.unet.embed_condition(rows), self.unet.embed_condition(away.view(1, -1)), *guidance)
+        if keep is not None: one = holding(one, self.diffusion, *(torch.cat([a[..., s : s + width] for s in group]) for a in (given, keep)))
+        models.append(one)
+    return models[0] if len(starts) == 1 else windowed(models, groups, width)
+
+# %% ../nbs/50_systems.ipynb #24551de6
+@patch
 @torch.no_grad()
 def paint(self: Painter,
-    condition: torch.Tensor,  # (B, D) CLIP embeddings, L2-normalised
+    condition: torch.Tensor,  # (B, D) CLIP embeddings, L2-normalised, or (B, window, D), one for each of `windows`
     streams: list[torch.Generator],  # B of them, from `noise_streams`
     seconds: float = 4.0,
     guidance: float = 1.5,  # w: 1 is plain conditional, more is stronger than life
-    steps: int | None = None,  # evaluations; None: the checkpoint's
+    steps: int | None = None,  # of the walk; None: the checkpoint's
     sampler: str | None = None,  # of `SAMPLERS`; None: the checkpoint's
     progress: Callable | None = None,  # called with the number of clips that have gone one step further
-    together: int | None = None,  # clips in a batch; None: 1 on a CPU, 8 on a GPU
+    together: int | None = None,  # clips, or windows of one clip, in a batch; None: 1 on a CPU, 8 on a GPU
     spacing: str | None = None,  # which steps, of `SPACINGS`; None: the sampler's own
-    guidance_interval: tuple[float, float] | None = None,  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); None: always
+    guidance_interval: tuple[float, float] | None = None,  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); None: the checkpoint's
     guidance_rescale: float = 0.0,  # 0: none … 1: the spread of the plain conditional answer; see `rescaled`
     negative: torch.Tensor | None = None,  # (1, D) embedding that guidance leads away from; None: the null embedding, that is, from anything
+    given: torch.Tensor | None = None,  # (1, 1, mel, frame) ln-mel of so many seconds, for all clips
+    keep: torch.Tensor | None = None,  # (frame,) bool, which of its frames stay as they are; None: none
+    strength: float = 1.0,  # below 1 the walk begins at `given`, noised to this share of the way
 ) -> torch.Tensor:  # (B, 1, mel, frame) ln-mel, on the painter's device
     "Log-mel spectrograms for embeddings, each the same whatever the others are. Raises InputError."
-    spaced = {} if spacing is None else {"spacing": spacing}
-    device, sample = self.unet.null.device, SAMPLERS[sampler or self.sampler]
-    if condition.shape[1:] != self.unet.null.shape or len(condition) != len(streams):
-        raise InputError(f"{len(streams)} clips take conditions of shape {(len(streams), *self.unet.null.shape)}, not {tuple(condition.shape)}")
-    away = self.unet.null if negative is None else negative.to(device)
-    noise, made = randn_streams((1, self.mel.n_mels, self.width(seconds)), streams), []
-    for c, x, s, real in _micro_batches(condition, noise, streams, together or (1 if device.type == "cpu" else 8)):
+    (starts, width), device, whole = self.windows(seconds), self.unet.null.device, self.diffusion.until(strength)
+    condition, away = self.per_window(condition, len(streams), len(starts)), self.unet.null if negative is None else negative.to(device)
+    together, (given, keep) = together or (1 if device.type == "cpu" else 8), self.fitted(given, keep, seconds)
+    noise, made = randn_streams((1, self.mel.n_mels, self.width(seconds)), streams).to(device), []
+    if strength < 1: noise = whole.q_sample(given, torch.tensor([whole.T - 1], device=device), noise)
+    for c, x, s, real in _micro_batches(condition, noise, streams, together if len(starts) == 1 else 1):
         with _exact(device):
-            model = guided(self.unet, c.to(device), away, guidance, guidance_interval, guidance_rescale)
-            x0 = sample(model, self.diffusion, x.to(device), streams=s, steps=steps or self.steps, progress=progress and (lambda *_: progress(real)), **spaced)
+            model = self.model(c.to(device), starts, width, together, away, given, keep, guidance, guidance_interval or self.guidance_interval, guidance_rescale)
+            x0 = SAMPLERS[sampler or self.sampler](model, whole, x, streams=s, steps=steps or self.steps, progress=progress and (lambda *_: progress(real)), **({"spacing": spacing} if spacing else {}))
         made.append(from_unit(x0[:real], self.mel))
     return torch.cat(made)
+
+# %% ../nbs/50_systems.ipynb #87e9ba86
+@patch
+def compile(self: Painter):
+    "Puts the network through torch.compile; a warning, and nothing else, where that does not work."
+    rows, device = 2, self.unet.null.device
+    try:
+        fast, null = torch.compile(self.unet.denoise), self.unet.embed_condition(self.unet.null.expand(rows, -1))
+        with torch.no_grad(): fast(torch.zeros(rows, 1, self.mel.n_mels, self.width(0), device=device), torch.zeros(rows, device=device), null)
+    except Exception as error: warnings.warn(f"torch.compile does not work here ({str(error).strip().splitlines()[0][:200]}): going on without it", stacklevel=2)
+    else: self.network = fast
 
 # %% ../nbs/50_systems.ipynb #f9c6616d
 class System:
