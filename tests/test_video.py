@@ -1,14 +1,18 @@
 """Media files as they come: odd names, odd containers, damage."""
+import math
 import os
+import resource
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchaudio.functional import resample
 
-from clipsonic.core import InputError, MediaError
-from clipsonic.video import probe, read_audio, read_frames, read_image, write_video
+from clipsonic.core import Audio, ClipsonicError, InputError, MediaError
+from clipsonic.video import probe, read_audio, read_frames, read_image, write_soundtrack, write_video
 from films import cut, film, pitch, remux, song, tone
 
 @pytest.fixture(scope='module')
@@ -109,16 +113,20 @@ def test_no_duration_in_the_header(good, tmp_path):
     assert probe(path).seconds == pytest.approx(4, abs=.2)
     assert len(read_frames(path)[0]) == 4
 
+def turned(path):
+    "Note a quarter turn clockwise in an mp4."
+    data = bytearray(path.read_bytes())
+    at = data.index(b'tkhd') + 44
+    matrix = [0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30]
+    data[at:at + 36] = b''.join(value.to_bytes(4, 'big', signed=True) for value in matrix)
+    path.write_bytes(data)
+    return path
+
 def test_a_telephone_held_upright(tmp_path):
     frames = [Image.new('RGB', (64, 48), 'blue') for _ in range(8)]
     for frame in frames: frame.paste('red', (0, 0, 20, 48))  # red on the left
-    write_video(tmp_path/'flat.mp4', frames, 8)
-    data = bytearray((tmp_path/'flat.mp4').read_bytes())
-    at = data.index(b'tkhd') + 44
-    matrix = [0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30]  # a quarter turn clockwise
-    data[at:at + 36] = b''.join(value.to_bytes(4, 'big', signed=True) for value in matrix)
-    (tmp_path/'turned.mp4').write_bytes(data)
-    image = read_frames(tmp_path/'turned.mp4')[1][0]
+    write_video(tmp_path/'turned.mp4', frames, 8)
+    image = read_frames(turned(tmp_path/'turned.mp4'))[1][0]
     assert image.size == (48, 64)
     assert image.getpixel((24, 5))[0] > 200 and image.getpixel((24, 55))[2] > 200  # left has become top
 
@@ -138,6 +146,108 @@ def test_writing(tmp_path):
     with pytest.raises(InputError, match='frame_rate'): write_video(tmp_path/'two.mp4', [Image.new('RGB', (8, 8))], 0)
     with pytest.raises(InputError, match='nowhere'): write_video(tmp_path/'nowhere'/'x.mp4', [Image.new('RGB', (8, 8))], 4)
     assert [p.name for p in tmp_path.iterdir()] == ['odd.mp4']
+
+def encoded(path, codec, **options):
+    "Three seconds of moving noise by any codec, with a title."
+    with av.open(str(path), 'w') as file:
+        stream = file.add_stream(codec, rate=8, width=64, height=48, pix_fmt='yuv420p', options=options)
+        file.metadata['title'] = 'a walk'
+        for n in range(24):
+            pixels = np.random.default_rng(n).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels // 4 + 8 * np.uint8(n), 'rgb24')
+            frame.pts, frame.time_base = n, Fraction(1, 8)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+def decoded(path):
+    "Times of all frames from the first on, how they are turned, the frames, and the file's title."
+    with av.open(str(path)) as file:
+        frames = list(file.decode(video=0))
+        return ([frame.time - frames[0].time for frame in frames], {frame.rotation for frame in frames},
+                np.stack([frame.to_ndarray() for frame in frames]), file.metadata.get('title'))
+
+def sweep(seconds=3., rate=44100, channels=1):
+    "A tone that climbs."
+    t = torch.arange(round(seconds * rate)) / rate
+    return Audio((.3 * torch.sin(2*math.pi * (200*t + 300*t**2))).repeat(channels, 1), rate)
+
+def is_copy(path, source, audio):
+    "Has a film the pictures of another, bit for bit, and this sound, in time?"
+    for ours, theirs in zip(decoded(path), decoded(source)): assert np.allclose(ours, theirs, atol=1e-3) if isinstance(ours, list) else np.array_equal(ours, theirs)
+    back = read_audio(path)
+    expected = resample(audio.waveform.mean(0), audio.sample_rate, 16000)
+    n = len(expected) + back.waveform.shape[1]
+    alike = torch.fft.irfft(torch.fft.rfft(back.waveform[0] / back.waveform.norm(), n) * torch.fft.rfft(expected / expected.norm(), n).conj(), n)
+    at = int(alike.argmax())
+    assert min(at, n - at) / 16000 < .03 and alike[at] > .98
+    return probe(path)
+
+@pytest.mark.parametrize('codec, name, endings', [('libx264', 'film.mp4', ['.mp4', '.MOV', '.mkv']), ('libx264', 'film.mkv', ['.mp4', '.mkv']), ('libx264', 'film.ts', ['.mp4', '.mkv']),
+                                                  ('libvpx-vp9', 'film.webm', ['.webm', '.mp4', '.mkv']), ('libvpx', 'film.webm', ['.webm']), ('mpeg4', 'film.avi', ['.mov', '.mkv'])])
+def test_another_soundtrack(tmp_path, codec, name, endings):
+    source = encoded(tmp_path/name, codec, **({'bf': '2'} if codec == 'libx264' else {}))
+    if codec == 'libx264':
+        with av.open(str(source)) as file: assert any(p.pts != p.dts for p in file.demux() if p.size and p.dts is not None), 'it has B-frames'
+    for ending in endings:
+        for audio in sweep(), sweep(rate=16000, channels=2), sweep(rate=20000):  # the last is a rate that neither AAC nor Opus knows
+            write_soundtrack(source, path := tmp_path/f'copy{ending}', audio)
+            info = is_copy(path, source, audio)
+            assert (info.audio, info.channels) == ('opus' if ending == '.webm' else 'aac', len(audio.waveform))
+            if audio.sample_rate != 20000 and ending != '.webm': assert info.sample_rate == audio.sample_rate
+
+def test_a_soundtrack_in_place_of_its_own(good, tmp_path):
+    film, link = tmp_path/'film.mp4', tmp_path/'link.mp4'
+    film.write_bytes(good.read_bytes())
+    link.symlink_to(film)
+    write_soundtrack(film, link, sweep(1.))  # onto itself
+    assert link.is_symlink() and is_copy(film, good, sweep(1.)).seconds == pytest.approx(4)
+    late = remux(good, tmp_path/'late.mkv', audio_delay=1.)
+    write_soundtrack(late, tmp_path/'longer.mp4', sweep(6.))
+    assert is_copy(tmp_path/'longer.mp4', good, sweep(6.)).seconds == pytest.approx(6, abs=.1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['film.mp4', 'late.mkv', 'link.mp4', 'longer.mp4']
+
+@pytest.mark.parametrize('ending', ['.mp4', '.mov', '.mkv'])
+def test_what_is_known_of_the_pictures_goes_along(tmp_path, ending):
+    source = turned(encoded(tmp_path/'film.mp4', 'libx264'))
+    assert decoded(source)[1] == {-90} and decoded(source)[3] == 'a walk'
+    write_soundtrack(source, tmp_path/f'copy{ending}', sweep())
+    is_copy(tmp_path/f'copy{ending}', source, sweep())
+
+def test_pictures_that_an_mp4_hides_stay_hidden(tmp_path):
+    source = encoded(tmp_path/'film.mp4', 'libx264')
+    data = bytearray(source.read_bytes())
+    at = data.index(b'elst') + 12  # milliseconds of the film that are shown, and where they begin
+    shown, begin = (int.from_bytes(data[at + k:at + k + 4], 'big') for k in (0, 4))
+    with av.open(str(source)) as file: frame = int(1 / 8 / file.streams.video[0].time_base)
+    data[at:at + 8] = (shown - 625).to_bytes(4, 'big') + (begin + 5 * frame).to_bytes(4, 'big')
+    source.write_bytes(data)
+    assert len(decoded(source)[0]) == 19
+    for ending in '.mp4', '.mov':
+        write_soundtrack(source, tmp_path/f'copy{ending}', sweep(2.))
+        is_copy(tmp_path/f'copy{ending}', source, sweep(2.))
+
+def test_a_soundtrack_that_cannot_be_written_leaves_nothing_behind(good, tmp_path):
+    folder = tmp_path/'copies'
+    folder.mkdir()
+    (folder/'before.mp4').write_text('what was there')
+    (tmp_path/'page.mp4').write_text('<html>Video unavailable</html>')
+    tone(1.).save(tmp_path/'tone.wav')
+    cut(remux(good, tmp_path/'fast.mp4', movflags='faststart'), .6), cut(remux(good, tmp_path/'cut.mkv'), .6)
+    wanted = {'tone.wav': 'no picture', 'page.mp4': 'not a video', 'gone.mp4': 'missing', 'fast.mp4': 'truncated', 'cut.mkv': 'truncated'}
+    assert {name: reason(write_soundtrack, tmp_path/name, folder/'before.mp4', sweep()) for name in wanted} == wanted
+    vp9 = encoded(tmp_path/'film.webm', 'libvpx-vp9')
+    for source, path, audio, words in [(vp9, 'x.mov', sweep(), r'the vp9 pictures of .*film.webm do not go into .mov: write an .mkv'), (good, 'x.webm', sweep(), 'the h264 pictures .* into .webm'),
+                                       (encoded(tmp_path/'film.wmv', 'wmv2'), 'x.mkv', sweep(), 'the wmv2 pictures .* into .mkv: encode them anew'),
+                                       (good, 'x.gif', sweep(), 'must end in .mp4, .mov, .mkv, .webm'), (good, 'x.mp4', sweep(channels=6), '1 or 2 channels, not 6'), (good, 'no/x.mp4', sweep(), 'make it first')]:
+        with pytest.raises(InputError, match=words): write_soundtrack(source, folder/path, audio)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for limit in 0, 3000, 15000:  # the disk takes no more
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            with pytest.raises(ClipsonicError, match='could not write'): write_soundtrack(vp9, folder/'x.webm', sweep())
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in folder.iterdir()] == ['before.mp4'] and (folder/'before.mp4').read_text() == 'what was there'
 
 def test_images(tmp_path):
     Image.new('RGBA', (8, 4), (255, 0, 0, 0)).save(tmp_path/'clear.png')
