@@ -54,10 +54,12 @@ def film_condition(
     clip,  # a `Clip`
     painter: Painter,
     path: str | Path,  # any video file
+    progress: bool = True,  # a bar, if it takes longer than a second
 ) -> tuple[torch.Tensor, float]:  # (1, window, D) for `Painter.paint`; seconds
     "What a film's frames ask for, and how long it is. Raises MediaError."
-    frames = [(time, clip.encode_image([image])) for time, image in film_frames(path)]  # each alone: the same in any film
-    times, embeddings = zip(*frames)
+    from tqdm.auto import tqdm
+    bar = tqdm(film_frames(path), desc=f"looking at {Path(path).name}", unit="frame", delay=1, leave=False, disable=not progress)
+    times, embeddings = zip(*((time, clip.encode_image([image])) for time, image in bar))  # each alone: the same in any film
     seconds = probe(path).seconds or times[-1] + times[0]
     return over_time(torch.cat(embeddings), times, painter, seconds), seconds
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint
-from clipsonic.core import CheckpointError, InputError, noise_streams
+from clipsonic.core import CheckpointError, InputError, MediaError, noise_streams
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
 from clipsonic.systems import load_denoiser
@@ -37,9 +37,10 @@ def waves(sounds): return [s.waveform for s in sounds]
 
 # what comes out
 
-@pytest.mark.parametrize('seconds', [4.0, 4, 0.1, 0.001, 2.048, 3.33333, 9.7])
+@pytest.mark.parametrize('seconds', [4.0, 4, 0.001, 2.048, 4.096, 4.0961, *np.geomspace(0.1, 60, 50).round(7).tolist()])
 def test_duration_to_the_sample(pipe, seconds):
-    sound = quiet(pipe, 'a dog', seconds=seconds, seed=0, steps=1)
+    sound = quiet(pipe, 'a dog', seconds=seconds, seed=0, steps=1, guidance=1)
+    assert sound.waveform[:, -512:].abs().max() > 1e-4, 'no silent tail'
     assert sound.waveform.shape == (1, round(seconds * 16000)) and sound.sample_rate == 16000
 
 def test_one_sound_or_a_list(pipe, photo):
@@ -49,13 +50,13 @@ def test_one_sound_or_a_list(pipe, photo):
     assert [s.info['query'] for s in one(['rain', 'a dog'], n=2)] == ['rain', 'rain', 'a dog', 'a dog']
 
 def test_the_face_is_as_promised():
+    face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance=1.5, steps=None, sampler=None, system=None, template='a photo of {}', spacing=None, guidance_interval=None,
+                guidance_rescale=0.0, negative=None, best_of=None, audio=None, strength=None, inpaint=None, extend=None)
     parameters = inspect.signature(generate).parameters
-    assert {name: p.default for name, p in parameters.items()} == dict(
-        prompt=None, image=None, seconds=4.0, n=1, seed=None, guidance=1.5, steps=None, sampler=None, system=None, model='pocket',
-        template='a photo of {}', spacing=None, guidance_interval=None, guidance_rescale=0.0, negative=None, device=None, progress=True)
+    assert {name: p.default for name, p in parameters.items()} == {**face, 'model': 'pocket', 'device': None, 'progress': True}
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
-    method = {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'}
-    assert method == {name: p.default for name, p in parameters.items() if name not in ('model', 'device')}
+    assert {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'} == {**face, 'progress': True}
+    assert {name: p.default for name, p in inspect.signature(Request).parameters.items()} == face
 
 def test_priors(home, pipe, tmp_path, photo):
     "A text goes through PD where the model has that prior; each sound draws its own embedding, the same in any company; what does not belong together is refused."
@@ -164,17 +165,24 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     (dict(prompt=3), 'must be a text, not 3'), (dict(prompt=[]), 'empty list'), (dict(image=[]), 'empty list'), (dict(prompt='a', image='b.jpg'), 'leave the other out'),
     (dict(image='nonesuch.jpg'), "nonesuch.jpg"), (dict(image=3), 'not 3'), (dict(image=__file__), 'not an image'),
     (dict(prompt='a', system='IQ'), "'iq' takes an image"), (dict(prompt='a', system='pd'), "has no prior 'pd'"), (dict(prompt='a', system='XY'), "unknown system 'XY'"),
-    (dict(prompt='a', seconds=0), 'seconds must be'), (dict(prompt='a', seconds=-1), '-1'), (dict(prompt='a', seconds=30.01), 'at most 30, not 30.01'),
+    (dict(prompt='a', seconds=0), 'seconds must be'), (dict(prompt='a', seconds=-1), '-1'), (dict(prompt='a', seconds=3601), 'at most 3600, not 3601'),
     (dict(prompt='a', seconds=float('nan')), 'nan'), (dict(prompt='a', seconds='4'), "'4'"), (dict(prompt='a', seconds=1e-9), '1e-09'),
     (dict(prompt='a', n=0), 'n must be'), (dict(prompt='a', n=2.0), '2.0'), (dict(prompt='a', n=True), 'True'), (dict(prompt='a', seed=-1), 'seed'), (dict(prompt='a', seed=1.5), '1.5'),
     (dict(prompt='a', guidance=float('inf')), 'inf'), (dict(prompt='a', guidance=-1), '-1'), (dict(prompt='a', steps=0), 'steps must be'), (dict(prompt='a', steps=2.5), '2.5'),
     (dict(prompt='a', sampler='euler'), "unknown sampler 'euler'"), (dict(prompt='a', spacing='karras'), "unknown spacing 'karras'"),
     (dict(prompt='a', guidance_interval=(600, 200)), '(600, 200) is upside down'), (dict(prompt='a', guidance_interval=(0, 2000)), '2000'), (dict(prompt='a', guidance_rescale=1.5), 'rescale is 1.5'),
     (dict(prompt='a', negative='b', guidance=1.0), "negative prompt ('b') needs guidance above 1, not 1.0"), (dict(prompt='a', negative=' '), 'prompt is empty'),
+    (dict(video='nonesuch.mp4'), 'nonesuch.mp4: there is no such file'), (dict(video=__file__), 'is not a video'), (dict(video=[]), 'empty list'), (dict(video=3), 'not 3'), (dict(image='b.jpg', video='c.mp4'), 'both a image and a video'),
+    (dict(video='c.mp4', seconds=3), 'the film says how long it is'), (dict(video='c.mp4', system='zs'), "'zs' takes a prompt: for a video, choose 'iq'"), (dict(prompt='a', best_of=0), 'best_of must be'),
+    (dict(prompt='a', n=3, best_of=2), 'at least 3 and at most 10000, not 2: 3 are to be kept'), (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2: only sounds for a prompt'),
+    (dict(prompt='a', extend=1), 'extend is about a sound that is there'), (dict(prompt='a', audio='a.wav'), 'not none'), (dict(prompt='a', audio='a.wav', extend=1, strength=0.5), 'not strength and extend'),
+    (dict(prompt='a', audio='nonesuch.wav', extend=1), 'nonesuch.wav: there is no such file'), (dict(prompt='a', audio=3, extend=1), 'not 3'), (dict(prompt='a', audio='a.wav', seconds=2, extend=1), 'the given sound says how long'),
+    (dict(prompt='a', audio='a.wav', strength=2), 'strength must be a number, at least 0.01 and at most 1, not 2'), (dict(prompt='a', audio='a.wav', inpaint=2), 'inpaint is 2: expected two times'),
+    (dict(prompt='a', audio='a.wav', inpaint=(-1, 2)), 'inpaint must be a number, at least 0, not -1'), (dict(prompt='a', audio='a.wav', extend=0), 'extend must be'),
     (dict(prompt='much*a + b'), "'much' in 'much*a + b' is no weight"), (dict(prompt='0*a + b'), "'0'"), (dict(prompt='a + '), "a part of 'a + ' is empty"), (dict(prompt='a', template='sound'), 'has no {}'), (dict(prompt='a', template=None), 'has no {}'),
 ])
 def test_wrong_requests_name_the_value(pipe, wrong, says):
-    with pytest.raises(InputError) as error: quiet(pipe, **wrong)
+    with pytest.raises((InputError, MediaError)) as error: quiet(pipe, **wrong)
     assert says in str(error.value)
 
 def test_more_steps_than_the_training_had(pipe):

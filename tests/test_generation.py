@@ -1,0 +1,181 @@
+"""Sounds for films, sounds that go on, are mended or changed, the best of several, and the seams that long sounds must not have."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipsonic.core import Audio, InputError, MediaError, noise_streams
+from clipsonic.generation import Edit, carried_on, film_condition, film_frames, given_audio, over_time
+from clipsonic.pipeline import Pipeline
+from clipsonic.video import read_audio, write_soundtrack, write_video
+from clipsonic.windows import window_starts, windowed
+from tiny import tiny_model
+
+@pytest.fixture(scope='module')
+def pipe(tmp_path_factory): return Pipeline.load(tiny_model(tmp_path_factory.mktemp('tiny')/'runs'), 'cpu')
+
+@pytest.fixture(scope='module')
+def film(tmp_path_factory):
+    "Nine seconds, two pictures; and the pictures."
+    path = tmp_path_factory.mktemp('films')/'film.mp4'
+    pictures = [Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8, 3), np.uint8)).resize((64, 64), Image.Resampling.NEAREST) for k in range(2)]
+    write_video(path, [pictures[0]] * 18 + [pictures[1]] * 18, frame_rate=4)
+    return path
+
+@pytest.fixture(scope='module')
+def noise(): return Audio(0.1 * torch.randn(1, 48_000, generator=torch.Generator().manual_seed(0)), 16_000)
+
+def quiet(pipe, *args, **kwargs): return pipe.generate(*args, progress=False, **{'seed': 3, 'steps': 2, **kwargs})
+
+# films
+
+def test_a_film_gets_a_sound_of_its_length(pipe, film):
+    sound = quiet(pipe, video=film)
+    assert sound.waveform.shape == (1, 9 * 16_000) and sound.info['system'] == 'iq' and sound.info['query'] == str(film)
+    assert torch.equal(quiet(pipe, video=str(film)).waveform, sound.waveform)
+    two = quiet(pipe, video=[film, film], n=2)
+    assert len(two) == 4 and torch.equal(two[0].waveform, sound.waveform) and not torch.equal(two[1].waveform, sound.waveform)
+
+def test_the_sound_follows_the_pictures(pipe, film):
+    condition, seconds = film_condition(pipe.clip, pipe.painter, film, progress=False)
+    (starts, width), frames = pipe.painter.windows(9), dict(film_frames(film))
+    assert seconds == 9 and condition.shape == (1, len(starts), 24) and torch.allclose(condition.norm(dim=2), torch.ones(1, len(starts)))
+    early, late = (pipe.clip.encode_image([frames[t]])[0] for t in (0.25, 8.75))
+    assert (condition[0, 0] @ early) > 0.99 and (condition[0, -1] @ late) > 0.99
+    still = quiet(pipe, video=film).waveform, pipe.system('iq').sound(early[None], noise_streams(3, 1), 9.0, steps=2)
+    assert not torch.equal(*(w[..., -16_000:].reshape(-1) for w in still))
+
+@pytest.mark.parametrize('piece', [1.0, 2.5, 10.0, 100.0])
+def test_frames_come_in_order_whatever_the_piece(film, piece):
+    assert [t for t, _ in film_frames(film, piece=piece)] == [0.25 + 0.5 * k for k in range(18)]
+
+def test_a_film_without_pictures_is_named(pipe, noise, tmp_path):
+    noise.save(tmp_path/'song.wav')
+    with pytest.raises(MediaError, match='song.wav has sound but no picture') as error: quiet(pipe, video=tmp_path/'song.wav')
+    assert error.value.reason == 'no picture'
+
+def test_a_copy_of_the_film_with_its_sound(pipe, film, tmp_path):
+    sound = quiet(pipe, video=film)
+    write_soundtrack(film, tmp_path/'copy.mp4', sound)
+    assert abs(read_audio(tmp_path/'copy.mp4').seconds - 9) < 0.1 and len(list(film_frames(tmp_path/'copy.mp4'))) == 18
+
+def test_over_time_is_linear_between_and_constant_beyond(pipe):
+    a, b = torch.eye(24)[:2]
+    track = over_time(torch.stack([a, b]), [4.0, 6.0], pipe.painter, 10.0)[0]
+    starts, width = pipe.painter.windows(10.0)
+    for row, s in zip(track, starts):
+        middle = min((s + width / 2) * 0.032, (s * 0.032 + 10.0) / 2)
+        share = min(max((middle - 4) / 2, 0), 1)
+        torch.testing.assert_close(row, torch.nn.functional.normalize((1 - share) * a + share * b, dim=0))
+    assert torch.equal(over_time(torch.stack([a]), [1.0], pipe.painter, 2.0), a[None, None])
+
+# sounds that are there
+
+@pytest.mark.parametrize('task, samples', [(dict(extend=2.0), 80_000), (dict(extend=0.001), 48_016), (dict(extend=20.0), 368_000), (dict(inpaint=(1.0, 2.0)), 48_000), (dict(inpaint=(0, 1.0)), 48_000),
+                                           (dict(inpaint=(2.2, 3.0)), 48_000), (dict(inpaint=(1.0, 1.001)), 48_000), (dict(strength=0.5), 48_000), (dict(strength=1), 48_000)])
+@pytest.mark.parametrize('sampler', ['ddim', 'dpm++2m', 'ddpm'])
+def test_length_and_what_stays(pipe, noise, task, samples, sampler):
+    sound = quiet(pipe, 'a dog', audio=noise, sampler=sampler, **task)
+    assert sound.waveform.shape == (1, samples) and sound.peak <= 1
+    start, end = (round(16_000 * t) for t in task.get('inpaint', (3.0, 99.0) if 'extend' in task else (0.0, 99.0)))
+    assert torch.equal(sound.waveform[:, :start], noise.waveform[:, :start]) and torch.equal(sound.waveform[:, end:48_000], noise.waveform[:, end:])
+    assert not torch.equal(sound.waveform[:, start:end], noise.waveform[:, start:end])
+    assert torch.equal(sound.waveform, quiet(pipe, ['rain', 'a dog'], audio=noise, sampler=sampler, **task)[1].waveform), 'the same in any company'
+
+def test_files_other_rates_and_loud_sounds(pipe, tmp_path, noise):
+    Audio(0.1 * torch.randn(2, 44_100, generator=torch.Generator().manual_seed(1)), 44_100).save(tmp_path/'stereo.flac')
+    assert quiet(pipe, 'a dog', audio=tmp_path/'stereo.flac', extend=1).waveform.shape == (1, 32_000)
+    loud = Audio(noise.waveform / noise.peak, 16_000)
+    assert torch.equal(quiet(pipe, 'a dog', audio=loud, extend=1).waveform[:, :48_000], loud.waveform), 'what was given is not turned down'
+
+def test_strength_is_how_far_it_goes(pipe, noise):
+    asked = Edit.of(noise, strength=0.5).given(pipe.painter)
+    painted = [pipe.painter.paint(torch.nn.functional.normalize(torch.ones(1, 24)), noise_streams(0, 1), **{**asked, 'strength': s})[..., :93] for s in (0.02, 0.3, 0.9)]
+    off = [(mel - asked['given'][..., :93]).abs().mean().item() for mel in painted]
+    assert off[0] < off[1] < off[2], off
+
+@pytest.mark.parametrize('samples, task, says', [
+    (48_000, dict(inpaint=(2.0, 9.0)), 'is not inside the sound of 3 s'), (48_000, dict(inpaint=(2.0, 1.0)), 'is not inside'), (48_000, dict(inpaint=(0.0, 3.0)), '0.00 s of sound lie beside'), (1_000, dict(extend=1.0), '0.06 s of sound'),
+])
+def test_impossible_spans(noise, samples, task, says):
+    with pytest.raises(InputError) as error: Edit.of(Audio(noise.waveform[:, :samples], 16_000), **task)
+    assert says in str(error.value)
+
+@pytest.mark.parametrize('task', [dict(extend=1.0), dict(inpaint=(1.0, 2.0)), dict(strength=0.5)])
+def test_silence_cannot_be_continued(pipe, task):
+    with pytest.raises(InputError, match='is silent .*nothing to continue'): quiet(pipe, 'a dog', audio=Audio(torch.zeros(1, 48_000), 16_000), **task)
+
+def test_more_steps_than_a_strength_leaves(pipe, noise):
+    with pytest.raises(InputError, match='at most 40, not 50.*of which strength 0.01 leaves 40'): quiet(pipe, 'a dog', audio=noise, strength=0.01, steps=50)
+
+def test_a_given_sound_is_left_alone(pipe, noise):
+    before = noise.waveform.clone()
+    quiet(pipe, 'a dog', audio=noise, inpaint=(1, 2))
+    assert torch.equal(noise.waveform, before) and given_audio(noise, 16_000) is noise
+
+@pytest.mark.parametrize('hertz', [110, 440, 3000])
+def test_a_tone_is_carried_on_as_a_tone(hertz):
+    tone = torch.sin(2 * torch.pi * hertz / 16_000 * torch.arange(16_320))[None] * 0.3
+    assert (carried_on(tone[:, :16_000], 320) - tone[:, 16_000:]).abs().max() < 0.05
+
+def test_carrying_on_stays_bounded(noise):
+    for samples in (70, 200, 5000): assert carried_on(noise.waveform[:, :samples], 320).abs().max() < 2 * noise.peak
+
+# the best of several
+
+def test_the_best_of_several(pipe):
+    make = lambda **more: quiet(pipe, ['a dog', 'rain + 2*a dog'], seconds=1.0, **more)
+    every, kept = make(n=4), make(n=2, best_of=4)
+    assert len(kept) == 4 and [s.info['query'] for s in kept] == ['a dog'] * 2 + ['rain + 2*a dog'] * 2
+    for q, prompts in enumerate([[(1.0, 'a dog')], [(1 / 3, 'rain'), (2 / 3, 'a dog')]]):
+        wanted = sum(w * pipe.listener.encode_text([p])[0] for w, p in prompts)
+        scores = [(pipe.listener.encode_audio(s.waveform[None], 16_000)[0] @ wanted).item() for s in every[4 * q:4 * q + 4]]
+        best = sorted(range(4), key=lambda k: -scores[k])[:2]
+        for k, sound in zip(best, kept[2 * q:2 * q + 2]): assert sound.info['clap'] == scores[k] and sound.info['number'] == k and torch.equal(sound.waveform, every[4 * q + k].waveform)
+    assert not isinstance(quiet(pipe, 'a dog', seconds=1.0, best_of=3), list)
+
+# long sounds
+
+@pytest.mark.parametrize('frames', [129, 260, 1875])
+def test_memory_and_answers_do_not_depend_on_where_windows_lie(frames):
+    "A model that answers frame by frame gives the same through windows as without."
+    model, x = lambda x, time: torch.cat([x.sin(), x.cos()], dim=1), torch.randn(1, 1, 8, frames, generator=torch.Generator().manual_seed(0))
+    starts, widest = window_starts(frames, 128), []
+    def narrow(x, time):
+        widest.append(x.shape)
+        return model(x, time)
+    groups = [starts[i:i + 3] for i in range(0, len(starts), 3)]
+    torch.testing.assert_close(windowed([narrow] * len(groups), groups, 128)(x, torch.zeros(1)), model(x, None))
+    assert {shape[3] for shape in widest} == {128} and max(shape[0] for shape in widest) == min(3, len(starts))
+
+def flux(mel):
+    "(frame,) rise of the log-mel from frame to frame, in units of its median over the 31 frames around."
+    rise = mel.reshape(64, -1).diff(dim=1).clamp(min=0).mean(0)
+    around = torch.nn.functional.pad(rise[None, None], (15, 15), mode='reflect')[0, 0].unfold(0, 31, 1).median(1).values
+    return rise / around
+
+def rate_at(mels, positions, threshold):
+    "Share of positions where flux within a frame of them is above the threshold."
+    hits = [flux(m)[max(0, p - 2):p + 1].max() > threshold for m, where in zip(mels, positions) for p in where]
+    return sum(hits) / len(hits), len(hits)
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_a_minute_has_no_seams(pocketav):
+    "The detector's threshold is where it fires at 5 % of places of real recordings; at windows' edges it must not fire more often than there, and it must where windows are put side by side."
+    real = [read_audio(f).mel() for f in sorted((pocketav/'real').glob('*.mp4'))]
+    real = [m for m in real if m.shape[2] > 200]
+    places = [range(20, m.shape[2] - 20, 16) for m in real]
+    highest = torch.cat([torch.stack([flux(m)[p - 2:p + 1].max() for p in where]) for m, where in zip(real, places)])
+    threshold = highest.quantile(0.95)
+    pocket = Pipeline.load('pocket', 'cpu')
+    prompts = ['rain falling', 'sea waves', 'playing violin', 'helicopter flying']
+    made = pocket.generate(prompts, seconds=60.0, seed=0, steps=11, sampler='dpm++2m', guidance_interval=(100, 970), progress=False)
+    starts, width = pocket.painter.windows(60.0)
+    edges = sorted({e for s in starts for e in (s, s + width) if 20 < e < 1875 - 20})
+    rate, n = rate_at([s.mel() for s in made], [edges] * len(made), threshold)
+    elsewhere, _ = rate_at([s.mel() for s in made], [range(40, 1800, 16)] * len(made), threshold)
+    pieces = pocket.generate(prompts, n=4, seconds=4.096, seed=0, steps=11, sampler='dpm++2m', guidance_interval=(100, 970), progress=False)
+    apart, _ = rate_at([Audio(torch.cat([s.waveform for s in pieces[4 * k:4 * k + 4]], dim=1), 16_000).mel() for k in range(len(prompts))], [[128, 256, 384]] * len(prompts), threshold)
+    print(f'\nfires at 5.0 % of real places, {rate:.1%} of {n} windows\' edges, {elsewhere:.1%} of other places, {apart:.1%} of joints of sounds side by side')
+    assert rate <= 0.05 + 2 * (0.05 * 0.95 / n) ** 0.5 and apart > 0.3
