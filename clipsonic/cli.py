@@ -60,7 +60,7 @@ def sound_paths(
         raise InputError(f"cannot write into {parent}: there is no such folder; make it first")
     endings = [*FORMATS, *FILMS] if films else [*FORMATS]
     if folder is None and Path(out).suffix.lower() not in endings:
-        raise InputError(f"cannot save as {out!r}: the name must end in {', '.join(endings)}, or be a folder that is there")
+        raise InputError(f"cannot save as {out!r}: the name must end in {', '.join(endings)}, or be a folder that is there" + ("; copies of films are written for --video" if not films and Path(out).suffix.lower() in FILMS else ""))
     if folder is None: return [Path(out)] if len(queries) == 1 else [Path(out).with_stem(f"{Path(out).stem}-{i}") for i in range(1, len(queries) + 1)]
     paths = []
     for query in queries:

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 from clipsonic import __version__
 from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint
 from clipsonic.cli import main, parser
 from clipsonic.core import Audio
-from clipsonic.video import read_frames
+from clipsonic.video import probe, read_frames, write_video
 from tiny import tiny_model
 
 @pytest.fixture(scope='module')
@@ -39,6 +40,8 @@ def run(capsys):
     return run
 
 fast = ['--steps', '1', '--seconds', '0.2', '--seed', '7', '--device', 'cpu']
+
+def sound_of(path): return torch.from_numpy(soundfile.read(path, dtype='float32', always_2d=True)[0].T), 16_000
 
 def files(folder='.'): return sorted(p.name for p in Path(folder).iterdir() if p.name not in ('photo.png', 'text.txt'))
 
@@ -77,6 +80,43 @@ def test_several_sounds(run, here, model):
     status, out, _ = run('generate', '--image', 'photo.png', 'photo.png', '--model', model, '-o', 'x.flac', *fast)
     assert status == 0 and 'x-2.flac: 0.200 s at 16000 Hz, seed 7, number 1' in out
     assert files() == ['out', 'x-1.flac', 'x-2.flac']
+
+def test_films(run, here, model):
+    write_video('Silent film.mp4', [Image.new('RGB', (64, 48), colour) for colour in ('red', 'blue')] * 6, frame_rate=4)
+    words = ['generate', '--video', 'Silent film.mp4', '--model', model, '--steps', '1', '--seed', '7', '--device', 'cpu']
+    status, out, _ = run(*words, '-o', 'with.mkv')
+    assert status == 0 and 'with.mkv: 3.000 s at 16000 Hz, seed 7' in out
+    assert (probe('with.mkv').video, probe('with.mkv').audio) == ('h264', 'aac') and len(read_frames('with.mkv', rate=4)[1]) == 12
+    for more in (['-o', 'only.wav'], ['--n', '2'], ['--guidance', '1', '-o', 'Silent film.mp4']): assert run(*words, *more)[0] == 0
+    assert files() == ['Silent film.mp4', 'only.wav', 'silent-film-2.mp4', 'silent-film.mp4', 'with.mkv'] and Audio(*sound_of('only.wav')).seconds == 3
+    assert probe('Silent film.mp4').audio == 'aac', 'a film may get its sound in its place'
+
+def test_sounds_that_are_there(run, here, model):
+    assert run('generate', 'rain', '--model', model, '-o', 'rain.wav', *fast[:-4], '--seconds', '2')[0] == 0
+    for words, seconds in ((['--extend', '1'], 3), (['--inpaint', '0.5', '1'], 2), (['--strength', '0.5'], 2)):
+        assert run('generate', 'a dog', '--audio', 'rain.wav', '--model', model, '-o', 'new.wav', '--steps', '1', *words)[0] == 0
+        old, new = sound_of('rain.wav')[0], sound_of('new.wav')[0]
+        assert new.shape[1] == 16_000 * seconds and (words[0] == '--strength' or (old[:, :8000] == new[:, :8000]).all())
+    assert run('generate', 'a dog', '--best-of', '3', '--model', model, '-o', 'best.wav', *fast)[0] == 0
+
+def test_half_precision(run, here, model):
+    for name, words in {'a': [], 'b': ['--precision', 'bfloat16']}.items(): assert run('generate', 'rain', '--model', model, '-o', f'{name}.wav', *fast, *words)[0] == 0
+    a, b = sound_of('a.wav')[0], sound_of('b.wav')[0]
+    assert not torch.equal(a, b) and torch.corrcoef(torch.cat([a, b]))[0, 1] > 0.5
+
+def test_without_a_compiler_it_goes_on_with_a_word(run, here, model):
+    words = ['generate', 'rain', '--model', model, *fast]
+    done = clipsonic(*words, '-o', 'a.wav', '--compile', env={**os.environ, 'CXX': 'nonesuch', 'TORCHINDUCTOR_CACHE_DIR': str(here/'kept')})
+    assert done.returncode == 0 and 'warning: torch.compile does not work here' in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    assert run(*words, '-o', 'b.wav')[0] == 0 and Path('a.wav').read_bytes() == Path('b.wav').read_bytes()
+
+@pytest.mark.slow
+def test_compiled(run, here, model):
+    words = ['generate', 'rain', '--model', model, *fast]
+    for name, more in {'a': ['--compile'], 'b': []}.items():
+        status, _, err = run(*words, '-o', f'{name}.wav', *more)
+        assert status == 0 and 'compile' not in err, err
+    assert (sound_of('a.wav')[0] - sound_of('b.wav')[0]).abs().max() < 1e-2
 
 @pytest.mark.data
 def test_sounds_for_the_frames_of_natural_videos(run, here, pocketav):
@@ -132,7 +172,10 @@ def test_info_about_shards(run, here):
     (['generate', 'a', '--seed', '-1'], 'seed'), (['generate', 'a', '--guidance', 'inf'], 'inf'), (['generate', 'a', '--template', 'photo'], 'has no {}'),
     (['generate', 'a', '--model', 'nonesuch'], "no model 'nonesuch'"), (['generate', 'a', '--model', '.'], 'not a checkpoint'), (['generate', 'a', '--model', 'text.txt'], 'text.txt'),
     (['generate', 'a', '-o', 'nowhere/a.wav'], 'nowhere'), (['generate', 'a', '-o', 'nowhere/'], 'nowhere'), (['generate', 'a', '-o', 'a.mp3'], '.wav, .flac, .ogg'),
-    (['generate', 'a', '-o', 'a'], '.wav, .flac, .ogg'),
+    (['generate', 'a', '-o', 'a'], '.wav, .flac, .ogg'), (['generate', 'a', '-o', 'a.mp4'], 'copies of films are written for --video'), (['generate', '--video', 'nonesuch.mp4'], 'nonesuch.mp4'),
+    (['generate', '--video', 'text.txt'], 'is not a video'), (['generate', '--video', 'photo.png', '-o', 'a.mp3'], '.mp4, .mov, .mkv, .webm'), (['generate', 'a', '--audio', 'nonesuch.wav', '--extend', '1'], 'nonesuch.wav'),
+    (['generate', 'a', '--audio', 'text.txt', '--extend', '1'], 'text.txt'), (['generate', 'a', '--extend', '1'], 'give it as `audio`'), (['generate', 'a', '--precision', 'int8'], "precision is 'int8'"),
+    (['generate', 'a', '--best-of', '0'], 'best_of'), (['generate', '--image', 'photo.png', '--best-of', '2'], 'only sounds for a prompt'), (['generate', 'a', '--video', 'b.mp4'], 'leave the other out'),
     (['train', '--preset', 'pockets', '--data', '.', '--out', 'run'], "'pockets': expected one of pocket"), (['train', '--preset', 'pocket', '--data', '.', '--out', 'run'], 'shards'),
     (['train', '--preset', 'pocket-clip', '--data', '.', '--out', 'run'], 'image-text'), (['train', '--preset', 'pocket', '--data', 'nonesuch', '--out', 'run'], 'nonesuch'),
     (['info', 'nonesuch'], 'nonesuch: there is no such file'), (['info', '.'], 'not a checkpoint'), (['info', 'text.txt'], 'text.txt'),
