@@ -1,0 +1,186 @@
+"""The studio, driven as a hand would: controls set, buttons pressed, and what is then shown. With small random weights, and without a browser."""
+import _thread
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from datetime import datetime, timezone
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipsonic.checkpoint import load_config
+from clipsonic.core import CheckpointError, InputError, MediaError
+from clipsonic.pipeline import generate, pack
+from clipsonic.studio import Studio, call, look
+from films import cut, film, song
+from tiny import tiny_model, tiny_prior
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    "A tiny model with a PD prior and no SD."
+    home = tmp_path_factory.mktemp('tiny')
+    tiny_model(home)
+    tiny_prior(home/'pd', load_config(home/'denoiser')['clip'])
+    return pack(home/'clip', home/'denoiser', home/'vocoder', home/'bridged', knows=['dog'], priors={'pd': home/'pd'})
+
+@pytest.fixture
+def studio(model):
+    studio = Studio(model, 'cpu')
+    studio.seconds.value, studio.seed.value = 0.5, 7
+    return studio
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path/'photo.png')
+    return tmp_path/'photo.png'
+
+def upload(studio, path, kind='image/png'):
+    "What the browser sends."
+    studio.tabs.selected_index = 1
+    studio.upload.value = ({'name': path.name, 'type': kind, 'size': path.stat().st_size, 'content': memoryview(path.read_bytes()), 'last_modified': datetime.now(timezone.utc)},)
+
+def press(studio, **values):
+    for name, value in values.items(): getattr(studio, name).value = value
+    studio.button.click()
+    assert not studio.button.disabled and studio.button.description == 'Generate'
+
+def same(sound, *args, **kwargs): return torch.equal(sound.waveform, generate(*args, device='cpu', progress=False, **kwargs).waveform)
+def shown(studio): return [child.value for child in studio.rows.children]
+
+# what comes out
+
+def test_a_text_gives_what_generate_gives(studio, model):
+    press(studio, prompt='a dog')
+    sound, = studio.sounds
+    assert studio.message.value == '' and same(sound, 'a dog', seconds=0.5, seed=7, model=model)
+    assert sound.info == generate('a dog', seconds=0.5, seed=7, model=str(model), progress=False).info
+    press(studio, seconds=0.7, seed=8, guidance=2.3, steps=2, sampler='dpm++2m', system='zs', negative=' rain ')
+    assert same(studio.sounds[0], 'a dog', seconds=0.7, seed=8, guidance=2.3, steps=2, sampler='dpm++2m', system='zs', negative='rain', model=model)
+
+def test_a_row_shows_players_pictures_and_settings(studio):
+    press(studio, prompt='a <b>dog</b>', n=2, steps=2, negative='rain')
+    row, = shown(studio)
+    assert row.count('<audio controls') == 2 == row.count('alt="spectrogram"') and '<b>' not in row
+    captions = re.findall('<figcaption>(.*?)</figcaption>', row)
+    assert captions == [f'length 0.5 s, number {k}, system pd, seed 7, guidance 1.5, steps 2, sampler ddim, negative rain' for k in (0, 1)]
+
+def test_the_line_above_a_row_makes_it_again(studio):
+    press(studio, prompt='a dog\'s "bark"', n=2, steps=2, guidance=1.1)
+    again = eval(call(studio.arguments()), {'generate': lambda **asked: generate(progress=False, **asked)})
+    assert [torch.equal(a.waveform, b.waveform) for a, b in zip(again, studio.sounds)] == [True, True]
+    assert 'guidance=1.1' in shown(studio)[0] and 'negative' not in call(studio.arguments()) and 'system' not in call(studio.arguments())
+
+def test_rows_pile_up_and_are_cleared(studio):
+    press(studio, prompt='a dog', steps=1)
+    first = studio.sounds[0]
+    press(studio, prompt='rain', n=2)
+    assert [s.info['query'] for s in studio.sounds] == ['rain', 'rain', 'a dog'] and studio.sounds[2] is first
+    assert 'rain' in shown(studio)[0] and 'a dog' in shown(studio)[1]
+    studio.clear.click()
+    assert studio.sounds == [] and shown(studio) == []
+    press(studio)
+    assert len(shown(studio)) == 1
+
+def test_a_picture_by_upload_or_by_path(studio, model, photo):
+    upload(studio, photo)
+    assert 'photo.png: a picture of 60 × 40 pixels' in studio.seen.value and '<img' in studio.seen.value and studio.upload.value == ()
+    kept = studio.path.value
+    assert kept.startswith(studio.folder.name)
+    press(studio, steps=2)
+    assert same(studio.sounds[0], image=photo, seconds=0.5, seed=7, steps=2, model=model) and studio.sounds[0].info['system'] == 'iq'
+    press(studio, path=f' {photo} ')
+    assert torch.equal(studio.sounds[0].waveform, studio.sounds[1].waveform) and f"image='{photo}'" in call(studio.arguments())
+    Image.new('RGB', (8, 9)).save(photo)
+    upload(studio, photo)
+    assert '8 × 9' in studio.seen.value and studio.path.value != kept, 'a file of the same name is another file'
+
+def test_the_tab_in_front_decides(studio, photo):
+    upload(studio, photo)
+    studio.prompt.value, studio.tabs.selected_index = 'a dog', 0
+    assert studio.arguments()['prompt'] == 'a dog' and 'image' not in studio.arguments()
+    studio.tabs.selected_index = 1
+    assert 'image' in studio.arguments() and 'prompt' not in studio.arguments()
+
+def test_the_systems_are_those_that_fit(studio):
+    offered = lambda: [name for _, name in studio.system.options]
+    assert offered() == ['', 'zs', 'pd'] and studio.system.label == 'let the model choose'
+    studio.tabs.selected_index = 1
+    assert offered() == ['', 'iq']
+
+def test_fresh_seeds(studio, model):
+    studio.fresh.click()
+    first = studio.seed.value
+    studio.fresh.click()
+    assert first != studio.seed.value and 0 <= first and Studio(model, 'cpu').seed.value != Studio(model, 'cpu').seed.value
+
+def test_the_button_sleeps_meanwhile(studio):
+    states = []
+    studio.button.observe(lambda change: states.append(change['new']), 'disabled')
+    press(studio, prompt='a dog', steps=1)
+    press(studio, prompt='')
+    assert states == [True, False, True, False]
+
+# what is refused, and what is warned of
+
+def test_what_can_be_mended_is_said_in_red(studio, photo, tmp_path):
+    def says(**values):
+        press(studio, **values)
+        assert 'jp-error' in studio.message.value and studio.sounds == []
+        return studio.message.value
+    assert 'the prompt is empty' in says(prompt=' ')
+    assert 'needs guidance above 1, not 1.0' in says(prompt='a dog', negative='rain', guidance=1.0)
+    studio.tabs.selected_index, studio.negative.value = 1, ''
+    assert 'no file yet' in says()
+    (tmp_path/'notes.txt').write_text('<i>neither</i>')
+    assert 'notes.txt is neither a picture nor a video' in says(path=str(tmp_path/'notes.txt')) and 'neither' in studio.seen.value
+    assert 'there is no such file' in says(path='none.png')
+    assert 'cannot be read as an image' in says(path=str(cut(photo, 0.5)))
+    press(studio, path='', prompt='a dog', guidance=1.5)
+    assert studio.seen.value == ''
+    studio.tabs.selected_index = 0
+    press(studio, steps=1)
+    assert studio.message.value == '' and len(studio.sounds) == 1, 'the message goes when all is well again'
+
+def test_bounds(studio):
+    for name, value, most in ('steps', 0, 1), ('n', 0, 1), ('n', 99, 8), ('seconds', 1e9, studio.seconds.max), ('seed', -1, 0):
+        getattr(studio, name).value = value
+        assert getattr(studio, name).value == most
+
+def test_what_generate_warns_of_is_shown(studio):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        press(studio, prompt='a <theremin>', steps=1)
+        assert 'theremin' in studio.message.value and 'jp-warn' in studio.message.value and '<theremin>' not in studio.message.value and len(studio.sounds) == 1
+        press(studio)
+        assert 'theremin' in studio.message.value, 'every time'
+
+def test_a_fault_is_no_message(studio):
+    "What the user cannot mend is raised, and the button is there again."
+    studio.prompt.value, studio.rows = 'a dog', None
+    with pytest.raises(AttributeError): studio.make()
+    assert not studio.button.disabled
+
+def test_it_can_be_stopped(studio):
+    stop = threading.Timer(0.3, _thread.interrupt_main)
+    stop.start()
+    press(studio, prompt='a dog', n=8, seconds=4.0, steps=100)
+    assert 'stopped' in studio.message.value and studio.sounds == [] == shown(studio)
+
+def test_a_model_that_is_none():
+    with pytest.raises(CheckpointError, match='nonesuch'): Studio('nonesuch')
+
+@pytest.mark.parametrize('make, error', [
+    (lambda path: song(path/'song.mp3'), 'no picture'), (lambda path: path, 'neither a picture nor a video'), (lambda path: cut(film(path/'film.mp4'), 0.5), 'cut off or damaged')])
+def test_files_that_are_nothing_to_see(tmp_path, make, error):
+    with pytest.raises((InputError, MediaError), match=error): look(make(tmp_path))
+
+def test_names_do_not_decide(tmp_path):
+    assert look(film(tmp_path/'film.mp4').rename(tmp_path/'film.png'))[::2] == ('video', 'a video of 2.00 s')
+
+def test_the_import_is_light():
+    heavy = subprocess.run([sys.executable, '-c', 'import sys, clipsonic.studio; print([m for m in ("open_clip", "dalle2_pytorch", "librosa", "matplotlib", "webdataset", "av") if m in sys.modules])'], capture_output=True, text=True)
+    assert heavy.stdout.strip() == '[]', heavy.stdout + heavy.stderr
