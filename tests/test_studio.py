@@ -1,5 +1,6 @@
 """The studio, driven as a hand would: controls set, buttons pressed, and what is then shown. With small random weights, and without a browser."""
 import _thread
+import base64
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import threading
 import warnings
 from datetime import datetime, timezone
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from clipsonic.checkpoint import load_config
 from clipsonic.core import CheckpointError, InputError, MediaError
 from clipsonic.pipeline import generate, pack
 from clipsonic.studio import Studio, call, look
+from clipsonic.video import read_audio, read_frames
 from films import cut, film, song
 from tiny import tiny_model, tiny_prior
 
@@ -97,6 +100,35 @@ def test_a_picture_by_upload_or_by_path(studio, model, photo):
     Image.new('RGB', (8, 9)).save(photo)
     upload(studio, photo)
     assert '8 × 9' in studio.seen.value and studio.path.value != kept, 'a file of the same name is another file'
+
+def test_a_film_by_upload_or_by_path(studio, model, tmp_path):
+    path = film(tmp_path/'film.mp4', 1.5, audio=None)
+    upload(studio, path, 'video/mp4')
+    assert 'film.mp4: a video of 1.50 s' in studio.seen.value and studio.seconds.disabled
+    press(studio, steps=2, n=2)
+    again = generate(video=path, seed=7, steps=2, n=2, model=model, device='cpu', progress=False)
+    assert all(torch.equal(a.waveform, b.waveform) and a.seconds == 1.5 for a, b in zip(again, studio.sounds, strict=True))
+    films = re.findall('<video controls src="data:video/mp4;base64,(.*?)">', shown(studio)[0])
+    assert len(films) == 2 == shown(studio)[0].count('alt="spectrogram"')
+    for k, sound in enumerate(studio.sounds):
+        (tmp_path/f'{k}.mp4').write_bytes(base64.b64decode(films[k]))
+        heard = read_audio(tmp_path/f'{k}.mp4').waveform[0, :24000]
+        assert np.corrcoef(heard, sound.waveform[0])[0, 1] > 0.9, 'each copy has its own sound'
+        assert len(read_frames(tmp_path/f'{k}.mp4', 8)[1]) == 12
+    studio.tabs.selected_index = 0
+    assert not studio.seconds.disabled
+    studio.tabs.selected_index = 1
+    press(studio, path=str(path), n=1)
+    assert torch.equal(studio.sounds[0].waveform, studio.sounds[1].waveform) and 'seconds' not in studio.arguments()
+
+def test_a_film_that_no_copy_holds_keeps_its_sound(studio, tmp_path):
+    with av.open(str(film(tmp_path/'film.mp4', 1.0))) as old, av.open(str(tmp_path/'old.avi'), 'w') as new:
+        stream = new.add_stream('wmv2', rate=8, width=64, height=48, pix_fmt='yuv420p')
+        for frame in old.decode(video=0): new.mux(stream.encode(frame))
+        new.mux(stream.encode(None))
+    studio.tabs.selected_index = 1
+    press(studio, path=str(tmp_path/'old.avi'), steps=1)
+    assert len(studio.sounds) == 1 and 'do not go into' in shown(studio)[0] and '<audio' in shown(studio)[0] and '<video' not in shown(studio)[0]
 
 def test_the_tab_in_front_decides(studio, photo):
     upload(studio, photo)
