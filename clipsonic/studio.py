@@ -178,10 +178,10 @@ def reseed(self: Studio, button=None):
     "Draw another seed."
     self.seed.value = secrets.randbelow(1_000_000)
 
-# %% ../nbs/61_studio.ipynb #6438fc02
+# %% ../nbs/61_studio.ipynb #c7594ee6
 @patch
 def arguments(self: Studio) -> dict:
-    "What `generate` is asked, as far as it differs from its defaults. Raises InputError."
+    "What `generate` is asked, as far as it differs from its defaults. Raises InputError and MediaError."
     if self.tabs.selected_index == 0: source = {"prompt": self.prompt.value}
     else: source = {look(self.file())[0]: self.file()}
     asked = source | dict(seconds=None if "video" in source else round(self.seconds.value, 2), n=self.n.value, seed=self.seed.value, guidance=round(self.guidance.value, 2), steps=self.steps.value,

@@ -72,7 +72,7 @@ def test_a_row_shows_players_pictures_and_settings(studio):
     assert captions == [f'length 0.5 s, number {k}, system pd, seed 7, guidance 1.5, steps 2, sampler ddim, negative rain' for k in (0, 1)]
 
 def test_the_line_above_a_row_makes_it_again(studio):
-    press(studio, prompt='a dog\'s "bark"', n=2, steps=2, guidance=1.1)
+    press(studio, prompt='the "dog"', n=2, steps=2, guidance=1.1)
     again = eval(call(studio.arguments()), {'generate': lambda **asked: generate(progress=False, **asked)})
     assert [torch.equal(a.waveform, b.waveform) for a, b in zip(again, studio.sounds)] == [True, True]
     assert 'guidance=1.1' in shown(studio)[0] and 'negative' not in call(studio.arguments()) and 'system' not in call(studio.arguments())
