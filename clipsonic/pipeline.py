@@ -111,8 +111,7 @@ class Pipeline:
         "Load a model. Raises CheckpointError and InputError that say what is wrong with it."
         device, folder = pick_device(device), weights_folder(model)
         config = load_config(folder)
-        if config["kind"] not in ("pipeline", "denoiser"):
-            raise CheckpointError(f"{model} holds a {config['kind']}: to generate, give a denoiser's run or what `clipsonic pack` made")
+        if config["kind"] not in ("pipeline", "denoiser"): raise CheckpointError(f"{model} holds a {config['kind']}: to generate, give a denoiser's run or what `clipsonic pack` made")
         if config["kind"] == "pipeline" and clip is not None: raise InputError(f"{model} holds its CLIP already: clip={str(clip)!r} is for the run of a denoiser, leave it out")
         parts = {"clip": folder / "clip", "vocoder": folder / "vocoder"} if config["kind"] == "pipeline" else {}
         painter = load_denoiser(folder / "denoiser" if parts else folder, device, precision)
@@ -130,10 +129,6 @@ class Pipeline:
         names, template = self.config.get("knows", []), self.config.get("template", "a photo of {}")
         return names, self.clip.encode_text([template.replace("{}", name) for name in names]) if names else torch.empty(0)
 
-    def __repr__(self):
-        n = sum(p.numel() for p in self.painter.unet.parameters())
-        return f"Pipeline({self.name!r}: denoiser of {n/1e6:.1f} M parameters, CLIP {self.clip.identity['name']!r}, on {self.painter.unet.null.device})"
-
 # %% ../nbs/52_pipeline.ipynb #1a7be264
 @patch
 def prior(self: Pipeline,
@@ -150,6 +145,11 @@ def listener(self: Pipeline):
     "The pocket CLAP, loaded at the first call."
     if "clap" not in self.loaded: self.loaded["clap"] = load_clap("pocket", device=self.painter.unet.null.device)
     return self.loaded["clap"]
+
+@patch
+def __repr__(self: Pipeline):
+    n = sum(p.numel() for p in self.painter.unet.parameters())
+    return f"Pipeline({self.name!r}: denoiser of {n/1e6:.1f} M parameters, CLIP {self.clip.identity['name']!r}, on {self.painter.unet.null.device})"
 
 # %% ../nbs/52_pipeline.ipynb #dff5f28c
 SHORTEST, LONGEST = 0.001, 3600.0  # seconds
@@ -463,6 +463,8 @@ def generate(
     request = Request(prompt, **kwargs)
     made = kept(model, device).answer(request, progress)
     return made if request.several else made[0]
+
+for each in generate, Pipeline.generate: each.__delwrap__ = Request  # whose comments document the parameters that it hands on
 
 # %% ../nbs/52_pipeline.ipynb #2957c649
 def pack(
