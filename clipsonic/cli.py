@@ -126,7 +126,7 @@ def add_generate(commands):
         clipsonic generate "playing the flute" --audio violin.wav --strength 0.6 -o flute.wav
         clipsonic generate "piano + violin" --negative drums --guidance 2
         clipsonic generate "a dog barking" --model runs/mine --steps 50 --sampler ddim
-        clipsonic generate "a dog barking" --steps 11 --sampler dpm++2m --guidance-interval 100 970""")
+        clipsonic generate "a dog barking" --steps 1000 --sampler ddpm --guidance-interval 0 1000""")
     p.add_argument("prompt", nargs="*", metavar="PROMPT", help='what should be heard; several prompts make several sounds, and "piano + guitar" or "2*piano + guitar" makes one of both')
     p.add_argument("--image", nargs="+", action="extend", metavar="FILE", help="pictures to make sounds for, instead of prompts")
     p.add_argument("--video", nargs="+", action="extend", metavar="FILE", help="films to make sounds for, instead of prompts, each as long as its film")

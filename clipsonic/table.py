@@ -77,7 +77,7 @@ def about_sets(pipeline: Pipeline, **protocol) -> dict:
     "What the sounds of a model depend on"
     parts = {"denoiser": pipeline.painter.unet, **{name: pipeline.prior(name).network for name in pipeline.priors}}
     return {"kind": "table", "weights": {name: tensors_digest(part.state_dict()) for name, part in parts.items()} | {"vocoder": pipeline.vocoder.hash, "clip": pipeline.clip.identity["hash"]},
-            "guidance": 1.5, "steps": pipeline.painter.steps, "sampler": pipeline.painter.sampler, **protocol}
+            "guidance": 1.5, "steps": pipeline.painter.steps, "sampler": pipeline.painter.sampler, "guidance_interval": pipeline.painter.guidance_interval and list(pipeline.painter.guidance_interval), **protocol}
 
 
 def make_sets(
