@@ -104,7 +104,7 @@ def add_denoising(p):
     group.add_argument("--steps", type=int, help="steps of the denoising (default: the model's own number)")
     group.add_argument("--sampler", help="ddim, ddpm or dpm++2m (default: the model's own)")
     group.add_argument("--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")
-    group.add_argument("--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance only between these times, from 0 (clean) to 1000 (noise); elsewhere a step costs half (default: the model's own)")
+    group.add_argument("--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance only between these times, from 0 (clean) to 1000 (noise); elsewhere a step costs half, and 0 1000 is always (default: the model's own)")
     group.add_argument("--guidance-rescale", type=float, default=0.0, metavar="SHARE", help="0 to 1: bring guided answers back to the spread of plain ones (default: 0)")
     group.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
     group.add_argument("--clip", metavar="PATH", help="where the model's CLIP is: the folder of one of yours, or a file with ViT-L-14's weights")

@@ -235,7 +235,7 @@ class Request:
     system: str | None = None  # "zs", "pd", "sd" or "iq"; None: "iq" for images and films, for texts "pd" where the model has that prior, else "zs"
     template: str = "a photo of {}"  # what CLIP reads, with the prompt in place of {}
     spacing: str | None = None  # which steps: "uniform", "trailing" or "logsnr"; None: the sampler's own
-    guidance_interval: tuple[float, float] | None = None  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); outside them a step costs one evaluation, not two. None: the model's own
+    guidance_interval: tuple[float, float] | None = None  # times between which there is guidance, 0 (clean) ≤ low < high ≤ 1000 (noise); outside them a step costs one evaluation, not two. (0, 1000): always; None: the model's own
     guidance_rescale: float = 0.0  # 0: none … 1: guided answers get the spread of plain ones (`rescaled` in `21_samplers`)
     negative: str | None = None  # what it should not sound like, which guidance then leads away from
     best_of: int | None = None  # make so many for each prompt, and keep the n that the pocket CLAP finds nearest to it (it has read labels)

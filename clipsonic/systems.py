@@ -180,6 +180,7 @@ def paint(self: Painter,
     condition, away = self.per_window(condition, len(streams), len(starts)), self.unet.null if negative is None else negative.to(device)
     together, (given, keep) = together or (1 if device.type == "cpu" else 8), self.fitted(given, keep, seconds)
     noise, made = randn_streams((1, self.mel.n_mels, self.width(seconds)), streams).to(device), []
+    if strength < 1 and given is None: raise InputError(f"strength is {strength}, and nothing is given to begin from")
     if strength < 1: noise = whole.q_sample(given, torch.tensor([whole.T - 1], device=device), noise)
     for c, x, s, real in _micro_batches(condition, noise, streams, together if len(starts) == 1 else 1):
         with _exact(device):
