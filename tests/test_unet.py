@@ -8,7 +8,7 @@ import torch
 from golden import close, fill, golden, network, same_as_theirs, wave
 
 from clipsonic.core import InputError
-from clipsonic.unet import Attention, Concat, UNet, UNetConfig, timestep_embedding
+from clipsonic.unet import Attention, Concat, Conv3x3, UNet, UNetConfig, Winograd, kernels, timestep_embedding, winograd
 
 small = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(16,), heads=2, condition_dim=6, patch=2, groups=4)
 
@@ -93,6 +93,69 @@ def test_concatenation_is_what_it_says():
     kernel = torch.cat([concat.features.weight, concat.condition.weight[:, :, None, None]], dim=1)
     literal = torch.nn.functional.conv2d(torch.cat([h, c[:, :, None, None].expand(-1, -1, 5, 6)], dim=1), kernel, concat.features.bias)
     close(concat(h, concat.condition(c)), literal)
+
+def near(a, b, tolerance=5e-5): assert (a - b).abs().max() < tolerance * b.abs().max()
+
+@pytest.mark.parametrize('shape', [(1, 1, 1), (2, 4, 4), (3, 5, 7), (1, 33, 3), (5, 8, 8), (2, 64, 50), (1, 3, 600)])
+@pytest.mark.parametrize('c_in, c_out', [(1, 3), (8, 5)])
+def test_winograd_is_a_convolution(shape, c_in, c_out):
+    batch, height, width = shape
+    values = [wave(batch, c_in, height, width), wave(c_out, c_in, 3, 3, k=1), wave(c_out, k=2)]
+    ours, theirs = [[v.to(t, copy=True).requires_grad_() for v in values] for t in (torch.float32, torch.float64)]
+    a, b = Winograd.apply(*ours), torch.nn.functional.conv2d(*theirs, padding=1)
+    near(a, b)
+    with torch.no_grad():
+        near(winograd(values[0], kernels(values[1])), b - theirs[2][:, None, None])
+        near(winograd(values[0].to(memory_format=torch.channels_last), kernels(values[1]), values[2]), b)
+    for loss in (a, b): (loss * wave(*b.shape, k=3)).sum().backward()
+    for mine, right in zip(ours, theirs): near(mine.grad, right.grad)
+
+def convolution():
+    layer = Conv3x3(64, 128)
+    fill(layer.named_parameters())
+    return layer
+
+@pytest.mark.parametrize('shape, learns, points', [((2, 64, 16, 16), False, True), ((2, 64, 8, 8), False, False), ((2, 64, 16, 16), True, False), ((2, 64, 32, 32), True, True), ((8, 64, 9, 9), False, False)])
+def test_where_winograd_pays(shape, learns, points):
+    layer, x = convolution(), wave(*shape)
+    assert layer.pays(x, learns) == points
+    with torch.set_grad_enabled(learns): out = layer(x)
+    assert (layer.kept is not None) == (points and not learns)
+    near(out, torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1))
+
+def test_other_weights_have_other_points():
+    layer, x = convolution(), wave(2, 64, 32, 32)
+    with torch.no_grad():
+        first = layer(x)
+        kept = layer.kept
+        assert torch.equal(layer(x), first) and layer.kept is kept
+        layer.weight.mul_(2)
+        near(layer(x) - layer.bias[:, None, None], 2 * (first - layer.bias[:, None, None]))
+        layer.load_state_dict(convolution().state_dict())
+        assert torch.equal(layer(x), first)
+    assert set(layer.state_dict()) == {'weight', 'bias'}
+
+@pytest.mark.parametrize('x', [wave(2, 64, 32, 32).double(), wave(2, 64, 32, 32).bfloat16()])
+def test_other_precisions_convolve_as_ever(x):
+    layer = convolution().to(x.dtype)
+    with torch.no_grad(): assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)) and layer.kept is None
+
+def test_weights_made_for_inference():
+    with torch.inference_mode():
+        layer, x = convolution(), wave(2, 64, 32, 32)
+        assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
+
+def test_a_wide_network_answers_as_without_winograd(monkeypatch):
+    net, inputs = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 32, 36), torch.tensor([10., 900.]), wave(2, 6))
+    def answers():
+        net.zero_grad()
+        with torch.no_grad(): out = net(*inputs)
+        net(*inputs).square().mean().backward()
+        return [out] + [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    ours = answers()
+    assert any(isinstance(m, Conv3x3) and m.kept is not None for m in net.modules())
+    monkeypatch.setattr(Conv3x3, 'pays', lambda *_: False)
+    for a, b in zip(ours, answers(), strict=True): near(a, b, 1e-4)
 
 def test_attention_has_no_order():
     attention, x = Attention(8, 2, 4), wave(1, 8, 2, 3)
