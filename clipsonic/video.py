@@ -105,7 +105,8 @@ def open_media(
     "Yield an open PyAV container. Raises MediaError, also for what goes wrong while it is being read."
     import av
     path, head = _checked(path)
-    try: container = av.open(str(path), metadata_errors="ignore", options={"protocol_whitelist": "file"})
+    lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}   # a title that is not UTF-8 is no fault of the film
+    try: container = av.open(str(path), options={"protocol_whitelist": "file"}, **lenient)
     except (av.FFmpegError, ValueError) as error:
         if not _begins_as_video(head): raise MediaError(f"{path} is not a video", "not a video") from error
         raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged", "truncated") from error

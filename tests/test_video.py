@@ -214,6 +214,12 @@ def test_what_is_known_of_the_pictures_goes_along(tmp_path, ending):
     write_soundtrack(source, tmp_path/f'copy{ending}', sweep())
     is_copy(tmp_path/f'copy{ending}', source, sweep())
 
+def test_a_title_that_is_no_text_is_no_fault_of_the_film(tmp_path):
+    (source := encoded(tmp_path/'film.mp4', 'libx264')).write_bytes(source.read_bytes().replace(b'a walk', b'\xff walk'))
+    assert b'\xff walk' in source.read_bytes()
+    write_soundtrack(source, tmp_path/'copy.mp4', sweep())
+    assert probe(source).seconds == probe(tmp_path/'copy.mp4').seconds == pytest.approx(3, abs=.1)
+
 def test_pictures_that_an_mp4_hides_stay_hidden(tmp_path):
     source = encoded(tmp_path/'film.mp4', 'libx264')
     data = bytearray(source.read_bytes())
