@@ -51,11 +51,12 @@ def fresh(folder, clips, rounds):
     for i in range(clips): Audio(0.1 * torch.randn(1, 4 * 44100), 44100).save(folder / "fresh" / f"{i}.flac")
     sounds, ear = find_sounds(folder / "fresh"), load_embedder("pocket")
     waveforms = [ear.ready(heard(s.path)) for s in sounds[:50]]
-    alone, _ = timed(lambda: [ear.embed(w) for w in waveforms], rounds)
-    print(f"  the network alone   {alone / len(waveforms) * 1000:6.1f} ms a clip")
-    for workers in (0, 2):
-        seconds, _ = timed(lambda: listen_to(sounds, ear, FeatureCache(":memory:"), workers, progress=False), rounds)
-        print(f"  with {workers} workers      {seconds / clips * 1000:6.1f} ms a clip, {alone / len(waveforms) / (seconds / clips):.0%} of it the network")
+    ways = {"the network alone": lambda: [ear.embed(waveforms[i % len(waveforms)]) for i in range(clips)]}
+    ways |= {f"with {n} workers": lambda n=n: listen_to(sounds, ear, FeatureCache(":memory:"), n, progress=False) for n in (0, 2)}
+    with torch.no_grad(): seconds = [{name: timed(way, 1)[0] for name, way in ways.items()} for _ in range(rounds)]  # in turn, so that all meet the same neighbours
+    for name in ways:
+        ratios = sorted(s[name] / s["the network alone"] for s in seconds)
+        print(f"  {name:20}{statistics.median(s[name] for s in seconds) / clips * 1000:6.1f} ms a clip, {statistics.median(ratios):.2f} times the network ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 if __name__ == "__main__":
@@ -68,4 +69,4 @@ if __name__ == "__main__":
         print(f"{args.clips:,} clips, half on each side, all features in the cache ({torch.get_num_threads()} threads):")
         for dim in (128, 512): warm(Path(home), args.clips // 2, dim, args.rounds)
         print(f"{args.fresh} flac files of 4 s at 44.1 kHz, the pocket CLAP:")
-        fresh(Path(home), args.fresh, min(3, args.rounds))
+        fresh(Path(home), args.fresh, args.rounds)

@@ -226,30 +226,55 @@ def _promised(container, stream):
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 def _converted(frames, rate):
-    "The (channel, time) floats of AVFrames, at `rate`."
+    "The (time, channel) floats of AVFrames, at `rate`."
     import av
-    resampler = av.AudioResampler("fltp", rate=rate)
-    return np.concatenate([out.to_ndarray() for frame in [*frames, None] for out in resampler.resample(frame)], 1)
+    resampler, channels = av.AudioResampler("flt", rate=rate), frames[0].layout.nb_channels   # packed: PyAV loses count of eight planes and more
+    return np.concatenate([out.to_ndarray().reshape(-1, channels) for frame in [*frames, None] for out in resampler.resample(frame)])
 
-def _mono(frames, first, sample_rate):
-    "One waveform (time,) at `sample_rate` of decoded frames whose first sample is at `first` seconds, cut to begin at 0."
+def _mono(wave, first, rate, sample_rate):
+    "The mean of the channels of `wave` (time, channel), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
     import av
-    rate, lead = frames[0].sample_rate, .1  # the resampler needs a lead to settle
-    wave = _converted(frames, rate).mean(0)
+    wave, lead = sum(wave.T) / wave.shape[1], 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
     wave = wave[round(-(first + lead) * rate):] if first < -lead else np.pad(wave, (round((first + lead) * rate), 0))
+    if rate == sample_rate: return wave
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32)[None], "fltp", "mono")
     frame.sample_rate = rate
-    return _converted([frame], sample_rate)[0, round(lead * sample_rate):]
+    return _converted([frame], sample_rate)[round(lead * sample_rate):, 0]
+
+# %% ../nbs/02_video.ipynb #36a240a4
+def _is_cut_off(path):
+    "Does a wav promise more bytes of sound than there are, or an ogg not end with a whole last page? None: an ogg of several sounds."
+    with open(path, "rb") as file:
+        kind, size = file.read(18), file.seek(0, 2)
+        if kind[:4] == b"OggS":
+            file.seek(max(size - 65536, 0))                 # no page is longer
+            page = file.read().rpartition(b"OggS")[2]       # version, flags, time (8), number of the sound (4), …, and at 22 the table of lengths
+            if len(page) < 23 or len(page) < 23 + page[22] + sum(page[23:23 + page[22]]): return True
+            return None if page[10:14] != kind[14:18] else not page[1] & 4
+        file.seek(12)
+        while kind[:4] == b"RIFF" and len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data": return size - file.tell() < length < 0x7ffff000   # beyond: written into a pipe, length unknown
+            file.seek(length + length % 2, 1)
+    return False
+
+def _by_soundfile(path):
+    "What `_by_pyav` returns of a whole wav, flac or ogg; None for what libsndfile cannot read. Raises MediaError."
+    import soundfile
+    path, head = _checked(path)
+    if head[:4] not in (b"RIFF", b"fLaC", b"OggS"): return None
+    try: file = soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, TypeError): return None
+    with file:
+        if file.subtype == "OPUS" or not 0 < file.frames < 2**28 or (cut := _is_cut_off(path)) is None: return None
+        try: wave = file.read(dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError: cut = True
+        if cut or len(wave) < file.frames: raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
+        return wave, 0., file.samplerate
 
 # %% ../nbs/02_video.ipynb #63bacd71
-def read_audio(
-    path: str | Path,              # any video or audio file
-    sample_rate: int | None = 16000, # Hz, of the result; None: the file's own
-    start: float = 0.,             # seconds from the beginning of the file
-    seconds: float | None = None,  # how long to listen; None: to the end
-) -> Audio:                        # mono; shorter than `seconds` where the file ends sooner
-    "The sound of a file, or a part of it. Raises MediaError (\"no audio track\", \"truncated\", \"too short\", …) and InputError."
-    _span(start, seconds)
+def _by_pyav(path, start, seconds):
+    "The sound of a file or of a part of it: (time, channel) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
     with open_media(path) as file:
         if not file.streams.audio: raise MediaError(f"{path} has no audio track", "no audio track")
         stream, frames, after, end = file.streams.audio[0], [], 0., seconds or float("inf")
@@ -258,8 +283,22 @@ def read_audio(
             if after >= end + .1: break
         if after + .5 < (promised := min(_promised(file, stream) - start, end)):
             raise MediaError(f"{path} is cut off: {promised:.1f} s of sound promised from {start:g} s on, {after:.1f} s there", "truncated")
-        if frames: sample_rate = sample_rate or frames[0][1].sample_rate
-        wave = _mono([frame for _, frame in frames], frames[0][0], sample_rate) if frames else ()
+        if not frames: raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
+        rate = frames[0][1].sample_rate
+        return _converted([frame for _, frame in frames], rate), frames[0][0], rate
+
+def read_audio(
+    path: str | Path,              # any video or audio file
+    sample_rate: int | None = 16000, # Hz, of the result; None: the file's own
+    start: float = 0.,             # seconds from the beginning of the file
+    seconds: float | None = None,  # how long to listen; None: to the end
+) -> Audio:                        # mono; shorter than `seconds` where the file ends sooner
+    "The sound of a file, or a part of it. Raises MediaError (\"no audio track\", \"truncated\", \"too short\", …) and InputError."
+    _span(start, seconds)
+    if sample_rate is not None and not 0 < sample_rate: raise InputError(f"sample_rate must be above 0 Hz, not {sample_rate}")
+    whole = _by_soundfile(path) if start == 0 and seconds is None else None
+    wave, first, rate = whole or _by_pyav(path, start, seconds)
+    wave = _mono(wave, first, rate, sample_rate := sample_rate or rate)
     if seconds: wave = wave[:round(seconds * sample_rate)]
     if not len(wave): raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
     return Audio(torch.from_numpy(np.ascontiguousarray(wave))[None], sample_rate)

@@ -60,7 +60,9 @@ def damaged(folder, n, rng):
     for i in range(n):
         kind, f = i % 12, formats[i // 12 % 4]
         path, data = folder / f'{i:04d}.{f if kind < 5 else "wav"}', bytearray(whole[f])
-        if kind == 0: path.write_bytes(data[:rng.integers(1, len(data))])                        # cut off anywhere
+        if kind == 0:                                                                               # cut off anywhere; an mp3 does not know its end
+            path.write_bytes(data[:rng.integers(1, len(data))])
+            if f != 'mp3': expected[path.stem] = {'truncated', 'unreadable'}
         elif kind == 1: data[:rng.integers(4, 60)] = rng.bytes(4); path.write_bytes(data)           # a wrong header
         elif kind == 2:                                                                             # some bytes turned
             for at in rng.integers(0, len(data), 20): data[at] = rng.integers(256)
@@ -86,7 +88,7 @@ def test_a_thousand_damaged_files_each_end_in_a_named_outcome(tmp_path):
     counts = Counter(outcome.values())
     print(counts)
     assert counts.keys() - {None} <= REASONS
-    assert {k: (outcome[k], v) for k, v in expected.items() if outcome[k] != v} == {}
+    assert {k: (outcome[k], v) for k, v in expected.items() if outcome[k] not in (v if isinstance(v, set) else {v})} == {}
     assert all(str(tmp_path / 'bad' / name) in str(error) for name, error in bad.items())
     assert all(torch.isfinite(x).all() for x in rows.values())
     with pytest.raises(InputError, match=f'{len(bad)} files of generated cannot be measured .*not finite.*--skip-bad'): quiet(tmp_path / 'bad', embedder=EAR, metrics=['fad'], reference=tmp_path / 'bad')

@@ -7,12 +7,13 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from torchaudio.functional import resample
 
 from clipsonic.core import Audio, ClipsonicError, InputError, MediaError
-from clipsonic.video import probe, read_audio, read_frames, read_image, write_soundtrack, write_video
+from clipsonic.video import _by_pyav, _by_soundfile, probe, read_audio, read_frames, read_image, write_soundtrack, write_video
 from films import cut, film, pitch, remux, song, tone
 
 @pytest.fixture(scope='module')
@@ -95,6 +96,48 @@ def test_channels_are_averaged(tmp_path):
     path = film(tmp_path/'stereo.mkv', 1., audio=tone(1., level=.9, channels=2))
     sound = read_audio(path)
     assert sound.waveform.shape[0] == 1 and .8 < sound.waveform.abs().max() < 1
+
+def hiss(path, channels=1, rate=44100, **options):
+    "A second of noise in any format of libsndfile's."
+    soundfile.write(path, (np.random.default_rng(channels).standard_normal((rate, channels)) * .2).clip(-1, 1), rate, **options)
+    return path
+
+@pytest.mark.parametrize('name, subtype', [('a.wav', s) for s in ('PCM_U8', 'PCM_16', 'PCM_24', 'PCM_32', 'FLOAT', 'DOUBLE', 'ULAW')] + [('a.flac', s) for s in ('PCM_S8', 'PCM_16', 'PCM_24')] + [('a.ogg', 'VORBIS')])
+def test_whole_sounds_are_the_same_by_libsndfile_and_by_ffmpeg(tmp_path, name, subtype):
+    for channels in 1, 2, 6, 8:
+        for rate in 16000, 48000:
+            path = hiss(tmp_path/name, channels, rate, subtype=subtype)
+            (quick, *about), (slow, *same) = _by_soundfile(path), _by_pyav(path, 0., None)
+            assert about == same == [0., rate] and quick.shape == slow.shape == (rate, channels)
+            assert np.abs(np.sort(quick) - np.sort(slow)).max() < 1e-6  # an ogg's six channels come in another order, which their mean does not hear
+            assert np.abs(read_audio(path, None).waveform[0].numpy() - slow.mean(1)).max() < 1e-6
+            assert (read_audio(path, 22050).waveform - read_audio(path, 22050, seconds=2.).waveform).abs().max() < 1e-6  # the second is ffmpeg's
+
+@pytest.mark.parametrize('options', [dict(file='a.wav'), dict(file='a.wav', subtype='FLOAT'), dict(file='a.wav', format='WAVEX', subtype='PCM_24', channels=6), dict(file='a.flac'), dict(file='a.ogg')])
+def test_a_sound_that_is_cut_off_is_no_shorter_sound(tmp_path, options):
+    whole = hiss(tmp_path/options.pop('file'), **options)
+    data = whole.read_bytes()
+    for n in [len(data) - 1, len(data) - 100, *(int(len(data) * share) for share in (.9, .5, .2))]:
+        whole.write_bytes(data[:n])
+        for rate in None, 16000: assert reason(read_audio, whole, rate) == 'truncated'
+    whole.write_bytes(data + b'and something else' * 9)
+    assert read_audio(whole, None).waveform.shape == (1, 44100)
+
+def test_a_damaged_flac_has_no_gaps(tmp_path):
+    data = bytearray(hiss(tmp_path/'a.flac').read_bytes())
+    data[30000:30100] = bytes(100)
+    (tmp_path/'a.flac').write_bytes(data)
+    assert reason(read_audio, tmp_path/'a.flac', None) == 'truncated'
+
+def test_lengths_that_nobody_wrote_down(tmp_path):
+    wav, flac, ogg, other = (hiss(tmp_path/name).read_bytes() for name in ('a.wav', 'a.flac', 'a.ogg', 'b.ogg'))
+    unknown = {'pipe.wav': wav[:40] + b'\xff' * 4 + wav[44:], 'zero.wav': wav[:40] + bytes(4) + wav[44:], 'sox.wav': wav[:40] + b'\0\xf0\xff\x7f' + wav[44:],
+               'pipe.flac': flac[:21] + bytes([flac[21] & 0xf0]) + bytes(4) + flac[26:], 'most.flac': flac[:21] + bytes([flac[21] | 0xf]) + flac[22:], 'wav.mp3': wav, 'wav.raw': wav}
+    for name, data in unknown.items():
+        (tmp_path/name).write_bytes(data)
+        assert read_audio(tmp_path/name, None).waveform.shape == (1, 44100), name
+    (tmp_path/'two.ogg').write_bytes(ogg + other)  # one after the other
+    assert read_audio(tmp_path/'two.ogg', None).seconds == pytest.approx(2, abs=.02)
 
 def test_sound_that_starts_late_stays_in_time(good, tmp_path):
     sound = read_audio(remux(good, tmp_path/'late.mkv', audio_delay=1.)).waveform[0]
