@@ -208,7 +208,7 @@ class ResBlock(nn.Module):
     def forward(self, x, emb):
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.scale_shift(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        h = self.norm2(h) * (1 + scale) + shift
         return self.skip(x) + self.conv2(F.silu(h))
 
 # %% ../nbs/22_unet.ipynb #d2b3d080
