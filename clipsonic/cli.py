@@ -6,8 +6,8 @@
 __all__ = ['Parser', 'add_command', 'file_name', 'sound_paths', 'run_generate', 'add_given', 'add_denoising', 'add_generate',
            'run_prepare', 'add_prepare', 'run_train', 'add_train', 'short', 'model_lines', 'info_lines', 'run_info',
            'versions', 'add_info', 'run_pack', 'add_pack', 'run_reconstruct', 'add_reconstruct', 'run_convert',
-           'add_convert', 'run_gap', 'add_gap', 'run_evaluate', 'add_evaluate', 'run_table', 'add_table', 'parser',
-           'plain_warnings', 'main']
+           'add_convert', 'run_gap', 'add_gap', 'run_evaluate', 'add_evaluate', 'run_table', 'add_table', 'run_sweep',
+           'add_swept', 'add_sweep', 'parser', 'plain_warnings', 'main']
 
 # %% ../nbs/60_cli.ipynb #ff7e1818
 import argparse
@@ -398,6 +398,59 @@ def add_table(commands):
     p.add_argument("--weights", metavar="FILE", help="its local weights")
     p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
 
+# %% ../nbs/60_cli.ipynb #48b472e9
+def run_sweep(args):
+    "`clipsonic sweep`"
+    from clipsonic.core import InputError
+    from clipsonic.sweep import WEIGHTS, evaluation_settings, guidance_settings, lines, sweep
+    if unnamed := [text for text in args.also if not all(text.partition("="))]: raise InputError(f"--also {unnamed[0]}: expected NAME=FOLDER")
+    def settings(pipeline):
+        if args.what == "evaluations": return evaluation_settings(pipeline, args.system, args.guidance, args.settings)
+        return guidance_settings(pipeline, args.systems, args.weights or WEIGHTS, args.sampler, args.steps, args.spacing, args.guidance_interval)
+    sweep(args.data, args.sets, args.out, settings, dict(text.split("=", 1) for text in args.also), args.model, args.n, args.seconds, args.seed, args.classifier, args.embedder, args.embedder_weights, args.device)
+    print(*lines(args.out), sep="\n")
+    print(f"written to {args.out}; the sounds are in {args.sets}")
+
+def add_swept(p):
+    "The options that both sweeps have."
+    p.add_argument("--data", required=True, metavar="SHARDS", help="labelled shards of videos that nothing was trained on")
+    p.add_argument("--sets", required=True, metavar="FOLDER", help="folder for the sounds; one that was begun is gone on with")
+    p.add_argument("-o", "--out", required=True, metavar="JSON", help="file for the figures")
+    p.add_argument("--also", nargs="+", action="extend", default=[], metavar="NAME=FOLDER", help="sounds for the same clips that were rendered elsewhere, scored beside the others; they must be as many")
+    p.add_argument("--model", default="pocket", metavar="RUN", help="a packed model (default: pocket)")
+    p.add_argument("--n", type=int, default=512, help="clips of each setting (default: 512)")
+    p.add_argument("--seconds", type=float, default=2.048, help="length of each (default: 2.048)")
+    p.add_argument("--seed", type=int, default=0, help="of the crops and the noise (default: 0)")
+    p.add_argument("--classifier", default="pocket-listener", metavar="NAME", help="as for `evaluate` (default: the pocket's)")
+    p.add_argument("--embedder", default="pocket", help="what listens for fad, as for `evaluate` (default: pocket)")
+    p.add_argument("--embedder-weights", metavar="FILE", help="its local weights")
+    p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
+
+# %% ../nbs/60_cli.ipynb #d0aa2fbb
+def add_sweep(commands):
+    p = add_command(commands, "sweep", run_sweep, "turn one setting and score the sounds, as Figure 3 of the paper", """
+        clipsonic sweep guidance --data shards/test --sets sets-guidance -o guidance.json
+        clipsonic sweep evaluations --data shards/test --sets sets-evaluations -o evaluations.json
+        clipsonic sweep guidance --help""")
+    kinds = p.add_subparsers(metavar="WHAT", dest="what", required=True)
+    g = add_command(kinds, "guidance", run_sweep, "score several systems at several guidances", """
+        clipsonic sweep guidance --data shards/test --sets sets-guidance -o guidance.json
+        clipsonic sweep guidance --data shards/test --n 256 --weights 1 1.5 3 --sampler dpm++2m --steps 11 --guidance-interval 100 970 --sets sets-few -o few.json""")
+    g.add_argument("--systems", nargs="+", default=["iq", "zs", "pd"], help="of iq, zs, pd, sd (default: iq zs pd)")
+    g.add_argument("--weights", nargs="+", type=float, metavar="W", help="guidances; 1 is plain conditional (default: 0.5 1 1.25 1.5 2 3 5)")
+    g.add_argument("--sampler", help="ddim, ddpm or dpm++2m (default: the model's own)")
+    g.add_argument("--steps", type=int, help="of the walk (default: the model's own number)")
+    g.add_argument("--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")
+    g.add_argument("--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance only between these times, from 0 (clean) to 1000 (noise) (default: always)")
+    e = add_command(kinds, "evaluations", run_sweep, "score samplers and numbers of steps", """
+        clipsonic sweep evaluations --data shards/test --sets sets-evaluations -o evaluations.json
+        clipsonic sweep evaluations --data shards/test --settings "ddim 25" "ddim 9 100 970" "dpm++2m 11 100 970" --sets sets-few -o few.json
+        clipsonic sweep evaluations --data shards/test --settings "dpm++2m 16" --also long=sounds-of-1000-steps --sets sets-few -o long.json""")
+    e.add_argument("--system", default="iq", help="iq, zs, pd or sd (default: iq)")
+    e.add_argument("--guidance", type=float, default=1.5, metavar="W", help="1 is plain conditional (default: 1.5)")
+    e.add_argument("--settings", nargs="+", metavar="SETTING", help='each "SAMPLER STEPS [SPACING] [LOW HIGH]", the first is what the others are compared with (default: the model\'s own; and every sampler in 4, 6, 8, 11, 16, 25 and 50 steps, guided always, and from 100 to 970)')
+    for kind in (g, e): add_swept(kind)
+
 # %% ../nbs/60_cli.ipynb #5bb1333a
 def parser() -> Parser:
     "The command line's grammar."
@@ -405,7 +458,7 @@ def parser() -> Parser:
                  epilog='examples:\n  clipsonic generate "a dog barking" -o dog.wav\n  clipsonic COMMAND --help', formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"clipsonic {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in add_generate, add_prepare, add_train, add_info, add_pack, add_reconstruct, add_convert, add_gap, add_evaluate, add_table: add(commands)
+    for add in add_generate, add_prepare, add_train, add_info, add_pack, add_reconstruct, add_convert, add_gap, add_evaluate, add_table, add_sweep: add(commands)
     return top
 
 # %% ../nbs/60_cli.ipynb #07552046

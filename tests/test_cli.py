@@ -233,7 +233,7 @@ def test_help_is_quick_and_has_examples():
     code = "import sys; from clipsonic.cli import parser; parser().format_help(); print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
     commands = parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap', 'evaluate', 'table'}
+    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap', 'evaluate', 'table', 'sweep'}
     for name, command in commands.items(): assert f'  clipsonic {name} ' in command.format_help().split('examples:')[1]
 
 def test_the_help_names_every_preset():
