@@ -96,7 +96,7 @@ def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     part = Path('part'); part.mkdir()
     for f in sorted(there.glob('*.wav'))[:2]: (part / f.name).write_bytes(f.read_bytes())
     kept = Path('out.json').read_bytes()
-    for folder, says in ('part', 'holds 2 sounds, 2 of them among the 3'), ('none', 'none does not exist'):
+    for folder, says in ('part', 'holds 2 sounds, 2 of them among the 3'), ('none', 'no such file or folder'):
         status, _, err = sweep('evaluations', *words, '--also', f'long={folder}')
         assert status == 2 and says in err and err.count('\n') == 1
     assert Path('out.json').read_bytes() == kept
