@@ -435,9 +435,9 @@ def add_sweep(commands):
     kinds = p.add_subparsers(metavar="WHAT", dest="what", required=True)
     g = add_command(kinds, "guidance", run_sweep, "score several systems at several guidances", """
         clipsonic sweep guidance --data shards/test --sets sets-guidance -o guidance.json
-        clipsonic sweep guidance --data shards/test --n 256 --weights 1 1.5 3 --sampler dpm++2m --steps 11 --guidance-interval 100 970 --sets sets-few -o few.json""")
+        clipsonic sweep guidance --data shards/test --n 256 --weights 1.5 1 3 --sampler dpm++2m --steps 11 --guidance-interval 100 970 --sets sets-few -o few.json""")
     g.add_argument("--systems", nargs="+", default=["iq", "zs", "pd"], help="of iq, zs, pd, sd (default: iq zs pd)")
-    g.add_argument("--weights", nargs="+", type=float, metavar="W", help="guidances; 1 is plain conditional (default: 0.5 1 1.25 1.5 2 3 5)")
+    g.add_argument("--weights", nargs="+", type=float, metavar="W", help="guidances; 1 is plain conditional, the first is what the others are compared with (default: 1.5 0.5 1 1.25 2 3 5)")
     g.add_argument("--sampler", help="ddim, ddpm or dpm++2m (default: the model's own)")
     g.add_argument("--steps", type=int, help="of the walk (default: the model's own number)")
     g.add_argument("--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")

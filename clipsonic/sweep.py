@@ -144,7 +144,7 @@ def sweep(
     shards: str | Path,  # labelled shards of videos that nothing was trained on
     sets: str | Path,  # folder for the sounds; one that was begun is gone on with
     out: str | Path,  # json to write
-    settings: Callable,  # Pipeline → list of `Setting`; FAD's differences are from the first
+    settings: Callable,  # Pipeline → list of `Setting`; FAD's differences are from the first of the same system
     also: dict[str, str | Path] | None = None,  # name → folder of sounds that were rendered elsewhere, scored beside them
     model: str | Path = "pocket",  # what `Pipeline.load` takes
     n: int = 512,
@@ -171,14 +171,15 @@ def sweep(
             rows.append({"name": name} | known.get(name, {}) | {key: figure for key, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"]})
         heard[name], _ = listen_to(find_sounds(folder), ear, kept := FeatureCache(cache), progress=progress)
         kept.db.close()
-    first = rows[0]["name"]
-    for r in rows[1:]: r["fad_difference"] = asdict(fad_difference(heard[r["name"]], heard[first], heard["real"], torch.Generator().manual_seed(seed))) | {"by": ear.name, "from": first}
+    firsts = {r.get("system"): r["name"] for r in reversed(rows)} | {None: rows[0]["name"]}
+    for r in rows:
+        if (first := firsts[r.get("system")]) != r["name"]: r["fad_difference"] = asdict(fad_difference(heard[r["name"]], heard[first], heard["real"], torch.Generator().manual_seed(seed))) | {"by": ear.name, "from": first}
     result = {"rows": rows, "protocol": {"sets": about, "measures": row["protocol"], "version": __version__}}
     with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 # %% ../nbs/58_sweep.ipynb #2f197028
-WEIGHTS = (0.5, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)  # w; 1 is plain conditional
+WEIGHTS = (1.5, 0.5, 1.0, 1.25, 2.0, 3.0, 5.0)  # w; the paper's first, from which the differences are; 1 is plain conditional
 STEPS, BETWEEN = (4, 6, 8, 11, 16, 25, 50), (100.0, 970.0)  # and the times between which guidance counts most
 
 

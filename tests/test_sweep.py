@@ -45,8 +45,9 @@ def test_guidance_is_swept_for_every_system_once_and_in_pairs(sweep):
     assert status == 0 and printed.count('\n| ') == 6 and [(r['system'], r['w'], r['evaluations']) for r in rows] == [(s, w, 2 if w == 1 else 4) for s in ('iq', 'zs', 'pd') for w in (1.0, 3.0)]
     assert {(r['sampler'], r['spacing'], r['steps'], r['guidance_interval']) for r in rows} == {('ddim', 'uniform', 2, None)}
     assert all(r['fad']['low'] <= r['fad']['value'] <= r['fad']['high'] and r[f]['n'] == 3 for r in rows for f in ('fad', 'clap', 'kl_pocket'))
-    assert 'fad_difference' not in rows[0] and all(r['fad_difference']['from'] == 'iq_w1_ddim_2_uniform' for r in rows[1:])
-    for r in rows[1:]: assert r['fad_difference']['value'] == pytest.approx(r['fad']['value'] - rows[0]['fad']['value'], abs=1e-6)
+    for first, r in zip(rows[::2], rows[1::2]):
+        assert 'fad_difference' not in first and r['fad_difference']['from'] == first['name'] == f"{r['system']}_w1_ddim_2_uniform"
+        assert r['fad_difference']['value'] == pytest.approx(r['fad']['value'] - first['fad']['value'], abs=1e-6)
     assert result['protocol']['sets']['n'] == 3 and result['protocol']['sets']['kind'] == 'sweep'
     before = sounds()
     assert len(before) == 21 and len(set(before.values())) == 21  # real, and six settings
@@ -129,3 +130,14 @@ def test_the_examples_of_the_help_are_commands():
         text = ' '.join(text.split())
         numbers = ' '.join(f'{w:g}' for w in WEIGHTS) if what == 'guidance' else f'{", ".join(map(str, STEPS[:-1]))} and {STEPS[-1]} steps, guided always, and from {BETWEEN[0]:g} to {BETWEEN[1]:g}'
         assert numbers in text
+
+@pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'), ('evaluations', 512, 'w1.5_ddim_25_uniform')])
+def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
+    from conftest import root
+    result = json.loads((root / 'nbs' / 'results' / f'{name}.json').read_text())
+    pipeline = Pipeline.load('pocket', 'cpu')
+    assert result['protocol']['sets']['n'] == n and result['protocol']['sets']['kind'] == 'sweep'
+    for row in result['rows']:
+        s = setting(row['sampler'], row['steps'], row['spacing'], row['guidance_interval'], row['w'], row['system'])
+        assert row['name'] == str(s) and row['evaluations'] == costs(pipeline, [s])[s] and row['fad']['n'] + len(row['bad']) == n
+        assert ('fad_difference' in row) == (row['name'] != f"{row['system']}_{first}")
