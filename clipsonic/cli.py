@@ -441,14 +441,14 @@ def add_sweep(commands):
     g.add_argument("--sampler", help="ddim, ddpm or dpm++2m (default: the model's own)")
     g.add_argument("--steps", type=int, help="of the walk (default: the model's own number)")
     g.add_argument("--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")
-    g.add_argument("--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance only between these times, from 0 (clean) to 1000 (noise) (default: always)")
+    g.add_argument("--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance only between these times, from 0 (clean) to 1000 (noise); 0 1000: always (default: the model's own)")
     e = add_command(kinds, "evaluations", run_sweep, "score samplers and numbers of steps", """
         clipsonic sweep evaluations --data shards/test --sets sets-evaluations -o evaluations.json
         clipsonic sweep evaluations --data shards/test --settings "ddim 25" "ddim 9 100 970" "dpm++2m 11 100 970" --sets sets-few -o few.json
         clipsonic sweep evaluations --data shards/test --settings "dpm++2m 16" --also long=sounds-of-1000-steps --sets sets-few -o long.json""")
     e.add_argument("--system", default="iq", help="iq, zs, pd or sd (default: iq)")
     e.add_argument("--guidance", type=float, default=1.5, metavar="W", help="1 is plain conditional (default: 1.5)")
-    e.add_argument("--settings", nargs="+", metavar="SETTING", help='each "SAMPLER STEPS [SPACING] [LOW HIGH]", the first is what the others are compared with (default: the model\'s own; and every sampler in 4, 6, 8, 11, 16, 25 and 50 steps, guided always, and from 100 to 970)')
+    e.add_argument("--settings", nargs="+", metavar="SETTING", help='each "SAMPLER STEPS [SPACING] [LOW HIGH]", with guidance always where no times are given; the first is what the others are compared with (default: the model\'s own; and every sampler in 4, 6, 8, 11, 16, 25 and 50 steps, guided always, and from 100 to 970)')
     for kind in (g, e): add_swept(kind)
 
 # %% ../nbs/60_cli.ipynb #5bb1333a

@@ -49,13 +49,14 @@ def setting(
     sampler: str,  # of `SAMPLERS`
     steps: int,
     spacing: str | None = None,  # of `SPACINGS`; None: the sampler's own
-    guidance_interval: tuple[float, float] | None = None,  # (low, high) in times, 0 … 1000; None: guidance is always on
+    guidance_interval: tuple[float, float] | None = None,  # (low, high) in times, 0 … 1000; None, or all of them: guidance is always on
     w: float = 1.5,  # guidance
     system: str = "iq",  # of `SYSTEMS`
 ) -> Setting:
     "A setting with its sampler's own spacing. Raises InputError for a sampler that is none."
     own = inspect.signature(SAMPLERS[one_of("sampler", sampler, SAMPLERS)]).parameters["spacing"].default
-    return Setting(sampler, steps, spacing or own, guidance_interval and tuple(guidance_interval), w, system)
+    interval = guidance_interval and tuple(guidance_interval)
+    return Setting(sampler, steps, spacing or own, None if interval == (0, 1000) else interval, w, system)
 
 
 def setting_of(
@@ -96,14 +97,14 @@ def render(
     "Renders what is not there yet. Raises InputError for a folder with the sounds of another model or protocol."
     from tqdm.auto import tqdm
     out, asked = Path(out), asked_of(shards, n, seconds, seed)
-    about = about_sets(pipeline, n=n, seconds=seconds, seed=seed, clips=hashlib.sha256("\n".join(asked["id"]).encode()).hexdigest()[:16]) | {"kind": "sweep"}
-    for name in "guidance", "steps", "sampler": del about[name]  # the settings say
+    clips = hashlib.sha256("\n".join(asked["id"]).encode()).hexdigest()[:16]
+    about = {"kind": "sweep", "weights": about_sets(pipeline)["weights"], "n": n, "seconds": seconds, "seed": seed, "clips": clips}
     if (out / "sweep.json").exists() and (other := json.loads((out / "sweep.json").read_text())) != about: raise InputError(f"{out} holds the sounds of another model or protocol ({other}): give another folder")
     out.mkdir(exist_ok=True)
     with whole_file(out / "sweep.json") as partial: partial.write_text(json.dumps(about, indent=1) + "\n")
     for s in ["real", *settings]:
         (folder := out / str(s)).mkdir(exist_ok=True)
-        how = {} if s == "real" else dict(guidance=s.w, steps=s.steps, sampler=s.sampler, spacing=s.spacing, guidance_interval=s.guidance_interval)
+        how = {} if s == "real" else dict(guidance=s.w, steps=s.steps, sampler=s.sampler, spacing=s.spacing, guidance_interval=s.guidance_interval or (0, 1000))  # not the model's own
         lacking = [i for i in range(n) if not (folder / f"{i:04d}.wav").exists()]
         sounds = sounds_of(pipeline, s if s == "real" else s.system, asked, lacking, seconds, seed, **how)
         for i, audio in tqdm(sounds, desc=str(s), total=len(lacking), unit="clip", delay=1, disable=not progress): audio.save(folder / f"{i:04d}.wav")
@@ -190,11 +191,12 @@ def guidance_settings(
     sampler: str | None = None,  # of `SAMPLERS`; None: the model's own
     steps: int | None = None,  # None: the model's own
     spacing: str | None = None,  # None: the sampler's own
-    guidance_interval: tuple[float, float] | None = None,  # None: always
+    guidance_interval: tuple[float, float] | None = None,  # None: the model's own; (0, 1000): always
 ) -> list[Setting]:
     "Every system at every guidance"
-    sampler, steps = sampler or pipeline.painter.sampler, pipeline.painter.steps if steps is None else steps
-    return [setting(sampler, steps, spacing, guidance_interval, w, system) for system in systems for w in weights]
+    own = pipeline.painter
+    walk = sampler or own.sampler, own.steps if steps is None else steps, spacing, guidance_interval or own.guidance_interval
+    return [setting(*walk, w, system) for system in systems for w in weights]
 
 
 def evaluation_settings(
@@ -206,7 +208,8 @@ def evaluation_settings(
     "Walks of many kinds and lengths. Raises InputError."
     if words is not None: return [setting_of(text, w, system) for text in words]
     every = [setting(sampler, steps, None, between, w, system) for sampler in SAMPLERS for between in (None, BETWEEN) for steps in STEPS]
-    return list(dict.fromkeys([setting(pipeline.painter.sampler, pipeline.painter.steps, w=w, system=system), *every]))
+    own = pipeline.painter
+    return list(dict.fromkeys([setting(own.sampler, own.steps, None, own.guidance_interval, w, system), *every]))
 
 # %% ../nbs/58_sweep.ipynb #37560e94
 def lines(

@@ -71,13 +71,13 @@ def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
 
 @pytest.mark.parametrize('words', ['ddim 7', 'ddim 9 100 970', 'dpm++2m 11 100 970', 'dpm++2m 6 trailing 200 900', 'ddpm 5'])
 @pytest.mark.parametrize('w', [1.0, 1.5])
-def test_evaluations_are_those_that_the_network_answers(home, words, w, monkeypatch):
+def test_evaluations_are_those_that_the_network_answers(home, words, w, tmp_path):
     pipeline, s, answers = Pipeline.load(home / 'model', 'cpu'), setting_of(words, w), []
-    network = pipeline.painter.unet.forward
-    monkeypatch.setattr(pipeline.painter.unet, 'forward', lambda x, *rest: answers.append(len(x)) or network(x, *rest))
-    stream = [torch.Generator().manual_seed(0)]
-    pipeline.painter.paint(torch.nn.functional.normalize(torch.ones(1, 24)), stream, 0.5, s.w, s.steps, s.sampler, spacing=s.spacing, guidance_interval=s.guidance_interval)
-    assert costs(pipeline, [s])[s] == sum(answers)
+    pipeline.painter.guidance_interval = (400, 600)  # the model's own, which a setting does not take over
+    network = pipeline.painter.network
+    pipeline.painter.network = lambda x, *rest: answers.append(len(x)) or network(x, *rest)
+    render(pipeline, home / 'shards', tmp_path / 'sets', [s], 2, 0.5, progress=False)
+    assert costs(pipeline, [s])[s] * 2 == sum(answers)
 
 def test_the_lists_that_are_swept_when_nobody_asks(home):
     pipeline = Pipeline.load(home / 'model', 'cpu')
@@ -85,6 +85,9 @@ def test_the_lists_that_are_swept_when_nobody_asks(home):
     assert [(s.system, s.w) for s in turned] == [(system, w) for system in ('iq', 'zs', 'pd') for w in WEIGHTS] and {(s.sampler, s.steps) for s in turned} == {('ddim', 3)}
     assert str(walks[0]) == 'iq_w1.5_ddim_3_uniform' and set(walks[1:]) == {setting(sampler, steps, None, between) for sampler in SAMPLERS for steps in STEPS for between in (None, BETWEEN)}
     assert len({str(s) for s in walks}) == len(walks) == len(costs(pipeline, walks))
+    pipeline.painter.guidance_interval = (200.0, 800.0)
+    assert {s.guidance_interval for s in guidance_settings(pipeline)} == {(200, 800)} and {s.guidance_interval for s in guidance_settings(pipeline, guidance_interval=(0, 1000))} == {None}
+    assert str(evaluation_settings(pipeline)[0]) == 'iq_w1.5_ddim_3_uniform_200-800'
 
 def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     words = ['--settings', 'ddim 2', 'dpm++2m 3 100 970']
