@@ -59,8 +59,7 @@ def load_denoiser(
     except KeyError as error: raise CheckpointError(f"{folder}: the config of a denoiser needs {error}") from error
     except (TypeError, ValueError) as error: raise CheckpointError(f"{folder}: its config describes no denoiser of ours: {error}") from error
     load_strict(unet, load_tensors(folder, "model"), where=folder)
-    device = pick_device(device)
-    unet.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format).eval().requires_grad_(False)
+    unet.to(pick_device(device), memory_format=torch.channels_last).eval().requires_grad_(False)
     return replace(painter, precision=precision)
 
 # %% ../nbs/50_systems.ipynb #95ea6968

@@ -172,8 +172,8 @@ class Conv3x3(nn.Conv2d):
         "Whether Winograd's way is open, and shorter"
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling(): return False
         tiles, (c_out, c_in) = len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4), self.weight.shape[:2]
-        wide, many = min(c_in, c_out) >= 64 and c_in * c_out >= 2**13, tiles >= (128 if learns else 32)
-        return wide and many and 16 * tiles <= 1.25 * len(x) * x.shape[2] * x.shape[3]
+        enough = min(c_in, c_out) >= 64 and tiles * c_in * c_out >= 2**22 and tiles >= (128 if learns else 1)
+        return enough and 16 * tiles <= 1.25 * len(x) * x.shape[2] * x.shape[3]
 
     def forward(self, x):
         learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
