@@ -110,21 +110,21 @@ def test_winograd_is_a_convolution(shape, c_in, c_out):
     for loss in (a, b): (loss * wave(*b.shape, k=3)).sum().backward()
     for mine, right in zip(ours, theirs): near(mine.grad, right.grad)
 
-def convolution():
-    layer = Conv3x3(64, 128)
+def convolution(c_in=64, c_out=128):
+    layer = Conv3x3(c_in, c_out)
     fill(layer.named_parameters())
     return layer
 
-@pytest.mark.parametrize('shape, learns, points', [((2, 64, 16, 16), False, True), ((2, 64, 8, 8), False, False), ((2, 64, 16, 16), True, False), ((2, 64, 32, 32), True, True), ((8, 64, 9, 9), False, False)])
+@pytest.mark.parametrize('shape, learns, points', [((2, 384, 16, 16), False, True), ((2, 384, 8, 8), False, False), ((2, 384, 16, 16), True, False), ((2, 64, 64, 64), True, True), ((2, 64, 64, 64), False, True), ((2, 64, 32, 32), False, False), ((200, 64, 9, 9), False, False)])
 def test_where_winograd_pays(shape, learns, points):
-    layer, x = convolution(), wave(*shape)
+    layer, x = convolution(shape[1], max(128, shape[1])), wave(*shape)
     assert layer.pays(x, learns) == points
     with torch.set_grad_enabled(learns): out = layer(x)
     assert (layer.kept is not None) == (points and not learns)
     near(out, torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1))
 
 def test_other_weights_have_other_points():
-    layer, x = convolution(), wave(2, 64, 32, 32)
+    layer, x = convolution(), wave(2, 64, 64, 64)
     with torch.no_grad():
         first = layer(x)
         kept = layer.kept
@@ -135,18 +135,18 @@ def test_other_weights_have_other_points():
         assert torch.equal(layer(x), first)
     assert set(layer.state_dict()) == {'weight', 'bias'}
 
-@pytest.mark.parametrize('x', [wave(2, 64, 32, 32).double(), wave(2, 64, 32, 32).bfloat16()])
+@pytest.mark.parametrize('x', [wave(2, 64, 64, 64).double(), wave(2, 64, 64, 64).bfloat16()])
 def test_other_precisions_convolve_as_ever(x):
     layer = convolution().to(x.dtype)
     with torch.no_grad(): assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)) and layer.kept is None
 
 def test_weights_made_for_inference():
     with torch.inference_mode():
-        layer, x = convolution(), wave(2, 64, 32, 32)
+        layer, x = convolution(), wave(2, 64, 64, 64)
         assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
 
 def test_a_wide_network_answers_as_without_winograd(monkeypatch):
-    net, inputs = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 32, 36), torch.tensor([10., 900.]), wave(2, 6))
+    net, inputs = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6))
     def answers():
         net.zero_grad()
         with torch.no_grad(): out = net(*inputs)
