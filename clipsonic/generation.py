@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import Audio, InputError, MediaError
-from .mel import MelConfig, log_mel
+from .mel import log_mel
 from .systems import Painter
 from .video import probe, read_audio, read_frames
 

@@ -2,6 +2,7 @@
 import _thread
 import base64
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -190,13 +191,21 @@ def test_what_generate_warns_of_is_shown(studio):
         press(studio)
         assert 'theremin' in studio.message.value, 'every time'
 
-def test_a_fault_is_no_message(studio):
-    "What the user cannot mend is raised, and the button is there again."
+def test_a_fault_is_no_message(studio, monkeypatch):
+    "What the user cannot mend is raised (where IPython runs, the panel shows it instead), and the button is there again."
+    monkeypatch.setattr('ipywidgets.widgets.widget_output.get_ipython', lambda: None)
     studio.prompt.value, studio.rows = 'a dog', None
     with pytest.raises(AttributeError): studio.make()
     assert not studio.button.disabled
 
-def test_it_can_be_stopped(studio):
+@pytest.fixture
+def interrupts():
+    "Ctrl-C arrives, also where the tests run in the background and it is ignored."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+def test_it_can_be_stopped(studio, interrupts):
     stop = threading.Timer(0.3, _thread.interrupt_main)
     stop.start()
     press(studio, prompt='a dog', n=8, seconds=4.0, steps=100)
