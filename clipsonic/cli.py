@@ -6,8 +6,8 @@
 __all__ = ['Parser', 'add_command', 'file_name', 'sound_paths', 'run_generate', 'add_given', 'add_denoising', 'add_generate',
            'run_prepare', 'add_prepare', 'run_train', 'add_train', 'short', 'model_lines', 'info_lines', 'run_info',
            'versions', 'add_info', 'run_pack', 'add_pack', 'run_reconstruct', 'add_reconstruct', 'run_convert',
-           'add_convert', 'run_gap', 'add_gap', 'run_evaluate', 'add_evaluate', 'run_table', 'add_table', 'run_sweep',
-           'add_swept', 'add_sweep', 'parser', 'plain_warnings', 'main']
+           'add_convert', 'run_gap', 'add_gap', 'run_evaluate', 'add_evaluate', 'run_table', 'add_scored', 'add_table',
+           'run_sweep', 'add_swept', 'add_sweep', 'parser', 'plain_warnings', 'main']
 
 # %% ../nbs/60_cli.ipynb #ff7e1818
 import argparse
@@ -380,23 +380,27 @@ def run_table(args):
     print(markdown(args.out))
     print(f"written to {args.out}; the sounds are in {args.sets}")
 
+def add_scored(p):
+    "The options of whatever renders sets of sounds and scores them."
+    p.add_argument("--data", required=True, metavar="SHARDS", help="labelled shards of videos that nothing was trained on")
+    p.add_argument("--sets", required=True, metavar="FOLDER", help="folder for the sounds; one that was begun is gone on with")
+    p.add_argument("-o", "--out", required=True, metavar="JSON", help="file for the figures")
+    p.add_argument("--model", default="pocket", metavar="RUN", help="a packed model (default: pocket)")
+    p.add_argument("--n", type=int, default=512, help="clips of each set (default: 512)")
+    p.add_argument("--seconds", type=float, default=2.048, help="length of each (default: 2.048)")
+    p.add_argument("--seed", type=int, default=0, help="of the crops and the noise (default: 0)")
+    p.add_argument("--classifier", default="pocket-listener", metavar="NAME", help="as for `evaluate` (default: the pocket's)")
+    p.add_argument("--embedder", default="pocket", help="what listens for fad, as for `evaluate` (default: pocket)")
+    p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
+
 def add_table(commands):
     p = add_command(commands, "table", run_table, "render and score a model's systems on held-out videos, as Table 1 of the paper", '''
         clipsonic table --data shards/test --sets sets -o table.json
         clipsonic table --data shards/test --trained shards/train --model mine --n 64 --sets sets-mine -o mine.json
         clipsonic table --data shards/test --embedder vggish --weights vggish-10086976.pth --sets sets -o vggish.json''')
-    p.add_argument("--data", required=True, metavar="SHARDS", help="labelled shards of videos that nothing was trained on")
     p.add_argument("--trained", metavar="SHARDS", help="labelled shards of the training videos, for a row of other real sounds")
-    p.add_argument("--sets", required=True, metavar="FOLDER", help="folder for the sounds; one that was begun is gone on with")
-    p.add_argument("--model", default="pocket", metavar="RUN", help="a packed model (default: pocket)")
-    p.add_argument("-o", "--out", required=True, metavar="JSON", help="file for the table")
-    p.add_argument("--n", type=int, default=512, help="clips of each system (default: 512)")
-    p.add_argument("--seconds", type=float, default=2.048, help="length of each (default: 2.048)")
-    p.add_argument("--seed", type=int, default=0, help="of the crops and the noise (default: 0)")
-    p.add_argument("--classifier", default="pocket-listener", metavar="RUN", help="a run of --preset pocket-classifier (default: the pocket's)")
-    p.add_argument("--embedder", default="pocket", help="what listens for fad, as for `evaluate` (default: pocket)")
-    p.add_argument("--weights", metavar="FILE", help="its local weights")
-    p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
+    p.add_argument("--weights", metavar="FILE", help="the embedder's local weights")
+    add_scored(p)
 
 # %% ../nbs/60_cli.ipynb #48b472e9
 def run_sweep(args):
@@ -413,18 +417,9 @@ def run_sweep(args):
 
 def add_swept(p):
     "The options that both sweeps have."
-    p.add_argument("--data", required=True, metavar="SHARDS", help="labelled shards of videos that nothing was trained on")
-    p.add_argument("--sets", required=True, metavar="FOLDER", help="folder for the sounds; one that was begun is gone on with")
-    p.add_argument("-o", "--out", required=True, metavar="JSON", help="file for the figures")
+    add_scored(p)
     p.add_argument("--also", nargs="+", action="extend", default=[], metavar="NAME=FOLDER", help="sounds for the same clips that were rendered elsewhere, scored beside the others; they must be as many")
-    p.add_argument("--model", default="pocket", metavar="RUN", help="a packed model (default: pocket)")
-    p.add_argument("--n", type=int, default=512, help="clips of each setting (default: 512)")
-    p.add_argument("--seconds", type=float, default=2.048, help="length of each (default: 2.048)")
-    p.add_argument("--seed", type=int, default=0, help="of the crops and the noise (default: 0)")
-    p.add_argument("--classifier", default="pocket-listener", metavar="NAME", help="as for `evaluate` (default: the pocket's)")
-    p.add_argument("--embedder", default="pocket", help="what listens for fad, as for `evaluate` (default: pocket)")
-    p.add_argument("--embedder-weights", metavar="FILE", help="its local weights")
-    p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
+    p.add_argument("--embedder-weights", metavar="FILE", help="the embedder's local weights")
 
 # %% ../nbs/60_cli.ipynb #d0aa2fbb
 def add_sweep(commands):

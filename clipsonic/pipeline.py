@@ -179,16 +179,17 @@ def chosen_system(
     system: str | None,
 ) -> str | None:
     "The name of the system for what was given; None where the model decides. Raises InputError."
+    said = {"prompt": "a prompt", "image": "an image", "video": "a video"}
     names = [name for name, query in given.items() if query is not None]
     if not names: raise InputError('nothing to make a sound for: give a prompt, such as "a dog barking", an image or a video')
-    if len(names) > 1: raise InputError(f"both a {names[0]} and a{'n image' if names[1] == 'image' else ' video'} were given, and a system takes one of them: leave the other out")
+    if len(names) > 1: raise InputError(f"both {said[names[0]]} and {said[names[1]]} were given, and a system takes one of them: leave the other out")
     kind = "text" if names == ["prompt"] else "image"
     if system is None: return None if kind == "text" else "iq"
     system = str(system).lower() if str(system).lower() in SYSTEMS else one_of("system", system, list(SYSTEMS))
     takes = SYSTEMS[system].takes
     if takes != kind:
-        fit, what = " or ".join(repr(name) for name, s in SYSTEMS.items() if s.takes == kind), {"prompt": "a prompt", "image": "an image", "video": "a video"}[names[0]]
-        raise InputError(f"system {system!r} takes {'a prompt' if takes == 'text' else 'an image'}: for {what}, choose {fit}")
+        fit = " or ".join(repr(name) for name, s in SYSTEMS.items() if s.takes == kind)
+        raise InputError(f"system {system!r} takes {'a prompt' if takes == 'text' else 'an image'}: for {said[names[0]]}, choose {fit}")
     return system
 
 # %% ../nbs/52_pipeline.ipynb #4cb58b48

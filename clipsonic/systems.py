@@ -146,10 +146,10 @@ def model(self: Painter,
     *guidance,  # w, interval and rescale of `guided`
 ) -> Callable:  # (x, time) → (B, 2, mel, frame), as the samplers call it
     "The network under guidance, around what is given, window by window."
-    models, groups = [], [starts[i : i + together] for i in range(0, len(starts), together)]
+    models, groups, null = [], [starts[i : i + together] for i in range(0, len(starts), together)], self.unet.embed_condition(away.view(1, -1))
     for i, group in enumerate(groups):
         rows = condition[:, i * together :][:, : len(group)].transpose(0, 1).flatten(0, 1)  # a window of all clips, then the next
-        one = guided(self.denoise, self.unet.embed_condition(rows), self.unet.embed_condition(away.view(1, -1)), *guidance)
+        one = guided(self.denoise, self.unet.embed_condition(rows), null, *guidance)
         if keep is not None: one = holding(one, self.diffusion, *(torch.cat([a[..., s : s + width] for s in group]) for a in (given, keep)))
         models.append(one)
     return models[0] if len(starts) == 1 else windowed(models, groups, width)

@@ -29,17 +29,16 @@ def windowed(
     width: int,  # frames of a window
 ) -> Callable:  # (x, time) → (batch, 2·channel, mel, frame), for pictures of any width
     "A model of wide pictures that asks models of narrow ones (MultiDiffusion)"
-    fade = torch.hann_window(width + 2, periodic=False)[1:-1]
+    fade, weight = torch.hann_window(width + 2, periodic=False)[1:-1], torch.zeros(groups[-1][-1] + width)
+    for s in sum(groups, []): weight[s : s + width] += fade
 
     def model(x, time):
-        total, weight, fading = None, x.new_zeros(x.shape[-1]), fade.to(x.device)
+        total, fading = None, fade.to(x.device)
         for ask, starts in zip(models, groups):
             answers = ask(torch.cat([x[..., s : s + width] for s in starts]), time.repeat(len(starts))).chunk(len(starts))
             if total is None: total = answers[0].new_zeros(*answers[0].shape[:-1], x.shape[-1])
-            for s, answer in zip(starts, answers):
-                total[..., s : s + width] += answer * fading
-                weight[s : s + width] += fading
-        return total / weight
+            for s, answer in zip(starts, answers): total[..., s : s + width] += answer * fading
+        return total / weight.to(x.device)
 
     return model
 
