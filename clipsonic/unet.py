@@ -170,14 +170,14 @@ class Conv3x3(nn.Conv2d):
 
     def pays(self, x, learns):
         "Whether Winograd's way is open, and shorter"
-        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling(): return False
+        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"): return False
         tiles, (c_out, c_in) = len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4), self.weight.shape[:2]
         enough = min(c_in, c_out) >= 64 and tiles * c_in * c_out >= 2**22 and tiles >= (128 if learns else 1)
         return enough and 16 * tiles <= 1.25 * len(x) * x.shape[2] * x.shape[3]
 
     def forward(self, x):
         learns = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if self.weight.is_inference() or not self.pays(x, learns): return super().forward(x)
+        if torch.compiler.is_compiling() or self.weight.is_inference() or not self.pays(x, learns): return super().forward(x)
         if learns: return Winograd.apply(x, self.weight, self.bias)
         stamp = self.weight._version, self.weight.data_ptr()
         if stamp != self.stamp: self.kept, self.stamp = kernels(self.weight.detach()), stamp

@@ -157,6 +157,15 @@ def test_a_wide_network_answers_as_without_winograd(monkeypatch):
     monkeypatch.setattr(Conv3x3, 'pays', lambda *_: False)
     for a, b in zip(ours, answers(), strict=True): near(a, b, 1e-4)
 
+@pytest.mark.parametrize('conditioning', ['add', 'concat'])
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_compiled_in_one_piece(conditioning, mode):
+    "Every break would cost the compiler its view of the whole, and a wide network its patience"
+    torch._dynamo.reset()
+    net = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(32,), condition_dim=6, conditioning=conditioning)).requires_grad_(False)
+    inputs = wave(2, 1, 64, 64), torch.tensor([10., 900.]), net.embed_condition(wave(2, 6))
+    with mode(): near(torch.compile(net.denoise, backend='eager', fullgraph=True)(*inputs), net.denoise(*inputs), 1e-4)
+
 def test_attention_has_no_order():
     attention, x = Attention(8, 2, 4), wave(1, 8, 2, 3)
     fill(attention.named_parameters())
