@@ -1,6 +1,6 @@
 """How long `evaluate` takes where everything was heard before, and whether a fresh run waits for the network or for the files.
 
-    python benchmarks/evaluate.py              # 20 000 clips, half on each side, then 300 clips of 4 s
+    python benchmarks/evaluate.py              # 20 000 clips, half on each side, then 300 clips of 4 s in two formats
     python benchmarks/evaluate.py --clips 4000 --fresh 50
 """
 import argparse
@@ -14,6 +14,7 @@ import torch
 from clipsonic.core import Audio
 from clipsonic.embedders import Embedder, load_embedder
 from clipsonic.evaluate import FeatureCache, evaluate, find_sounds, heard, heard_by, listen_to
+from clipsonic.vggish import SAMPLE_RATE, VGGish, embed_vggish
 
 
 def timed(work, rounds):
@@ -45,28 +46,37 @@ def warm(folder, clips, dim, rounds):
         print(f"  {dim:5} dimensions, {'with' if resamples else 'without'} interval: {seconds:6.2f} s  (FAD {row['fad']['value']:.4f} of {row['fad']['n']:,} clips)")
 
 
+def ears():
+    "The smallest network that listens, and one of the published ones; its time does not depend on its weights."
+    torch.manual_seed(0)
+    vggish = VGGish().eval()
+    return load_embedder("pocket"), Embedder("VGGish with random weights", "0", SAMPLE_RATE, lambda waveform: embed_vggish(vggish, waveform[None], SAMPLE_RATE)[0])
+
+
 def fresh(folder, clips, rounds):
     "Real listening, with and without threads that decode, beside the network alone."
-    (folder / "fresh").mkdir()
-    for i in range(clips): Audio(0.1 * torch.randn(1, 4 * 44100), 44100).save(folder / "fresh" / f"{i}.flac")
-    sounds, ear = find_sounds(folder / "fresh"), load_embedder("pocket")
-    waveforms = [ear.ready(heard(s.path)) for s in sounds[:50]]
-    ways = {"the network alone": lambda: [ear.embed(waveforms[i % len(waveforms)]) for i in range(clips)]}
-    ways |= {f"with {n} workers": lambda n=n: listen_to(sounds, ear, FeatureCache(":memory:"), n, progress=False) for n in (0, 2)}
-    with torch.no_grad(): seconds = [{name: timed(way, 1)[0] for name, way in ways.items()} for _ in range(rounds)]  # in turn, so that all meet the same neighbours
-    for name in ways:
-        ratios = sorted(s[name] / s["the network alone"] for s in seconds)
-        print(f"  {name:20}{statistics.median(s[name] for s in seconds) / clips * 1000:6.1f} ms a clip, {statistics.median(ratios):.2f} times the network ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    for kind, rate in ("flac", 44100), ("wav", 16000):
+        (home := folder / kind).mkdir()
+        for i in range(clips): Audio(0.1 * torch.randn(1, 4 * rate), rate).save(home / f"{i}.{kind}")
+        for ear in ears():
+            sounds = find_sounds(home)
+            waveforms = [ear.ready(heard(s.path)) for s in sounds[:50]]
+            ways = {"the network alone": lambda: [ear.embed(waveforms[i % len(waveforms)]) for i in range(clips)]}
+            ways |= {f"with {n} workers": lambda n=n: listen_to(sounds, ear, FeatureCache(":memory:"), n, progress=False) for n in (0, 2)}
+            with torch.no_grad(): seconds = [{name: timed(way, 1)[0] for name, way in ways.items()} for _ in range(rounds)]  # in turn, so that all meet the same neighbours
+            print(f"{clips} files of 4 s, {kind} at {rate} Hz, {ear.name}:")
+            for name in ways:
+                ratios = sorted(s[name] / s["the network alone"] for s in seconds)
+                print(f"  {name:20}{statistics.median(s[name] for s in seconds) / clips * 1000:6.1f} ms a clip, {statistics.median(ratios):.2f} times the network ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=20_000, help="files of the warm run, half of them on each side")
-    parser.add_argument("--fresh", type=int, default=300, help="files of 4 s that are listened to")
+    parser.add_argument("--fresh", type=int, default=300, help="files of 4 s, of each format, that are listened to")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         print(f"{args.clips:,} clips, half on each side, all features in the cache ({torch.get_num_threads()} threads):")
         for dim in (128, 512): warm(Path(home), args.clips // 2, dim, args.rounds)
-        print(f"{args.fresh} flac files of 4 s at 44.1 kHz, the pocket CLAP:")
         fresh(Path(home), args.fresh, args.rounds)

@@ -55,17 +55,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", required=True, metavar="CHECKOUT")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--batch", type=int, nargs="+", default=[2, 8], help="items: 2 are a clip and its null branch under guidance, 8 a small batch of training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bf16", action="store_true", help="ours under bfloat16 autocast")
     args = parser.parse_args()
     theirs, ours = twins(args.original, args.device)
-    x, t = torch.randn(args.batch, 1, 64, 64, device=args.device), torch.linspace(10, 990, args.batch, device=args.device)
-    for work in evaluation, training:
-        times = []
-        for i in range(args.rounds + 1):  # the first round warms up
-            a, out = seconds(work, theirs, x, t, args.device)
-            with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16): b, out2 = seconds(work, ours, x, t, args.device)
-            if i: times.append((a, b))
-        error = (out - out2.float()).abs().max().item() / out.abs().max().item()
-        print(f"{work.__name__}, batch of {args.batch}: theirs {median(a for a, _ in times):.3f} s, ours {median(b for _, b in times):.3f} s, {median(a / b for a, b in times):.2f}×; largest difference {error:.1e} of the largest output")
+    print(f"{torch.get_num_threads()} threads, device {args.device}, medians of {args.rounds} rounds")
+    for batch in args.batch:
+        x, t = torch.randn(batch, 1, 64, 64, device=args.device), torch.linspace(10, 990, batch, device=args.device)
+        for work in evaluation, training:
+            times = []
+            for i in range(args.rounds + 1):  # the first round warms up
+                a, out = seconds(work, theirs, x, t, args.device)
+                with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16): b, out2 = seconds(work, ours, x, t, args.device)
+                if i: times.append((a, b))
+            error = (out - out2.float()).abs().max().item() / out.abs().max().item()
+            ratios = sorted(a / b for a, b in times)
+            print(f"{work.__name__}, batch of {batch}: theirs {median(a for a, _ in times):.3f} s, ours {median(b for _, b in times):.3f} s, {median(ratios):.2f}× ({ratios[0]:.2f} to {ratios[-1]:.2f}); largest difference {error:.1e} of the largest output", flush=True)

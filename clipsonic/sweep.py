@@ -7,8 +7,6 @@ __all__ = ['WEIGHTS', 'STEPS', 'BETWEEN', 'Setting', 'setting', 'setting_of', 'c
            'sweep', 'guidance_settings', 'evaluation_settings', 'lines']
 
 # %% ../nbs/58_sweep.ipynb #e044d340
-import csv
-import hashlib
 import inspect
 import json
 import re
@@ -27,7 +25,7 @@ from .fad import Estimate, frechet_distance, recentred, some
 from .pipeline import Pipeline, one_of, within
 from .samplers import SAMPLERS, evaluations
 from .systems import SYSTEMS
-from .table import about_sets, asked_of, sounds_of
+from .table import about_sets, asked_of, open_sets, render_set
 
 # %% ../nbs/58_sweep.ipynb #98915a7f
 @dataclass(frozen=True)
@@ -95,20 +93,12 @@ def render(
     progress: bool = True,
 ) -> dict:  # what the sounds depend on, besides the settings
     "Renders what is not there yet. Raises InputError for a folder with the sounds of another model or protocol."
-    from tqdm.auto import tqdm
     out, asked = Path(out), asked_of(shards, n, seconds, seed)
-    clips = hashlib.sha256("\n".join(asked["id"]).encode()).hexdigest()[:16]
-    about = {"kind": "sweep", "weights": about_sets(pipeline)["weights"], "n": n, "seconds": seconds, "seed": seed, "clips": clips}
-    if (out / "sweep.json").exists() and (other := json.loads((out / "sweep.json").read_text())) != about: raise InputError(f"{out} holds the sounds of another model or protocol ({other}): give another folder")
-    out.mkdir(exist_ok=True)
-    with whole_file(out / "sweep.json") as partial: partial.write_text(json.dumps(about, indent=1) + "\n")
-    for s in ["real", *settings]:
-        (folder := out / str(s)).mkdir(exist_ok=True)
-        how = {} if s == "real" else dict(guidance=s.w, steps=s.steps, sampler=s.sampler, spacing=s.spacing, guidance_interval=s.guidance_interval or (0, 1000))  # not the model's own
-        lacking = [i for i in range(n) if not (folder / f"{i:04d}.wav").exists()]
-        sounds = sounds_of(pipeline, s if s == "real" else s.system, asked, lacking, seconds, seed, **how)
-        for i, audio in tqdm(sounds, desc=str(s), total=len(lacking), unit="clip", delay=1, disable=not progress): audio.save(folder / f"{i:04d}.wav")
-    with whole_file(out / "prompts.csv") as partial, partial.open("w", newline="") as f: csv.writer(f).writerows([("file", "prompt", "label"), *((f"{i:04d}", label, label) for i, label in enumerate(asked["label"]))])
+    open_sets(out, about := about_sets("sweep", pipeline, asked, seconds=seconds, seed=seed))
+    render_set(out / "real", pipeline, "real", asked, seconds, seed, progress)
+    for s in settings:
+        render_set(out / str(s), pipeline, s.system, asked, seconds, seed, progress,
+                   guidance=s.w, steps=s.steps, sampler=s.sampler, spacing=s.spacing, guidance_interval=s.guidance_interval or (0, 1000))  # not the model's own
     return about
 
 # %% ../nbs/58_sweep.ipynb #43f05906
@@ -168,7 +158,7 @@ def sweep(
     ear, cache = embedder if isinstance(embedder, Embedder) else load_embedder(embedder, weights, device), sets / "features.sqlite"
     for name, folder in ({"real": sets / "real"} | folders).items():
         if name != "real":
-            row = evaluate(folder, sets / "real", sets / "prompts.csv", None, ear, classifier=classifier, skip_bad=True, cache_file=cache, seed=seed, device=device, progress=progress)
+            row = evaluate(folder, sets / "real", sets / "real" / "prompts.csv", None, ear, classifier=classifier, skip_bad=True, cache_file=cache, seed=seed, device=device, progress=progress)
             rows.append({"name": name} | known.get(name, {}) | {key: figure for key, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"]})
         heard[name], _ = listen_to(find_sounds(folder), ear, kept := FeatureCache(cache), progress=progress)
         kept.db.close()

@@ -191,13 +191,16 @@ def paint(self: Painter,
 # %% ../nbs/50_systems.ipynb #87e9ba86
 @patch
 def compile(self: Painter):
-    "Puts the network through torch.compile; a warning, and nothing else, where that does not work."
-    rows, device = 2, self.unet.null.device
-    try:
-        fast, null = torch.compile(self.unet.denoise), self.unet.embed_condition(self.unet.null.expand(rows, -1))
-        with torch.no_grad(): fast(torch.zeros(rows, 1, self.mel.n_mels, self.width(0), device=device), torch.zeros(rows, device=device), null)
-    except Exception as error: warnings.warn(f"torch.compile does not work here ({str(error).strip().splitlines()[0][:200]}): going on without it", stacklevel=2)
-    else: self.network = fast
+    "Puts the network through torch.compile, anew for each shape; a warning, and nothing else, where that does not work."
+    fast = torch.compile(self.unet.denoise, dynamic=False)
+    def network(*inputs):
+        try: return fast(*inputs)
+        except Exception as error:
+            warnings.warn(f"torch.compile does not work here ({str(error).strip().splitlines()[0][:200]}): going on without it", stacklevel=2)
+            self.network = self.unet.denoise
+        return self.network(*inputs)
+    self.network, null = network, self.unet.null.view(1, -1)
+    with torch.no_grad(): self.denoise(null.new_zeros(1, 1, self.mel.n_mels, self.width(0)), null.new_zeros(1), self.unet.embed_condition(null))
 
 # %% ../nbs/50_systems.ipynb #f9c6616d
 class System:

@@ -123,7 +123,6 @@ def band(
     return F.pad(x[items].permute(0, 2, 3, 1), (0, 0, border, border + -width % 4, border - rows.start, border + rows.stop - height))
 
 
-
 def winograd(
     x: torch.Tensor,  # (batch, channel, height, width), float32 on a CPU
     kernels: torch.Tensor,  # (36, channel in, channel out), of `kernels`

@@ -112,11 +112,12 @@ def test_without_a_compiler_it_goes_on_with_a_word(run, here, model):
 
 @pytest.mark.slow
 def test_compiled(run, here, model):
-    words = ['generate', 'rain', '--model', model, *fast]
-    for name, more in {'a': ['--compile'], 'b': []}.items():
-        status, _, err = run(*words, '-o', f'{name}.wav', *more)
-        assert status == 0 and 'compile' not in err, err
-    assert (sound_of('a.wav')[0] - sound_of('b.wav')[0]).abs().max() < 1e-2
+    for seconds in '2', '3':  # narrow, and of another width
+        words = ['generate', 'rain', '--model', model, *fast, '--steps', '2', '--seconds', seconds]
+        for name, more in {'a': ['--compile'], 'b': []}.items():
+            status, _, err = run(*words, '-o', f'{name}.wav', *more)
+            assert status == 0 and 'compile' not in err, err
+        assert (sound_of('a.wav')[0] - sound_of('b.wav')[0]).abs().max() < 1e-2
 
 @pytest.mark.data
 def test_sounds_for_the_frames_of_natural_videos(run, here, pocketav):
