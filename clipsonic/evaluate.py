@@ -30,7 +30,7 @@ from fastcore.basics import patch
 
 from . import __version__
 from .clap import RESAMPLER
-from .core import Audio, InputError, MediaError, whole_file
+from .core import Audio, InputError, MediaError, cores, whole_file
 from .embedders import CNN14, Embedder, classifier_embedder, clap_embedder, inception_embedder, load_embedder, pocket_classifier
 from .fad import Estimate, bootstrap_interval, fad_infinity
 from .mel import MelConfig
@@ -173,12 +173,13 @@ def listen_to(
     sounds: list[Sound],
     embedder: Embedder,
     cache: FeatureCache,
-    workers: int = 2,  # threads that decode ahead; 0: none
+    workers: int | None = None,  # threads that decode ahead; 0: none; None: 2, but none where the network takes every core
     progress: bool = True,  # a bar
 ) -> tuple[dict[str, torch.Tensor], dict[str, MediaError]]:  # name → (row, feature) float32; name → why there are none
     "Features of every file that can be heard, and what is wrong with the others"
     from tqdm.auto import tqdm
     by = heard_by(embedder)
+    if workers is None: workers = 2 if embedder.protocol.get("device", "cpu") != "cpu" or torch.get_num_threads() < cores() else 0
     digests, bad, fresh = cache.digests(sounds), {}, {}
     kept = cache.kept(by, digests.values())
     features = {s.name: kept[digests[s.name]] for s in sounds if digests.get(s.name) in kept}
@@ -399,7 +400,7 @@ def evaluate(
     inception: str | Path | None = None,  # local file of Inception's, for `fid`
     out: str | Path | None = None,  # json to write
     skip_bad: bool = False,  # leave out and count what cannot be measured
-    workers: int = 2,  # threads that decode ahead; 0: none
+    workers: int | None = None,  # threads that decode ahead; 0: none; None: 2, but none where the network takes every core
     resamples: int = 200,  # of FAD's bootstrap; 0: no interval
     cache_file: str | Path | None = None,  # that features are kept in; None: `default_cache()`; ":memory:": nowhere
     seed: int = 0,  # of the bootstrap

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .clip import load_clip
-from .core import Audio, InputError, MediaError, whole_file
+from .core import Audio, InputError, MediaError, cores, whole_file
 from .shards import pack_clip, shard_info, write_info, write_shard
 from .video import probe, read_audio, read_frames
 
@@ -405,10 +405,6 @@ def _done(out, number, jobs):
     return note if there and note["plan"] == _hash([_fields(job) for job in jobs]) else None
 
 # %% ../nbs/13_prepare.ipynb #ab1c29c2
-def _cores():
-    "How many cores this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
 def _sources(videos, out, index, split, seed):
     "What is wanted of the videos, and what is not there."
     files = [file for file in find_files(videos) if out not in Path(file.path).parents]
@@ -436,7 +432,7 @@ def prepare(
 ) -> Report:
     "Turn videos into shards, restartably; name every file that could not be used. Raises InputError."
     from tqdm.auto import tqdm
-    out, workers = Path(out).absolute(), _cores() if workers is None else workers
+    out, workers = Path(out).absolute(), cores() if workers is None else workers
     if workers < 0: raise InputError(f"workers must be 0 or more, not {workers}")
     settings, clip = Settings(**settings), load_clip(clip, device=device) if isinstance(clip, (str, Path)) else clip
     sources, unused = _sources(videos, out, index, split, seed)

@@ -106,7 +106,7 @@ def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_
         (tmp_path / name).mkdir()
         for file in sorted((made.parent / name).iterdir(), reverse=True): shutil.copy(file, tmp_path / name)
     cache = tmp_path / 'cache.sqlite'
-    assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics[::-1], workers=0, cache_file=cache) == first
+    assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics[::-1], workers=0, cache_file=cache) == quiet(made, real, prompts, metrics=metrics, workers=2, cache_file=':memory:') == first
     with patch('clipsonic.evaluate.heard', side_effect=AssertionError('it listened')): assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics, workers=2, cache_file=cache) == first
     half = [made / f'{i:03d}.wav' for i in range(6)]
     one, two = (listen_to(find_sounds(part), load_embedder(device='cpu'), FeatureCache(':memory:'), progress=False)[0] for part in (half, made))
