@@ -74,9 +74,9 @@ def test_refusals(shards, tmp_path):
 
 def test_the_pocket_clap_learns_which_words_go_with_which_tone(tmp_path):
     made_up_shards(tmp_path / "shards", clips=32, dim=8, seconds=4.0, labels=True)
-    small = PocketClap(tmp_path / "shards", tmp_path / "shards", ClapConfig(embed_dim=16, audio_width=8, text_width=32, text_heads=2, text_layers=1))
-    small.training = dataclasses.replace(small.training, batch_size=16, precision="no", warmup=5, save_every=80, ema=0.9)
-    assert train(small, tmp_path / "run", 80, cpu=True)["zero_shot"] > 0.6   # of eight tones
+    small = PocketClap(tmp_path / "shards", tmp_path / "shards", ClapConfig(embed_dim=16, audio_width=16, text_width=32, text_heads=2, text_layers=1))
+    small.training = dataclasses.replace(small.training, batch_size=16, precision="no", warmup=5, save_every=120, ema=0.9)
+    assert train(small, tmp_path / "run", 120, cpu=True)["zero_shot"] > 0.6   # of eight tones; twenty seeds: 0.75 to 1
     about = load_config(tmp_path / "run")
     assert about["kind"] == "clap" and about["reads_labels"]
     clap = load_clap(tmp_path / "run", device="cpu")
