@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['check_features', 'shrink', 'Moments', 'nuclear_norm', 'frechet_distance', 'moments_from_covariance', 'save_moments',
-           'load_moments', 'cached_moments', 'Estimate', 'some', 'halves', 'fad_infinity', 'recentred', 'redrawing',
+           'load_moments', 'cached_moments', 'Estimate', 'some', 'halves', 'fad_infinity', 'recentred', 'redrawn',
            'bootstrap_interval']
 
 # %% ../nbs/30_fad.ipynb #62f0bf0f
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice, repeat
 from pathlib import Path
 
 import torch
@@ -226,26 +227,26 @@ def recentred(
     return Estimate(value, max(least, value - above), value - below, n)
 
 
-def redrawing(
+def redrawn(
     x: torch.Tensor | list[torch.Tensor] | Moments,  # as for `some`; moments stay as they are
     generator: torch.Generator,
     groups: int = 256,
-) -> Callable[[], Moments]:
-    "Draws a set anew at every call. Where there are many clips they are dealt into random groups once, and whole groups are drawn"
-    if isinstance(x, Moments): return lambda: x
+) -> Iterator[Moments]:  # without end
+    "A set drawn again and again. Where there are many clips they are dealt into random groups once, and whole groups are drawn"
+    if isinstance(x, Moments): yield from repeat(x)
     rows = check_features(some(x, torch.arange(len(x))))
-    if len(x) < 4 * groups or groups * rows.shape[1] ** 2 > 2**26: return lambda: Moments.of(some(x, torch.randint(len(x), (len(x),), generator=generator)))
+    few = len(x) < 4 * groups or groups * rows.shape[1] ** 2 > 2**26
+    while few: yield Moments.of(some(x, torch.randint(len(x), (len(x),), generator=generator)))
     centre = rows.mean(0)
     parts = [check_features(some(x, i)) - centre for i in torch.randperm(len(x), generator=generator).tensor_split(groups)]
     counts, sums, products = torch.tensor([float(len(p)) for p in parts]).double(), torch.stack([p.sum(0) for p in parts]), torch.stack([p.T @ p for p in parts])
-    def draw():
-        times = torch.bincount(torch.randint(groups, (groups,), generator=generator), minlength=groups).double()
-        n = round((times @ counts).item())
-        mean = times @ sums / n
-        scatter = torch.tensordot(times, products, 1) - n * mean.outer(mean)  # (n − 1)·covariance
-        root, failed = torch.linalg.cholesky_ex(scatter)
-        return moments_from_covariance(n, mean + centre, scatter / (n - 1)) if failed else Moments(n, mean + centre, root.T.contiguous())
-    return draw
+    while True:
+        times = torch.stack([torch.bincount(i, minlength=groups) for i in torch.randint(groups, (16, groups), generator=generator)]).double()  # 16 sets at once
+        for n, total, product in zip((times @ counts).long().tolist(), times @ sums, torch.tensordot(times, products, 1)):
+            mean = total / n
+            scatter = product - n * mean.outer(mean)  # (n − 1)·covariance
+            root, failed = torch.linalg.cholesky_ex(scatter)
+            yield moments_from_covariance(n, mean + centre, scatter / (n - 1)) if failed else Moments(n, mean + centre, root.T.contiguous())
 
 # %% ../nbs/30_fad.ipynb #cf159cb8
 def bootstrap_interval(
@@ -259,6 +260,6 @@ def bootstrap_interval(
     if resamples and resamples < 20: raise InputError(f"resamples={resamples}: expected 20 or more, or 0 for no interval")
     value = frechet_distance(*(x if isinstance(x, Moments) else some(x, torch.arange(len(x))) for x in (features, reference)))
     if not resamples: return Estimate(value, None, None, len(features))
-    ours, theirs = redrawing(features, generator), redrawing(reference, generator)
-    drawn = torch.tensor([frechet_distance(ours(), theirs()) for _ in range(resamples)], dtype=torch.float64)
+    pairs = islice(zip(redrawn(features, generator), redrawn(reference, generator)), resamples)
+    drawn = torch.tensor([frechet_distance(*pair) for pair in pairs], dtype=torch.float64)
     return recentred(value, drawn, len(features), 0.0, level)
