@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from clipsonic.core import Audio
+from clipsonic.core import Audio, on_threads
 from clipsonic.embedders import Embedder, load_embedder
 from clipsonic.evaluate import FeatureCache, evaluate, find_sounds, heard, heard_by, listen_to
 from clipsonic.vggish import SAMPLE_RATE, VGGish, embed_vggish
@@ -53,6 +53,12 @@ def ears():
     return load_embedder("pocket"), Embedder("VGGish with random weights", "0", SAMPLE_RATE, lambda waveform: embed_vggish(vggish, waveform[None], SAMPLE_RATE)[0])
 
 
+def alone(ear, waveforms, clips):
+    "The network by itself, on as many of the processor's threads as `listen_to` gives it."
+    with on_threads(ear.threads):
+        for i in range(clips): ear.embed(waveforms[i % len(waveforms)])
+
+
 def fresh(folder, clips, rounds):
     "Real listening, with and without threads that decode, beside the network alone."
     for kind, rate in ("flac", 44100), ("wav", 16000):
@@ -61,7 +67,7 @@ def fresh(folder, clips, rounds):
         for ear in ears():
             sounds = find_sounds(home)
             waveforms = [ear.ready(heard(s.path)) for s in sounds[:50]]
-            ways = {"the network alone": lambda: [ear.embed(waveforms[i % len(waveforms)]) for i in range(clips)]}
+            ways = {"the network alone": lambda: alone(ear, waveforms, clips)}
             ways |= {f"with {n} workers": lambda n=n: listen_to(sounds, ear, FeatureCache(":memory:"), n, progress=False) for n in (0, 2)}
             with torch.no_grad(): seconds = [{name: timed(way, 1)[0] for name, way in ways.items()} for _ in range(rounds)]  # in turn, so that all meet the same neighbours
             print(f"{clips} files of 4 s, {kind} at {rate} Hz, {ear.name}:")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'whole_file', 'whole_folder', 'Audio',
-           'noise_streams', 'randn_streams', 'pick_device', 'cores']
+           'noise_streams', 'randn_streams', 'pick_device', 'cores', 'on_threads']
 
 # %% ../nbs/00_core.ipynb #ac6f3622
 import base64, io, os, secrets, shutil, warnings
@@ -235,3 +235,14 @@ def pick_device(
 def cores() -> int:
     "How many processor cores this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@contextmanager
+def on_threads(
+    most: int | None,  # threads; None: as many as PyTorch has
+): # yields how many there are
+    "Lets PyTorch compute on few of the processor's threads for a while."
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads := min(before, most or before))
+    try: yield threads
+    finally: torch.set_num_threads(before)

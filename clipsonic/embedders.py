@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import tensors_digest, weights_folder
-from .clap import load_clap, resampled
+from .clap import FILES, load_clap, resampled
 from .core import Audio, InputError
 from .mel import MelConfig, log_mel
 from .published import CNN14_FILES, INCEPTION_FILE, embed_inception, load_cnn14, load_inception, log_probabilities, tag_cnn14
@@ -33,6 +33,7 @@ class Embedder:
     text: Callable | None = None  # list of texts → (text, feature), for networks of language and sound
     classes: tuple = ()  # names, for classifiers, whose features are log-probabilities
     protocol: dict = field(default_factory=dict)  # what else a figure depends on
+    threads: int | None = None  # of the processor that the network can put to use; None: all there are
 
     def ready(
         self,
@@ -64,7 +65,7 @@ def pocket_classifier(
         heard = log_mel(waveform[None].to(device), mel)
         return model.pooled(heard) if before else model(heard).log_softmax(1)
     return Embedder(Path(folder).name + ", features" * before, tensors_digest(model.state_dict()), mel.sample_rate, embed, mel.n_fft / mel.sample_rate,
-                    classes=() if before else model.config.classes, protocol={"labels": "seen", "device": device.type})
+                    classes=() if before else model.config.classes, protocol={"labels": "seen", "device": device.type}, threads=1)
 
 
 def clap_embedder(
@@ -76,7 +77,7 @@ def clap_embedder(
     "Unit vectors that sounds share with texts. Raises InputError and CheckpointError."
     clap = load_clap(name, file, device, tokenizer)
     return Embedder(f"CLAP {clap.identity['name']}", clap.identity["hash"], clap.sample_rate, lambda waveform: clap.encode_audio(waveform[None], clap.sample_rate),
-                    text=clap.encode_text, protocol=clap.protocol | {"device": clap.device.type})
+                    text=clap.encode_text, protocol=clap.protocol | {"device": clap.device.type}, threads=None if name in FILES else 1)
 
 # %% ../nbs/34_embedders.ipynb #6ed89ab5
 def vggish_embedder(

@@ -30,7 +30,7 @@ from fastcore.basics import patch
 
 from . import __version__
 from .clap import RESAMPLER
-from .core import Audio, InputError, MediaError, cores, whole_file
+from .core import Audio, InputError, MediaError, cores, on_threads, whole_file
 from .embedders import CNN14, Embedder, classifier_embedder, clap_embedder, inception_embedder, load_embedder, pocket_classifier
 from .fad import Estimate, bootstrap_interval, fad_infinity
 from .mel import MelConfig
@@ -173,29 +173,28 @@ def listen_to(
     sounds: list[Sound],
     embedder: Embedder,
     cache: FeatureCache,
-    workers: int | None = None,  # threads that decode ahead; 0: none; None: 2, but none where the network takes every core
+    workers: int | None = None,  # threads that decode ahead; 0: none; None: 2, but no more than the network leaves cores
     progress: bool = True,  # a bar
 ) -> tuple[dict[str, torch.Tensor], dict[str, MediaError]]:  # name → (row, feature) float32; name → why there are none
     "Features of every file that can be heard, and what is wrong with the others"
     from tqdm.auto import tqdm
     by = heard_by(embedder)
-    if workers is None: workers = 2 if embedder.protocol.get("device", "cpu") != "cpu" or torch.get_num_threads() < cores() else 0
     digests, bad, fresh = cache.digests(sounds), {}, {}
     kept = cache.kept(by, digests.values())
     features = {s.name: kept[digests[s.name]] for s in sounds if digests.get(s.name) in kept}
     def read(sound):
-        try:
-            audio = heard(sound.path)
-            return sound, embedder.ready(audio)
+        try: return sound, embedder.ready(audio := heard(sound.path))
         except MediaError as error: return sound, error
         except InputError as error: return sound, MediaError(f"{sound.path}: {error}", "too short" if audio.seconds < embedder.shortest else "unreadable")
     todo = [s for s in sounds if s.name not in features]
-    try:
-        for sound, waveform in _ahead(read, tqdm(todo, desc=f"listening with {embedder.name}", unit="file", delay=1, disable=not progress), workers):
-            if isinstance(waveform, MediaError): bad[sound.name] = waveform; continue
-            with torch.no_grad(): features[sound.name] = fresh[digests[sound.name]] = embedder.embed(waveform).float().cpu()
-            if len(fresh) == 50: cache.keep(by, fresh); fresh = {}
-    finally: cache.keep(by, fresh)
+    with on_threads(embedder.threads) as threads, torch.no_grad():
+        if workers is None: workers = 2 if embedder.protocol.get("device", "cpu") != "cpu" else max(0, min(2, cores() - threads))
+        try:
+            for sound, waveform in _ahead(read, tqdm(todo, desc=f"listening with {embedder.name}", unit="file", delay=1, disable=not progress), workers):
+                if isinstance(waveform, MediaError): bad[sound.name] = waveform; continue
+                features[sound.name] = fresh[digests[sound.name]] = embedder.embed(waveform).float().cpu()
+                if len(fresh) == 50: cache.keep(by, fresh); fresh = {}
+        finally: cache.keep(by, fresh)
     return {s.name: features[s.name] for s in sounds if s.name in features}, bad
 
 # %% ../nbs/53_evaluate.ipynb #e23518d2
@@ -400,7 +399,7 @@ def evaluate(
     inception: str | Path | None = None,  # local file of Inception's, for `fid`
     out: str | Path | None = None,  # json to write
     skip_bad: bool = False,  # leave out and count what cannot be measured
-    workers: int | None = None,  # threads that decode ahead; 0: none; None: 2, but none where the network takes every core
+    workers: int | None = None,  # threads that decode ahead; 0: none; None: 2, but no more than the network leaves cores
     resamples: int = 200,  # of FAD's bootstrap; 0: no interval
     cache_file: str | Path | None = None,  # that features are kept in; None: `default_cache()`; ":memory:": nowhere
     seed: int = 0,  # of the bootstrap
