@@ -366,7 +366,7 @@ def add_evaluate(commands):
     p.add_argument("--inception", metavar="FILE", help="local weights of Inception, for fid (default: the features of the pocket's classifier)")
     p.add_argument("-o", "--out", metavar="JSON", help="file for the figures, with protocol and bad files")
     p.add_argument("--skip-bad", action="store_true", help="leave out what cannot be measured, count and name it (default: an error)")
-    p.add_argument("--workers", type=int, help="threads that decode ahead (default: 2, but no more than the network leaves cores)")
+    p.add_argument("--workers", type=int, help="threads that decode ahead; 0: none (default: 2, but no more than the network leaves cores)")
     p.add_argument("--resamples", type=int, default=200, help="of the bootstrap of fad; 0: no interval, which is faster (default: 200)")
     p.add_argument("--cache", metavar="FILE", help="where features are kept (default: in the user's folder for caches)")
     p.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
