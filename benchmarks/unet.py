@@ -5,7 +5,7 @@
 
 CHECKOUT is a folder with that repository. Both networks take their turns in one process; medians, the median of the ratios
 and the largest difference of the outputs are printed. Ours runs as it is used: channels last in memory, in full precision, and
-where `--bf16` asks for it under bfloat16 autocast, beside theirs in theirs. Theirs runs as its code stands."""
+under bfloat16 autocast or compiled where `--bf16` or `--compile` ask for it. Theirs runs as its code stands, in its own precision."""
 import argparse
 import sys
 import time
@@ -58,9 +58,11 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 8], help="items: 2 are a clip and its null branch under guidance, 8 a small batch of training")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bf16", action="store_true", help="ours under bfloat16 autocast")
+    parser.add_argument("--compile", action="store_true", help="ours through torch.compile, as `compile=True` does")
     args = parser.parse_args()
     theirs, ours = twins(args.original, args.device)
-    print(f"{torch.get_num_threads()} threads, device {args.device}, medians of {args.rounds} rounds")
+    if args.compile: ours.compile(dynamic=False)
+    print(f"{torch.get_num_threads()} threads, device {args.device}, {'ours compiled, ' if args.compile else ''}medians of {args.rounds} rounds")
     for batch in args.batch:
         x, t = torch.randn(batch, 1, 64, 64, device=args.device), torch.linspace(10, 990, batch, device=args.device)
         for work in evaluation, training:

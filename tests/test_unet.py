@@ -1,5 +1,6 @@
 """The network against the original's answers, its size, and what it does with odd inputs."""
 import copy
+import gc
 import json
 from dataclasses import asdict
 
@@ -8,7 +9,7 @@ import torch
 from golden import close, fill, golden, network, same_as_theirs, wave
 
 from clipsonic.core import InputError
-from clipsonic.unet import Attention, Concat, Conv3x3, UNet, UNetConfig, Winograd, kernels, timestep_embedding, winograd
+from clipsonic.unet import KEPT, Attention, Concat, Conv3x3, UNet, UNetConfig, conv3x3, conv3x3_backward, kernels, timestep_embedding, winograd
 
 small = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(16,), heads=2, condition_dim=6, patch=2, groups=4)
 
@@ -102,7 +103,7 @@ def test_winograd_is_a_convolution(shape, c_in, c_out):
     batch, height, width = shape
     values = [wave(batch, c_in, height, width), wave(c_out, c_in, 3, 3, k=1), wave(c_out, k=2)]
     ours, theirs = [[v.to(t, copy=True).requires_grad_() for v in values] for t in (torch.float32, torch.float64)]
-    a, b = Winograd.apply(*ours), torch.nn.functional.conv2d(*theirs, padding=1)
+    a, b = conv3x3(*ours, False), torch.nn.functional.conv2d(*theirs, padding=1)
     near(a, b)
     with torch.no_grad():
         near(winograd(values[0], kernels(values[1])), b - theirs[2][:, None, None])
@@ -120,30 +121,46 @@ def test_where_winograd_pays(shape, learns, points):
     layer, x = convolution(shape[1], max(128, shape[1])), wave(*shape)
     assert layer.pays(x, learns) == points
     with torch.set_grad_enabled(learns): out = layer(x)
-    assert (layer.kept is not None) == (points and not learns)
+    assert (layer.weight in KEPT) == (points and not learns)
     near(out, torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1))
 
 def test_other_weights_have_other_points():
     layer, x = convolution(), wave(2, 64, 64, 64)
     with torch.no_grad():
         first = layer(x)
-        kept = layer.kept
-        assert torch.equal(layer(x), first) and layer.kept is kept
+        kept = KEPT[layer.weight]
+        assert torch.equal(layer(x), first) and KEPT[layer.weight] is kept
         layer.weight.mul_(2)
         near(layer(x) - layer.bias[:, None, None], 2 * (first - layer.bias[:, None, None]))
         layer.load_state_dict(convolution().state_dict())
         assert torch.equal(layer(x), first)
     assert set(layer.state_dict()) == {'weight', 'bias'}
 
+def test_points_go_with_their_weights():
+    layer, before = convolution(), len(KEPT)
+    with torch.no_grad(): layer(wave(2, 64, 64, 64))
+    assert len(KEPT) == before + 1
+    del layer
+    gc.collect()
+    assert len(KEPT) == before
+
+@pytest.mark.parametrize('height, width', [(8, 12), (5, 7)])
+def test_operators_are_what_they_tell_the_compiler(height, width):
+    x, weight, bias = wave(2, 3, height, width), wave(4, 3, 3, 3, k=1), wave(4, k=2)
+    for keep in (False, True): torch.library.opcheck(conv3x3, (x, weight, bias, keep))
+    torch.library.opcheck(conv3x3, [v.requires_grad_() for v in (x, weight, bias)] + [False])
+    torch.library.opcheck(conv3x3_backward, (wave(2, 4, height, width, k=3), x.detach(), weight.detach()))
+
 @pytest.mark.parametrize('x', [wave(2, 64, 64, 64).double(), wave(2, 64, 64, 64).bfloat16()])
 def test_other_precisions_convolve_as_ever(x):
     layer = convolution().to(x.dtype)
-    with torch.no_grad(): assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)) and layer.kept is None
+    with torch.no_grad(): assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)) and layer.weight not in KEPT
 
 def test_weights_made_for_inference():
     with torch.inference_mode():
         layer, x = convolution(), wave(2, 64, 64, 64)
-        assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
+        near(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
+        assert layer.weight not in KEPT
 
 def test_a_wide_network_answers_as_without_winograd(monkeypatch):
     net, inputs = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6))
@@ -153,7 +170,7 @@ def test_a_wide_network_answers_as_without_winograd(monkeypatch):
         net(*inputs).square().mean().backward()
         return [out] + [p.grad.clone() for p in net.parameters() if p.grad is not None]
     ours = answers()
-    assert any(isinstance(m, Conv3x3) and m.kept is not None for m in net.modules())
+    assert any(p in KEPT for p in net.parameters())
     monkeypatch.setattr(Conv3x3, 'pays', lambda *_: False)
     for a, b in zip(ours, answers(), strict=True): near(a, b, 1e-4)
 
@@ -164,7 +181,17 @@ def test_compiled_in_one_piece(conditioning, mode):
     torch._dynamo.reset()
     net = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(32,), condition_dim=6, conditioning=conditioning)).requires_grad_(False)
     inputs = wave(2, 1, 64, 64), torch.tensor([10., 900.]), net.embed_condition(wave(2, 6))
-    with mode(): near(torch.compile(net.denoise, backend='eager', fullgraph=True)(*inputs), net.denoise(*inputs), 1e-4)
+    with mode(): near(torch.compile(net.denoise, backend='aot_eager', fullgraph=True)(*inputs), net.denoise(*inputs), 1e-4)
+    assert any(p in KEPT for p in net.parameters())
+
+def test_compiled_training():
+    torch._dynamo.reset()
+    net, inputs = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6))
+    def gradients(network):
+        net.zero_grad()
+        network(*inputs).square().mean().backward()
+        return [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    for a, b in zip(gradients(torch.compile(net, backend='aot_eager', fullgraph=True)), gradients(net), strict=True): near(a, b, 1e-4)
 
 def test_attention_has_no_order():
     attention, x = Attention(8, 2, 4), wave(1, 8, 2, 3)
