@@ -134,7 +134,7 @@ def test_the_examples_of_the_help_are_commands():
         numbers = ' '.join(f'{w:g}' for w in WEIGHTS) if what == 'guidance' else f'{", ".join(map(str, STEPS[:-1]))} and {STEPS[-1]} steps, guided always, and from {BETWEEN[0]:g} to {BETWEEN[1]:g}'
         assert numbers in text
 
-@pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'), ('evaluations', 512, 'w1.5_ddim_25_uniform')])
+@pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'), ('evaluations', 512, 'w1.5_ddpm_1000_uniform')])
 def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
     from conftest import root
     result = json.loads((root / 'nbs' / 'results' / f'{name}.json').read_text())
