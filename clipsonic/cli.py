@@ -411,7 +411,7 @@ def run_sweep(args):
     def settings(pipeline):
         if args.what == "evaluations": return evaluation_settings(pipeline, args.system, args.guidance, args.settings)
         return guidance_settings(pipeline, args.systems, args.weights or WEIGHTS, args.sampler, args.steps, args.spacing, args.guidance_interval)
-    sweep(args.data, args.sets, args.out, settings, dict(text.split("=", 1) for text in args.also), args.model, args.n, args.seconds, args.seed, args.classifier, args.embedder, args.embedder_weights, args.device)
+    sweep(args.data, args.sets, args.out, settings, dict(text.split("=", 1) for text in args.also), args.model, args.n, args.seconds, args.seed, args.draws, args.classifier, args.embedder, args.embedder_weights, args.device)
     print(*lines(args.out), sep="\n")
     print(f"written to {args.out}; the sounds are in {args.sets}")
 
@@ -419,6 +419,7 @@ def add_swept(p):
     "The options that both sweeps have."
     add_scored(p)
     p.add_argument("--also", nargs="+", action="extend", default=[], metavar="NAME=FOLDER", help="sounds for the same clips that were rendered elsewhere, scored beside the others; they must be as many")
+    p.add_argument("--draws", type=int, default=1, help="sets of each setting, every one with noise of its own: what chance alone does to the figures (default: 1)")
     p.add_argument("--embedder-weights", metavar="FILE", help="the embedder's local weights")
 
 # %% ../nbs/60_cli.ipynb #d0aa2fbb
@@ -440,7 +441,8 @@ def add_sweep(commands):
     e = add_command(kinds, "evaluations", run_sweep, "score samplers and numbers of steps", """
         clipsonic sweep evaluations --data shards/test --sets sets-evaluations -o evaluations.json
         clipsonic sweep evaluations --data shards/test --settings "ddim 25" "ddim 9 100 970" "dpm++2m 11 100 970" --sets sets-few -o few.json
-        clipsonic sweep evaluations --data shards/test --settings "dpm++2m 16" --also long=sounds-of-1000-steps --sets sets-few -o long.json""")
+        clipsonic sweep evaluations --data shards/test --settings "dpm++2m 16" --also long=sounds-of-1000-steps --sets sets-few -o long.json
+        clipsonic sweep evaluations --data shards/test --settings "dpm++2m 11 100 970" "dpm++2m 8" --draws 8 --sets sets-draws -o draws.json""")
     e.add_argument("--system", default="iq", help="iq, zs, pd or sd (default: iq)")
     e.add_argument("--guidance", type=float, default=1.5, metavar="W", help="1 is plain conditional (default: 1.5)")
     e.add_argument("--settings", nargs="+", metavar="SETTING", help='each "SAMPLER STEPS [SPACING] [LOW HIGH]", with guidance always where no times are given; the first is what the others are compared with (default: the model\'s own; and every sampler in 4, 6, 8, 11, 16, 25 and 50 steps, guided always, and from 100 to 970)')

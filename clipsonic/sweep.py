@@ -12,8 +12,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 
 import torch
 
@@ -37,10 +38,11 @@ class Setting:
     guidance_interval: tuple[float, float] | None = None  # times between which there is guidance; None: always
     w: float = 1.5  # guidance
     system: str = "iq"  # of `SYSTEMS`
+    draw: int = 0  # which noise: that of the sweep's seed, or of so many seeds further
 
     def __str__(self):
         between = [] if self.guidance_interval is None else ["{:g}-{:g}".format(*self.guidance_interval)]
-        return "_".join([self.system, f"w{self.w:g}", self.sampler, str(self.steps), self.spacing, *between])
+        return "_".join([self.system, f"w{self.w:g}", self.sampler, str(self.steps), self.spacing, *between, *[f"draw{self.draw}"] * (self.draw > 0)])
 
 
 def setting(
@@ -97,7 +99,7 @@ def render(
     open_sets(out, about := about_sets("sweep", pipeline, asked, seconds=seconds, seed=seed))
     render_set(out / "real", pipeline, "real", asked, seconds, seed, progress)
     for s in settings:
-        render_set(out / str(s), pipeline, s.system, asked, seconds, seed, progress,
+        render_set(out / str(s), pipeline, s.system, asked, seconds, seed + s.draw, progress,
                    guidance=s.w, steps=s.steps, sampler=s.sampler, spacing=s.spacing, guidance_interval=s.guidance_interval or (0, 1000))  # not the model's own
     return about
 
@@ -135,12 +137,13 @@ def sweep(
     shards: str | Path,  # labelled shards of videos that nothing was trained on
     sets: str | Path,  # folder for the sounds; one that was begun is gone on with
     out: str | Path,  # json to write
-    settings: Callable,  # Pipeline → list of `Setting`; FAD's differences are from the first of the same system
+    settings: Callable,  # Pipeline → list of `Setting`; FAD's differences are from the first of the same system, with the same noise
     also: dict[str, str | Path] | None = None,  # name → folder of sounds that were rendered elsewhere, scored beside them
     model: str | Path = "pocket",  # what `Pipeline.load` takes
     n: int = 512,
     seconds: float = 2.048,
     seed: int = 0,
+    draws: int = 1,  # sets of each setting, all of the same clips and every one with noise of its own
     classifier: str | Path = "pocket-listener",  # these three as for `evaluate`
     embedder: str | Path | Embedder = "pocket",
     weights: str | Path | None = None,
@@ -148,10 +151,11 @@ def sweep(
     progress: bool = True,
 ) -> dict:  # {"rows": [{"name", "system", "w", …, "evaluations", figure: {"value", "low", "high", "n", "by"}, "bad"}], "protocol"}
     "Renders and scores every setting, and writes the figures. Raises InputError"
+    within("draws", draws, 1, 1000, whole=True)
     for path in out, sets:
         if not Path(path).absolute().parent.is_dir(): raise InputError(f"cannot write {path}: the folder {Path(path).parent} does not exist; make it first")
     pipeline, sets, rows, heard = Pipeline.load(model, device), Path(sets), [], {}
-    cost = costs(pipeline, settings(pipeline))
+    cost = costs(pipeline, [replace(s, draw=k) for s in settings(pipeline) for k in range(draws)])
     folders = {str(s): sets / str(s) for s in cost} | beside(also or {}, list(cost), n)
     about = render(pipeline, shards, sets, list(cost), n, seconds, seed, progress)
     known = {str(s): asdict(s) | {"evaluations": count} for s, count in cost.items()}
@@ -162,9 +166,9 @@ def sweep(
             rows.append({"name": name} | known.get(name, {}) | {key: figure for key, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"]})
         heard[name], _ = listen_to(find_sounds(folder), ear, kept := FeatureCache(cache), progress=progress)
         kept.db.close()
-    firsts = {r.get("system"): r["name"] for r in reversed(rows)} | {None: rows[0]["name"]}
+    firsts = {(r.get("system"), r.get("draw")): r["name"] for r in reversed(rows)} | {(None, None): rows[0]["name"]}
     for r in rows:
-        if (first := firsts[r.get("system")]) != r["name"]: r["fad_difference"] = asdict(fad_difference(heard[r["name"]], heard[first], heard["real"], torch.Generator().manual_seed(seed))) | {"by": ear.name, "from": first}
+        if (first := firsts[r.get("system"), r.get("draw")]) != r["name"]: r["fad_difference"] = asdict(fad_difference(heard[r["name"]], heard[first], heard["real"], torch.Generator().manual_seed(seed))) | {"by": ear.name, "from": first}
     result = {"rows": rows, "protocol": {"sets": about, "measures": row["protocol"], "version": __version__}}
     with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
     return result
@@ -206,8 +210,12 @@ def lines(
     path: str | Path,  # json of `sweep`
     figures: tuple[str, ...] = ("fad", "fad_difference", "clap", "kl_pocket", "accuracy_pocket"),
 ) -> list[str]:
-    "A sweep in lines of markdown"
-    def cell(f): return "–" if f is None else f"{f['value']:.3g}" + ("" if f["low"] is None else f" ({f['low']:.3g} to {f['high']:.3g})")
-    rows = json.loads(Path(path).read_text())["rows"]
+    "A sweep in lines of markdown, one a setting: figures with their intervals; where a setting was drawn several times, means and standard deviations"
+    def cell(found):
+        if None in found: return "–"
+        if len(found) > 1: return f"{mean(f['value'] for f in found):.3g} ± {stdev(f['value'] for f in found):.2g}"
+        return f"{found[0]['value']:.3g}" + ("" if found[0]["low"] is None else f" ({found[0]['low']:.3g} to {found[0]['high']:.3g})")
+    draws_of = {}
+    for row in json.loads(Path(path).read_text())["rows"]: draws_of.setdefault(row["name"].removesuffix(f"_draw{row.get('draw')}"), []).append(row)
     return [f"| setting | evaluations | {' | '.join(figures)} | left out |", "|---" * (len(figures) + 3) + "|",
-            *(f"| {row['name']} | {row.get('evaluations', '–')} | {' | '.join(cell(row.get(f)) for f in figures)} | {len(row['bad'])} |" for row in rows)]
+            *(f"| {name}{f', {len(rows)} draws' * (len(rows) > 1)} | {rows[0].get('evaluations', '–')} | {' | '.join(cell([row.get(f) for row in rows]) for f in figures)} | {sum(len(row['bad']) for row in rows)} |" for name, rows in draws_of.items())]

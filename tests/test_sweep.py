@@ -89,6 +89,24 @@ def test_the_lists_that_are_swept_when_nobody_asks(home):
     assert {s.guidance_interval for s in guidance_settings(pipeline)} == {(200, 800)} and {s.guidance_interval for s in guidance_settings(pipeline, guidance_interval=(0, 1000))} == {None}
     assert str(evaluation_settings(pipeline)[0]) == 'iq_w1.5_ddim_3_uniform_200-800'
 
+def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
+    words = ['--settings', 'ddim 2', 'ddpm 2']
+    status, printed, _ = sweep('evaluations', *words, '--draws', '2')
+    rows = json.loads(Path('out.json').read_text())['rows']
+    assert status == 0 and [(r['sampler'], r['draw']) for r in rows] == [('ddim', 0), ('ddim', 1), ('ddpm', 0), ('ddpm', 1)]
+    assert [r.get('fad_difference', {}).get('from') for r in rows] == [None, None, rows[0]['name'], rows[1]['name']]
+    fads = torch.tensor([r['fad']['value'] for r in rows], dtype=torch.float64)
+    shown = [line for line in printed.splitlines() if 'ddim' in line]
+    assert len(shown) == 1 and f'iq_w1.5_ddim_2_uniform, 2 draws | 4 | {fads[:2].mean():.3g} ± {fads[:2].std():.2g} |' in shown[0]
+    made = sounds()
+    assert len(set(made.values())) == len(made) == 15  # real, and two settings twice
+    pipeline, asked = Pipeline.load(home / 'model', 'cpu'), asked_of(home / 'shards', 3, 0.5)
+    alone = pipeline.system('iq').sound(asked['embedding'][2:], noise_streams(1, 1, first=2), 0.5, guidance=1.5, steps=2, sampler='ddim')[0]
+    Audio(alone * min(1.0, 0.99 / alone.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
+    assert (tmp_path / 'alone.wav').read_bytes() == made['sets/iq_w1.5_ddim_2_uniform_draw1/0002.wav']  # the noise of the next seed, the clip of this one
+    assert sweep('evaluations', *words)[0] == 0 and sounds() == made  # one draw is the first of two
+    assert [r['fad'] for r in json.loads(Path('out.json').read_text())['rows']] == [r['fad'] for r in rows[::2]]
+
 def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     words = ['--settings', 'ddim 2', 'dpm++2m 3 100 970']
     assert sweep('evaluations', *words)[0] == 0
@@ -110,7 +128,7 @@ def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     (['evaluations', '--settings', 'ddim 9 970 100'], 'upside down'), (['evaluations', '--settings', 'ddim 4001'], '1 to 4000'), (['evaluations', '--settings', 'ddim 9', 'ddim 9 uniform'], 'comes twice'),
     (['evaluations', '--system', 'sd'], "unknown system 'sd'"), (['evaluations', '--guidance', '-1'], 'guidance must be'), (['evaluations', '--also', 'long'], 'NAME=FOLDER'),
     (['guidance', '--weights', '1', '1'], 'comes twice'), (['guidance', '--weights', 'nan'], 'guidance must be'), (['guidance', '--steps', '0'], '1 to 4000'), (['guidance', '-o', 'no/out.json'], 'make it first'),
-    (['guidance', '--sets', 'no/sets'], 'make it first')])
+    (['guidance', '--sets', 'no/sets'], 'make it first'), (['evaluations', '--draws', '0'], 'draws must be')])
 def test_refused_at_the_door(sweep, words, says):
     status, _, err = sweep(*words)
     assert status == 2 and says in err and err.count('\n') == 1 and not list(Path().iterdir())
