@@ -9,7 +9,7 @@ import torch
 from golden import close, fill, golden, network, same_as_theirs, wave
 
 from clipsonic.core import InputError
-from clipsonic.unet import KEPT, Attention, Concat, Conv3x3, UNet, UNetConfig, conv3x3, conv3x3_backward, kernels, timestep_embedding, winograd
+from clipsonic.unet import KEPT, Attention, Concat, Conv1x1, Conv3x3, Linear, UNet, UNetConfig, conv3x3, conv3x3_backward, kernels, linear, linear_backward, timestep_embedding, winograd
 
 small = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(16,), heads=2, condition_dim=6, patch=2, groups=4)
 
@@ -95,6 +95,23 @@ def test_concatenation_is_what_it_says():
     literal = torch.nn.functional.conv2d(torch.cat([h, c[:, :, None, None].expand(-1, -1, 5, 6)], dim=1), kernel, concat.features.bias)
     close(concat(h, concat.condition(c)), literal)
 
+@pytest.mark.parametrize('kind, shape', [(Linear, (2, 5, 24)), (Linear, (1, 24)), (Conv1x1, (2, 24, 5, 7))])
+@pytest.mark.parametrize('onednn', [True, False])
+def test_linear_layers_are_linear(kind, shape, onednn, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: onednn)
+    layer = kind(24, 10)
+    fill(layer.named_parameters())
+    literal = {Linear: torch.nn.functional.linear, Conv1x1: torch.nn.functional.conv2d}[kind]
+    for memory in [torch.contiguous_format] + [torch.channels_last] * (len(shape) == 4):
+        x = wave(*shape).to(memory_format=memory).requires_grad_()
+        exact = [v.detach().double().requires_grad_() for v in (x, *layer.parameters())]
+        ours, theirs = layer(x), literal(*exact)
+        near(ours, theirs)
+        weights = wave(*theirs.shape, k=3)
+        for mine, right in zip(torch.autograd.grad((ours * weights).sum(), [x, *layer.parameters()]), torch.autograd.grad((theirs * weights).sum(), exact)): near(mine, right)
+    assert layer.double()(x.double()).dtype == torch.float64 and set(layer.state_dict()) == {'weight', 'bias'}
+    with torch.autocast('cpu', torch.bfloat16): assert layer.float()(x).dtype == torch.bfloat16
+
 def near(a, b, tolerance=5e-5): assert (a - b).abs().max() < tolerance * b.abs().max()
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (2, 4, 4), (3, 5, 7), (1, 33, 3), (5, 8, 8), (2, 64, 50), (1, 3, 600)])
@@ -111,21 +128,21 @@ def test_winograd_is_a_convolution(shape, c_in, c_out):
     for loss in (a, b): (loss * wave(*b.shape, k=3)).sum().backward()
     for mine, right in zip(ours, theirs): near(mine.grad, right.grad)
 
-def convolution(c_in=64, c_out=128):
+def convolution(c_in=128, c_out=256):
     layer = Conv3x3(c_in, c_out)
     fill(layer.named_parameters())
     return layer
 
-@pytest.mark.parametrize('shape, learns, points', [((2, 384, 16, 16), False, True), ((2, 384, 8, 8), False, False), ((2, 384, 16, 16), True, False), ((2, 64, 64, 64), True, True), ((2, 64, 64, 64), False, True), ((2, 64, 32, 32), False, False), ((200, 64, 9, 9), False, False)])
+@pytest.mark.parametrize('shape, learns, points', [((2, 384, 16, 16), False, True), ((2, 384, 8, 8), False, False), ((2, 384, 16, 16), True, False), ((2, 128, 32, 32), True, True), ((2, 128, 32, 32), False, True), ((2, 64, 64, 64), False, False), ((2, 128, 16, 16), False, False), ((200, 128, 9, 9), False, False)])
 def test_where_winograd_pays(shape, learns, points):
-    layer, x = convolution(shape[1], max(128, shape[1])), wave(*shape)
+    layer, x = convolution(shape[1], max(256, shape[1])), wave(*shape)
     assert layer.pays(x, learns) == points
     with torch.set_grad_enabled(learns): out = layer(x)
     assert (layer.weight in KEPT) == (points and not learns)
     near(out, torch.nn.functional.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=1))
 
 def test_other_weights_have_other_points():
-    layer, x = convolution(), wave(2, 64, 64, 64)
+    layer, x = convolution(), wave(2, 128, 32, 32)
     with torch.no_grad():
         first = layer(x)
         kept = KEPT[layer.weight]
@@ -138,7 +155,7 @@ def test_other_weights_have_other_points():
 
 def test_points_go_with_their_weights():
     layer, before = convolution(), len(KEPT)
-    with torch.no_grad(): layer(wave(2, 64, 64, 64))
+    with torch.no_grad(): layer(wave(2, 128, 32, 32))
     assert len(KEPT) == before + 1
     del layer
     gc.collect()
@@ -150,20 +167,23 @@ def test_operators_are_what_they_tell_the_compiler(height, width):
     for keep in (False, True): torch.library.opcheck(conv3x3, (x, weight, bias, keep))
     torch.library.opcheck(conv3x3, [v.requires_grad_() for v in (x, weight, bias)] + [False])
     torch.library.opcheck(conv3x3_backward, (wave(2, 4, height, width, k=3), x.detach(), weight.detach()))
+    rows, weight = wave(2, height, width), wave(4, width, k=1)
+    torch.library.opcheck(linear, [v.requires_grad_() for v in (rows, weight, bias)])
+    torch.library.opcheck(linear_backward, (wave(2, height, 4, k=3), rows.detach(), weight.detach()))
 
-@pytest.mark.parametrize('x', [wave(2, 64, 64, 64).double(), wave(2, 64, 64, 64).bfloat16()])
+@pytest.mark.parametrize('x', [wave(2, 128, 32, 32).double(), wave(2, 128, 32, 32).bfloat16()])
 def test_other_precisions_convolve_as_ever(x):
     layer = convolution().to(x.dtype)
     with torch.no_grad(): assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)) and layer.weight not in KEPT
 
 def test_weights_made_for_inference():
     with torch.inference_mode():
-        layer, x = convolution(), wave(2, 64, 64, 64)
+        layer, x = convolution(), wave(2, 128, 32, 32)
         near(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
         assert layer.weight not in KEPT
 
 def test_a_wide_network_answers_as_without_winograd(monkeypatch):
-    net, inputs = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6))
+    net, inputs = network(UNetConfig(channels=128, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6))
     def answers():
         net.zero_grad()
         with torch.no_grad(): out = net(*inputs)
@@ -179,7 +199,7 @@ def test_a_wide_network_answers_as_without_winograd(monkeypatch):
 def test_compiled_in_one_piece(conditioning, mode):
     "Every break would cost the compiler its view of the whole, and a wide network its patience"
     torch._dynamo.reset()
-    net = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(32,), condition_dim=6, conditioning=conditioning)).requires_grad_(False)
+    net = network(UNetConfig(channels=128, mult=(1, 2), blocks=1, attention=(32,), condition_dim=6, conditioning=conditioning)).requires_grad_(False)
     inputs = wave(2, 1, 64, 64), torch.tensor([10., 900.]), net.embed_condition(wave(2, 6))
     with mode():
         out = torch.compile(net.denoise, backend='aot_eager', fullgraph=True)(*inputs)
@@ -188,7 +208,7 @@ def test_compiled_in_one_piece(conditioning, mode):
 
 def test_compiled_training():
     torch._dynamo.reset()
-    net, inputs = network(UNetConfig(channels=64, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6))
+    net, inputs = network(UNetConfig(channels=128, mult=(1, 2), blocks=1, attention=(), condition_dim=6)), (wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6))
     def gradients(network):
         net.zero_grad()
         network(*inputs).square().mean().backward()
