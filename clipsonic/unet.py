@@ -136,7 +136,7 @@ INPUT = torch.tensor([[4.0, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1
 KERNEL = torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24  # G
 OUTPUT = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])  # Aᵀ
 
-# %% ../nbs/22_unet.ipynb #f1e55abf
+# %% ../nbs/22_unet.ipynb #a7c31e52
 def mix(
     matrix: torch.Tensor,  # (sum, part), with many zeros
     parts: list[torch.Tensor],  # as many as the matrix has columns
@@ -160,7 +160,7 @@ def both(
     mix(matrix, rows.unbind(1), (points := rows.new_empty(*[len(matrix)] * 2, *squares.shape[2:])).unbind(1))
     return points
 
-
+# %% ../nbs/22_unet.ipynb #f1e55abf
 def spread(
     matrix: torch.Tensor,  # (6, side of a tile), `INPUT` or the transpose of `OUTPUT`
     x: torch.Tensor,  # (batch, height, width, channel)
