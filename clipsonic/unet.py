@@ -105,10 +105,10 @@ def linear_backward(
 
 
 # an operator is closed to a compiler and to autograd, who are told here what goes in and what comes out
-linear.register_autograd(lambda ctx, gradient: (*linear_backward(gradient, *ctx.saved_tensors), gradient.flatten(0, -2).sum(0)),
-                         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]))
 linear.register_fake(lambda x, weight, bias: x.new_empty(*x.shape[:-1], len(weight)))
 linear_backward.register_fake(lambda gradient, x, weight: (x.new_empty(x.shape), weight.new_empty(weight.shape)))
+linear.register_autograd(lambda ctx, gradient: (*linear_backward(gradient, *ctx.saved_tensors), gradient.flatten(0, -2).sum(0)),
+                         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]))
 
 # %% ../nbs/22_unet.ipynb #8905bf31
 def plain(x):
@@ -270,10 +270,10 @@ def conv3x3_backward(
     return winograd(gradient, kernels(weight.flip(2, 3).transpose(0, 1))), dw.permute(2, 3, 0, 1)
 
 
-conv3x3.register_autograd(lambda ctx, gradient: (*conv3x3_backward(gradient, *ctx.saved_tensors), gradient.sum((0, 2, 3)), None),
-                          setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]))
 conv3x3.register_fake(lambda x, weight, bias, keep: blank(x, len(weight))[1])
 conv3x3_backward.register_fake(lambda gradient, x, weight: (blank(x, x.shape[1])[1], weight.new_empty(3, 3, *weight.shape[:2]).permute(2, 3, 0, 1)))
+conv3x3.register_autograd(lambda ctx, gradient: (*conv3x3_backward(gradient, *ctx.saved_tensors), gradient.sum((0, 2, 3)), None),
+                          setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]))
 
 # %% ../nbs/22_unet.ipynb #3bcf44b4
 class Conv3x3(nn.Conv2d):

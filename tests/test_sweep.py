@@ -1,6 +1,7 @@
 """Sweeps: settings in words, what they cost, sets rendered once and gone on with, rows that are paired, and what is refused."""
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,7 +153,7 @@ def test_the_examples_of_the_help_are_commands():
         numbers = ' '.join(f'{w:g}' for w in WEIGHTS) if what == 'guidance' else f'{", ".join(map(str, STEPS[:-1]))} and {STEPS[-1]} steps, guided always, and from {BETWEEN[0]:g} to {BETWEEN[1]:g}'
         assert numbers in text
 
-@pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'), ('evaluations', 512, 'w1.5_ddpm_1000_uniform')])
+@pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'), ('evaluations', 512, 'w1.5_ddpm_1000_uniform'), ('draws', 512, 'w1.5_dpm++2m_11_logsnr_100-970')])
 def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
     from conftest import root
     result = json.loads((root / 'nbs' / 'results' / f'{name}.json').read_text())
@@ -160,5 +161,6 @@ def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
     assert result['protocol']['sets']['n'] == n and result['protocol']['sets']['kind'] == 'sweep'
     for row in result['rows']:
         s = setting(row['sampler'], row['steps'], row['spacing'], row['guidance_interval'], row['w'], row['system'])
+        s = replace(s, draw=row.get('draw', 0))
         assert row['name'] == str(s) and row['evaluations'] == costs(pipeline, [s])[s] and row['fad']['n'] + len(row['bad']) == n
-        assert ('fad_difference' in row) == (row['name'] != f"{row['system']}_{first}")
+        assert ('fad_difference' in row) == (row['name'] != f"{row['system']}_{first}" + f'_draw{s.draw}' * (s.draw > 0))
