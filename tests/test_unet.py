@@ -133,7 +133,7 @@ def convolution(c_in=128, c_out=256):
     fill(layer.named_parameters())
     return layer
 
-@pytest.mark.parametrize('shape, learns, points', [((2, 384, 16, 16), False, True), ((2, 384, 8, 8), False, False), ((2, 384, 16, 16), True, False), ((2, 128, 32, 32), True, True), ((2, 128, 32, 32), False, True), ((2, 64, 64, 64), False, False), ((2, 128, 16, 16), False, False), ((200, 128, 9, 9), False, False)])
+@pytest.mark.parametrize('shape, learns, points', [((2, 384, 16, 16), False, True), ((2, 384, 8, 8), False, False), ((2, 384, 16, 16), True, False), ((2, 128, 32, 32), True, True), ((2, 128, 32, 32), False, True), ((2, 32, 64, 64), False, False), ((2, 128, 16, 16), False, False), ((200, 128, 9, 9), False, False)])
 def test_where_winograd_pays(shape, learns, points):
     layer, x = convolution(shape[1], max(256, shape[1])), wave(*shape)
     assert layer.pays(x, learns) == points
