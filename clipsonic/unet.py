@@ -145,7 +145,9 @@ def mix(
     "Weighted sums of some parts, wherever they lie in memory"
     for row, to in zip(matrix.tolist(), out):
         (factor, part), *others = sorted([pair for pair in zip(row, parts) if pair[0]], key=lambda pair: pair[0] != 1)
-        if factor == 1 and others: torch.add(part, others[0][1], alpha=others.pop(0)[0], out=to)
+        if factor == 1 and others:  # the first two at once
+            (second, other), *others = others
+            torch.add(part, other, alpha=second, out=to)
         else: torch.mul(part, factor, out=to)
         for factor, part in others: to.add_(part, alpha=factor)
 
