@@ -20,6 +20,7 @@ from fastcore.basics import patch
 
 from .checkpoint import load_config, load_strict, load_tensors, weights_folder, tensors_digest
 from .core import CheckpointError, InputError, pick_device
+from .threads import on_threads
 
 # %% ../nbs/10_clip.ipynb #1b5bcc5f
 @dataclass(frozen=True)
@@ -266,13 +267,13 @@ class Clip:
                     ) -> torch.Tensor:  # (B, D) float32, L2-normalised
         "Embeddings of pictures."
         batch = torch.stack([self.preprocess(i) for i in images]).to(self.device)
-        return F.normalize(self.model.encode_image(batch).float(), dim=-1)
+        with on_threads(): return F.normalize(self.model.encode_image(batch).float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts:list[str], # prompts, templates already filled
                    ) -> torch.Tensor:      # (B, D) float32, L2-normalised
         "Embeddings of texts."
-        return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=-1)
+        with on_threads(): return F.normalize(self.model.encode_text(self.tokenizer(texts).to(self.device)).float(), dim=-1)
 
     def unknown(self, text:str) -> list[str]: # words that it leaves out; a full-vocabulary CLIP leaves none
         "Words of `text` that this encoder has never seen."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'whole_file', 'whole_folder', 'Audio',
-           'noise_streams', 'randn_streams', 'pick_device', 'cores', 'on_threads']
+           'noise_streams', 'randn_streams', 'pick_device']
 
 # %% ../nbs/00_core.ipynb #ac6f3622
 import base64, io, os, secrets, shutil, warnings
@@ -230,19 +230,3 @@ def pick_device(
     try: return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-def cores() -> int:
-    "How many processor cores this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-@contextmanager
-def on_threads(
-    most: int | None,  # threads; None: as many as PyTorch has
-): # yields how many there are
-    "Lets PyTorch compute on few of the processor's threads for a while."
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads := min(before, most or before))
-    try: yield threads
-    finally: torch.set_num_threads(before)

@@ -30,12 +30,13 @@ from fastcore.basics import patch
 
 from . import __version__
 from .clap import RESAMPLER
-from .core import Audio, InputError, MediaError, cores, on_threads, whole_file
+from .core import Audio, InputError, MediaError, whole_file
 from .embedders import CNN14, Embedder, classifier_embedder, clap_embedder, inception_embedder, load_embedder, pocket_classifier
 from .fad import Estimate, bootstrap_interval, fad_infinity
 from .mel import MelConfig
 from .prepare import Settings, find_files
 from .scores import cosine_scores, diversity, inception_score, interval, kl_divergence, nearest, sliding, top1
+from .threads import cores, on_threads
 from .video import read_audio
 
 # %% ../nbs/53_evaluate.ipynb #79fa89c3

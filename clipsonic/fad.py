@@ -19,6 +19,7 @@ from fastcore.basics import patch
 
 from .checkpoint import check_replaceable, load_config, load_tensors, save_checkpoint
 from .core import CheckpointError, InputError
+from .threads import on_threads
 
 # %% ../nbs/30_fad.ipynb #54a6d64f
 def check_features(
@@ -35,6 +36,7 @@ def check_features(
     return features.detach().to("cpu", torch.float64)
 
 
+@on_threads(1)
 def shrink(
     factor: torch.Tensor,  # (row, dimension)
     rows: int,  # leave it where it has no more than these
@@ -51,6 +53,7 @@ class Moments:
     factor: torch.Tensor  # (row, dimension), factorᵀ·factor = (n − 1)·covariance
 
     @classmethod
+    @on_threads(1)
     def of(
         cls,
         features: torch.Tensor,  # (clip, dimension), float32 or float64
@@ -60,6 +63,7 @@ class Moments:
         mean = x.mean(0)
         return cls(len(x), mean, shrink(x - mean, x.shape[1]))
 
+    @on_threads(1)
     def covariance(self) -> torch.Tensor:  # (dimension, dimension)
         "The unbiased covariance. Raises `InputError` for a single clip"
         if self.n < 2: raise InputError(f"a covariance needs two or more clips, not {self.n}")
@@ -69,6 +73,7 @@ class Moments:
 
 # %% ../nbs/30_fad.ipynb #ed18cc0a
 @patch
+@on_threads(1)
 def merge(
     self: Moments,
     other: Moments,  # of other clips
@@ -81,6 +86,7 @@ def merge(
 
 
 @patch
+@on_threads(1)
 def add(
     self: Moments,
     features: torch.Tensor,  # (clip, dimension) further clips
@@ -89,6 +95,7 @@ def add(
     return self.merge(Moments.of(features))
 
 # %% ../nbs/30_fad.ipynb #345239f6
+@on_threads(1)
 def nuclear_norm(
     matrix: torch.Tensor,  # (row, column) in float64
 ) -> torch.Tensor:  # scalar
@@ -100,6 +107,7 @@ def nuclear_norm(
     return roots.sum() if error < 1e-10 * roots.sum() else torch.linalg.svdvals(m).sum()
 
 # %% ../nbs/30_fad.ipynb #98177e1e
+@on_threads(1)
 def frechet_distance(
     a: torch.Tensor | Moments,  # (clip, dimension) features of one set, or their moments
     b: torch.Tensor | Moments,  # of the other
@@ -114,6 +122,7 @@ def frechet_distance(
     return max(0.0, (shift + spread - 2 * nuclear_norm(fa @ fb.T)).item())  # rounding may leave −1e-14
 
 # %% ../nbs/30_fad.ipynb #d919e0b4
+@on_threads(1)
 def moments_from_covariance(
     n: int,  # clips that they were made from, two or more
     mean: torch.Tensor,  # (dimension,)
@@ -193,6 +202,7 @@ def halves(
     return (x, x) if isinstance(x, Moments) else tuple(some(x, i) for i in torch.randperm(len(x), generator=generator).tensor_split(2))
 
 # %% ../nbs/30_fad.ipynb #81d76412
+@on_threads(1)
 def fad_infinity(
     features: torch.Tensor | list[torch.Tensor],  # (clip, dimension), or each clip's (row, dimension); 16 clips a dimension or more
     reference: torch.Tensor | list[torch.Tensor] | Moments,  # likewise; moments are taken as exact, so their own bias stays
@@ -215,6 +225,7 @@ def fad_infinity(
     return Estimate(value, value - error, value + error, len(features))
 
 # %% ../nbs/30_fad.ipynb #8c608226
+@on_threads(1)
 def recentred(
     value: float,  # the figure as measured
     drawn: torch.Tensor,  # (draw,) float64, the same of every draw
@@ -249,6 +260,7 @@ def redrawn(
             yield moments_from_covariance(n, mean + centre, scatter / (n - 1)) if failed else Moments(n, mean + centre, root.T.contiguous())
 
 # %% ../nbs/30_fad.ipynb #cf159cb8
+@on_threads(1)
 def bootstrap_interval(
     features: torch.Tensor | list[torch.Tensor],  # (clip, dimension), or each clip's (row, dimension)
     reference: torch.Tensor | list[torch.Tensor] | Moments,  # likewise; moments are taken as exact

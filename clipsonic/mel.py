@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MelConfig', 'hertz_to_mel', 'mel_filters', 'stft', 'stft_magnitude', 'log_mel', 'plot_mel', 'to_unit', 'from_unit',
-           'mel_pseudo_inverse', 'interpolate_bands', 'fit_bands', 'inverse_stft', 'griffin_lim']
+           'mel_pseudo_inverse', 'interpolate_bands', 'fit_bands', 'inverse_stft', 'with_phase', 'griffin_lim']
 
 # %% ../nbs/01_mel.ipynb #bb9506ba
 import math
@@ -219,6 +219,13 @@ def _start_phase(first, frames, bins):
 
 # %% ../nbs/01_mel.ipynb #a503640c
 @torch.no_grad()
+def with_phase(
+    magnitude: torch.Tensor,          # any shape, 0 or more
+    spectrum: torch.Tensor,           # of the same shape, complex
+) -> torch.Tensor:                    # complex
+    "The magnitudes with the phases of a spectrum; `torch.sgn` would give other last bits on other numbers of threads."
+    return spectrum * (magnitude / spectrum.abs().clamp(min=1e-30))
+
 def griffin_lim(
     magnitude: torch.Tensor,          # (B, n_fft // 2 + 1, frame), 0 or more
     config: MelConfig = MelConfig(),
@@ -236,6 +243,6 @@ def griffin_lim(
         for k in range(n_iter):
             now = stft(inverse_stft(spectrum, config), config)
             if bands is not None and 2*k >= n_iter: target = fit_bands(now.abs(), bands[i:i+1], config)
-            spectrum, before = target * torch.sgn(now + momentum * (now - before)), now
+            spectrum, before = with_phase(target, now + momentum * (now - before)), now
         waveforms.append(inverse_stft(spectrum, config))
     return torch.cat(waveforms)

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from .clip import load_clip
-from .core import Audio, InputError, MediaError, cores, whole_file
+from .core import Audio, InputError, MediaError, whole_file
 from .shards import pack_clip, shard_info, write_info, write_shard
+from .threads import cores
 from .video import probe, read_audio, read_frames
 
 # %% ../nbs/13_prepare.ipynb #b5fbeedc

@@ -25,7 +25,7 @@ from .core import Audio, InputError, noise_streams, randn_streams
 from .diffusion import Diffusion, cosine_betas
 from .engine import Recipe, Training, step_generator
 from .mel import MelConfig, from_unit, log_mel, plot_mel, stft_magnitude, to_unit
-from .prior import Prior, PriorConfig, build_prior, prior_diffusion, prior_loss, prior_settings
+from .prior import Prior, PriorConfig, DiffusionPriorNetwork, prior_diffusion, prior_loss, prior_settings
 from .samplers import ddim, guided
 from .scores import Classifier, ClassifierConfig, classifier_loss, listen
 from .scores import vary as varied_mel
@@ -444,7 +444,7 @@ class TrainPrior(Recipe):
         self.held_out = None   # ((N, D) image embeddings, texts) that it is not trained on
         if clip.dim != config.dim: raise InputError(f"CLIP {clip.identity['name']!r} has {clip.dim}-wide embeddings; --preset {name} takes {config.dim}-wide ones")
         self.diffusion = prior_diffusion(config)
-        self.networks = {"prior": build_prior(config)}
+        self.networks = {"prior": DiffusionPriorNetwork(config)}
 
     def pairs(self, items, rng) -> tuple[torch.Tensor, list[str]]: # ((B, D) image embeddings, texts)
         "The pairs of these numbers; a text may be another each time."

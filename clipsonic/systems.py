@@ -20,6 +20,7 @@ from .core import CheckpointError, InputError, pick_device, randn_streams
 from .diffusion import Diffusion, cosine_betas
 from .mel import MelConfig, from_unit, to_unit
 from .samplers import SAMPLERS, guided
+from .threads import on_threads
 from .unet import UNet, UNetConfig
 from .windows import holding, window_starts, windowed
 
@@ -132,7 +133,8 @@ def denoise(self: Painter,
     embedded: torch.Tensor,  # (B, P), from the network's `embed_condition`
 ) -> torch.Tensor:  # (B, 2, mel, frame) float32
     "One evaluation of the network, in the painter's precision."
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"): return self.network(x, time, embedded).float()
+    with on_threads(), torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        return self.network(x, time, embedded).float()
 
 @patch
 def model(self: Painter,

@@ -27,7 +27,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from .checkpoint import check_finite, check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint, tensors_digest, weights_folder
 from .core import CheckpointError, InputError, pick_device
-from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude
+from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude, with_phase
+from .threads import on_threads, whole_vectors
 
 # %% ../nbs/24_vocoder.ipynb #83631fdf
 class GriffinLim(nn.Module):
@@ -88,7 +89,7 @@ class FrameBlock(nn.Module):
 
     def forward(self, x):  # (batch, frame, width)
         y = self.norm(self.around(x.transpose(1, 2)).transpose(1, 2))
-        return x + self.scale * self.down(F.gelu(self.up(y)))
+        return x + self.scale * self.down(whole_vectors(F.gelu, self.up(y)))
 
 # %% ../nbs/24_vocoder.ipynb #ef549887
 class MelInversion(GriffinLim):
@@ -207,8 +208,8 @@ class ISTFTHead(nn.Module):
         with torch.autocast(mel.device.type, enabled=False):
             k, n = (torch.arange(count, device=mel.device) for count in log_magnitude.shape[1:])
             turn = 2 * math.pi / n_fft * (k[:, None] * ((first + n) * hop + n_fft // 2) % n_fft)  # of a partial at the bin's centre
-            phase = torch.sgn(torch.complex(*direction.float().chunk(2, 1))) * torch.polar(torch.ones_like(turn), turn)
-            return inverse_stft(log_magnitude.exp() * phase, self.mel)
+            spectrum = with_phase(log_magnitude.exp(), torch.complex(*direction.float().chunk(2, 1)))
+            return inverse_stft(spectrum * torch.polar(torch.ones_like(turn), turn), self.mel)
 
     def decode(self, mel, first=0): return self(mel, first)
 
@@ -569,7 +570,7 @@ def heard(
     "The sound of guessed magnitudes at Griffin-Lim's phases; differentiable in the magnitudes"
     magnitude = log_magnitude.exp()
     now = stft(griffin_lim(magnitude.detach(), config, n_iter, bands=mel), config)
-    return inverse_stft(magnitude * torch.sgn(now), config)
+    return inverse_stft(with_phase(magnitude, now), config)
 
 # %% ../nbs/24_vocoder.ipynb #c34470b1
 class Vocoder:
@@ -606,7 +607,7 @@ class Vocoder:
         for one, out in zip(mel.float().split(1), waveform.split(1)):
             for start in range(0, frames, chunk):
                 end, low = min(start + chunk, frames), max(0, start - reach)
-                piece = self.network.decode(one[..., low : end + reach], first=low)
+                with on_threads(): piece = self.network.decode(one[..., low : end + reach], first=low)
                 out[..., start * hop : end * hop] = piece[..., (start - low) * hop : (end - low) * hop]
         return waveform
 

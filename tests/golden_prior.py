@@ -1,7 +1,7 @@
 """Golden figures of dalle2-pytorch 1.1.0's prior, at weights and inputs that a formula gives, so that only answers are stored.
 
 `python tests/golden_prior.py FOLDER`, with a folder into which `pip install --target FOLDER --no-deps dalle2-pytorch==1.1.0` and what else it asks for
-went, runs it and rewrites the fixture. With `--full` instead, a trainer of that release saves random weights at the published sizes, which are converted
+went, runs it and rewrites the fixture. With `--later`, the same with release 1.15.6, whose outputs and gradients go to a fixture of their own. With `--full`, a trainer of that release saves random weights at the published sizes, which are converted
 and compared. Nothing of it is needed to run the tests."""
 import importlib
 import json
@@ -17,6 +17,7 @@ from golden_vocoder import wave
 from clipsonic.core import whole_file
 
 FIXTURE = Path(__file__).parent / 'fixtures' / 'prior.npz'
+LATER = Path(__file__).parent / 'fixtures' / 'prior_later.npz'
 SMALL = dict(dim=32, depth=2, heads=2, dim_head=16, ff_mult=4)
 TOKENS = 9
 PUBLISHED = dict(dim=768, depth=12, heads=12, dim_head=64, ff_mult=4)
@@ -35,11 +36,11 @@ def given(dim, tokens):
     unit = lambda k: torch.nn.functional.normalize(wave(3, dim, k=k), dim=-1)
     return unit(1) * dim**0.5 + 0.3 * wave(3, dim, k=2), torch.tensor([3, 500, 999]), unit(3), encodings
 
-def old_release(folder):
-    "The package of that release, and nothing of today's."
+def old_release(folder, expected='1.1.0'):
+    "The package of that release, and no other."
     sys.path.insert(0, str(folder))
     version = importlib.import_module('dalle2_pytorch.version').__version__
-    assert version == '1.1.0', version
+    assert version == expected, version
     return importlib.import_module('dalle2_pytorch')
 
 @torch.no_grad()
@@ -54,6 +55,18 @@ def main(folder):
     with whole_file(FIXTURE) as partial, partial.open('wb') as file:
         np.savez_compressed(file, guess=guess.numpy(), layout=json.dumps({f'net.{k}': list(v.shape) for k, v in state.items()}), freqs=state['causal_transformer.layers.0.0.rotary_emb.freqs'].numpy())
 
+def later(folder):
+    network = old_release(folder, '1.15.6').DiffusionPriorNetwork(num_timesteps=1000, max_text_len=TOKENS, normformer=True, rotary_emb=True, **SMALL)
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            if p.requires_grad: p.copy_(weight(name, p.shape))
+    image, t, text, encodings = given(SMALL['dim'], TOKENS)
+    guess = network(image, t, text_embed=text, text_encodings=encodings)
+    guess.square().mean().backward()
+    gradients = {name: p.grad.norm().item() for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    print('spread', guess.std().item(), len(gradients), 'gradients')
+    with whole_file(LATER) as partial, partial.open('wb') as file: np.savez_compressed(file, guess=guess.detach().numpy(), gradients=json.dumps(gradients))
+
 @torch.no_grad()
 def full(folder):
     "The file of a real trainer of that release, at the published sizes, to our checkpoint: the difference of the outputs."
@@ -66,13 +79,10 @@ def full(folder):
     want = trained.ema_diffusion_prior.ema_model.net.eval()(image, t, text_embed=text, text_encodings=encodings)
     with tempfile.TemporaryDirectory() as home:
         trained.save(Path(home) / 'prior.pth')
-        for name in [n for n in sys.modules if n.split('.')[0] == 'dalle2_pytorch']: del sys.modules[name]
-        sys.path.remove(str(folder))
         from clipsonic.prior import convert_prior, given_text, load_prior
         ours = load_prior(convert_prior(Path(home) / 'prior.pth', Path(home) / 'ours'), 'cpu').network
-        assert importlib.import_module('dalle2_pytorch.version').__version__ != '1.1.0'
     got = ours(image, t, text_embed=text, text_encodings=encodings)
     quick = torch.cat([given_text(ours, text[i:i + 1], encodings[i:i + 1])(image[i][None, None], t[i:i + 1].float())[0] for i in range(3)])
     print(f'spread {want.std():.3f}, largest difference {(got - want).abs().max():.1e}, read in two parts {(quick - want).abs().max():.1e}')
 
-if __name__ == '__main__': (full if '--full' in sys.argv else main)(Path(sys.argv[1]))
+if __name__ == '__main__': (full if '--full' in sys.argv else later if '--later' in sys.argv else main)(Path(sys.argv[1]))

@@ -269,7 +269,7 @@ def test_priors(run, here, model):
     "Packed with a model, given to one, converted from what was published, and measured."
     import torch
     from clipsonic.checkpoint import load_config
-    from clipsonic.prior import PriorConfig, build_prior
+    from clipsonic.prior import PriorConfig, DiffusionPriorNetwork
     from clipsonic.shards import made_up_shards
     from tiny import tiny_prior
     clip = load_config(f'{model}/denoiser')['clip']
@@ -289,7 +289,7 @@ def test_priors(run, here, model):
     status, _, err = run('convert', 'prior', 'empty.pth', '--out', 'prior')
     assert status == 2 and err.count('\n') == 1 and 'cannot be read' in err
     assert run('convert', 'prior', 'empty.pth', '--config', 'a.json', '--out', 'prior')[0] == run('convert', 'vocoder', 'empty.pth', '--out', 'prior')[0] == 2
-    network = build_prior(PriorConfig(cosine_attention=False))
+    network = DiffusionPriorNetwork(PriorConfig(cosine_attention=False))
     state = {f"net.{'null_text_embed' if k == 'null_text_encodings' else k}": v for k, v in network.state_dict().items() if k not in ('null_text_embeds', 'null_image_embed')}
     torch.save({'ema_model': state}, 'prior.pth')
     status, out, _ = run('convert', 'prior', 'prior.pth', '--out', 'laion')

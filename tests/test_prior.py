@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_prior import FIXTURE, SMALL, TOKENS, given, weight
+from golden_prior import FIXTURE, LATER, SMALL, TOKENS, given, weight
 
 from clipsonic.checkpoint import load_config, load_tensors
 from clipsonic.core import CheckpointError, InputError, noise_streams
-from clipsonic.prior import Prior, PriorConfig, build_prior, convert_prior, given_text, load_prior
+from clipsonic.prior import Prior, PriorConfig, DiffusionPriorNetwork, convert_prior, given_text, load_prior
 
 OLD = PriorConfig(**SMALL, tokens=TOKENS, cosine_attention=False)
 
@@ -52,6 +52,20 @@ def test_the_published_prior_says_the_same(golden, published, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(load_prior(convert_prior(plain, tmp_path / "plain", OLD), "cpu").network.state_dict().values(), prior.network.state_dict().values()))
 
 
+def test_the_later_release_says_the_same_and_learns_the_same():
+    with np.load(LATER) as file: guess, gradients = torch.from_numpy(file["guess"]), json.loads(file["gradients"].item())
+    network = DiffusionPriorNetwork(PriorConfig(**SMALL, tokens=TOKENS))
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            if p.requires_grad: p.copy_(weight(name, p.shape))
+    image, t, text, encodings = given(SMALL["dim"], TOKENS)
+    ours = network(image, t, text_embed=text, text_encodings=encodings)
+    torch.testing.assert_close(ours, guess, atol=1e-5, rtol=0)
+    ours.square().mean().backward()
+    ours = {name: p.grad.norm().item() for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert ours == pytest.approx(gradients, rel=1e-3)
+
+
 def test_what_is_not_the_published_prior(published, tmp_path, capsys):
     def refused(state, match, config=OLD):
         torch.save(state, tmp_path / "odd.pth")
@@ -84,7 +98,7 @@ def tiny():
     config = PriorConfig(dim=16, depth=2, heads=2, dim_head=8, ff_mult=2, tokens=4)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Prior(build_prior(config).eval().requires_grad_(False), config)
+        return Prior(DiffusionPriorNetwork(config).eval().requires_grad_(False), config)
 
 
 def texts(count): return F.normalize(torch.randn(count, 16, generator=torch.Generator().manual_seed(3)), dim=-1), torch.randn(count, 3, 16, generator=torch.Generator().manual_seed(4))

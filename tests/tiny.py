@@ -8,7 +8,7 @@ from clipsonic.checkpoint import load_tensors, save_checkpoint
 from clipsonic.clip import ClipConfig, PocketTokenizer, build_clip, tensors_digest
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import pack
-from clipsonic.prior import PriorConfig, build_prior, prior_settings
+from clipsonic.prior import PriorConfig, DiffusionPriorNetwork, prior_settings
 from clipsonic.unet import UNet, UNetConfig
 from clipsonic.vocoder import MelInversion, MelInversionConfig, save_vocoder
 
@@ -42,7 +42,7 @@ def tiny_vocoder(folder):
 
 def tiny_prior(folder, clip, seed=3, dim=24):
     config = PriorConfig(dim=dim, depth=1, heads=2, dim_head=8, ff_mult=2, tokens=16)
-    save_checkpoint(folder, prior_settings(config, clip), {'prior': drawn(build_prior(config), seed).state_dict()})
+    save_checkpoint(folder, prior_settings(config, clip), {'prior': drawn(DiffusionPriorNetwork(config), seed).state_dict()})
 
 def tiny_model(home: Path) -> Path:
     "Runs `clip`, `denoiser`, `vocoder` in `home` as training leaves them, and `model`, packed of the three."
