@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['ANIMALS', 'THINGS', 'INSTRUMENTS', 'WORDS', 'ADJECTIVES', 'ADVERBS', 'TEMPLATES', 'Word', 'article', 'described',
-           'general_caption', 'Captioner', 'PocketTokenizer', 'ClipConfig', 'build_clip', 'contrastive_loss', 'Clip',
-           'pocket_preprocess', 'pocket_clip', 'published_clip', 'load_clip']
+           'general_caption', 'Captioner', 'simple_tokenizer', 'PocketTokenizer', 'ClipConfig', 'build_clip',
+           'contrastive_loss', 'Clip', 'TextLayer', 'TextTower', 'TextFirst', 'pocket_preprocess', 'pocket_clip',
+           'published_clip', 'load_clip']
 
 # %% ../nbs/10_clip.ipynb #11875fc5
 import random
 import re
+from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import util
 from pathlib import Path
 
 import torch
@@ -170,12 +173,19 @@ class Captioner:
                 *(general_caption(w, rng) for w in WORDS.values() for _ in range(draws))]
 
 # %% ../nbs/10_clip.ipynb #5cb06c86
+@cache
+def simple_tokenizer():
+    "open_clip's byte-pair tokenizer. Its file is loaded alone: importing all of open_clip takes as long as making a sound."
+    file = Path(util.find_spec("open_clip").origin).with_name("tokenizer.py")
+    spec = util.spec_from_file_location("clipsonic_open_clip_tokenizer", file)
+    spec.loader.exec_module(module := util.module_from_spec(spec))
+    return module.SimpleTokenizer()
+
 class PocketTokenizer:
     "open_clip's byte-pair tokenizer, cut to the pieces in `kept`."
     def __init__(self, kept:list[int],         # ids of open_clip's vocabulary that stay, without start and end
                  context_length:int=16):       # tokens in a text, start and end included
-        from open_clip.tokenizer import SimpleTokenizer
-        self.full, self.kept, self.context_length = SimpleTokenizer(), list(kept), context_length
+        self.full, self.kept, self.context_length = simple_tokenizer(), list(kept), context_length
         self.id = {old: new + 1 for new, old in enumerate(self.kept)}    # 0 pads
         self.start, self.end = len(self.kept) + 1, len(self.kept) + 2    # the end has the highest id: the text tower pools there
         self.vocab_size = self.end + 1
@@ -183,9 +193,7 @@ class PocketTokenizer:
     @classmethod
     def cut(cls, texts:list[str], **kwargs) -> "PocketTokenizer": # texts whose pieces stay
         "A tokenizer that keeps the pieces of `texts`."
-        from open_clip.tokenizer import SimpleTokenizer
-        full = SimpleTokenizer()
-        return cls(sorted({i for t in texts for i in full.encode(t)}), **kwargs)
+        return cls(sorted({i for t in texts for i in simple_tokenizer().encode(t)}), **kwargs)
 
     def words(self, text:str) -> list[tuple[str, list[int]]]: # (word, its pieces in open_clip's ids)
         "The words of a text with their pieces."
@@ -298,12 +306,77 @@ def beyond(self:Clip, text:str) -> str: # "" where it fits
     "The end of `text` for which the text tower has no room."
     return self.tokenizer.decode(self.tokenizer.encode(text)[self.tokenizer.context_length - 2:]).strip()
 
+# %% ../nbs/10_clip.ipynb #d3fc8319
+class TextLayer(torch.nn.Module):
+    "A transformer layer with norms at its inputs"
+    def __init__(self, width:int, heads:int):
+        super().__init__()
+        self.ln_1, self.ln_2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+        self.attn = torch.nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = torch.nn.Sequential(OrderedDict(c_fc=torch.nn.Linear(width, 4 * width), gelu=torch.nn.GELU(),
+                                                   c_proj=torch.nn.Linear(4 * width, width)))
+
+    def forward(self, x:torch.Tensor,    # (B, token, width)
+                mask:torch.Tensor,       # (token, token), −∞ where a token must not look
+               ) -> torch.Tensor:
+        h = self.ln_1(x)
+        x = x + self.attn(h, h, h, need_weights=False, attn_mask=mask)[0]
+        return x + self.mlp(self.ln_2(x))
+
+class TextTower(torch.nn.Module):
+    "CLIP's text tower."
+    def __init__(self, config:ClipConfig, # sizes
+                 vocab_size:int):         # tokens it knows
+        super().__init__()
+        width = config.text_width
+        self.token_embedding = torch.nn.Embedding(vocab_size, width)
+        self.positional_embedding = torch.nn.Parameter(torch.zeros(config.context_length, width))
+        layers = [TextLayer(width, config.text_heads) for _ in range(config.text_layers)]
+        self.transformer = torch.nn.ModuleDict({"resblocks": torch.nn.ModuleList(layers)})
+        self.ln_final = torch.nn.LayerNorm(width)
+        self.text_projection = torch.nn.Parameter(torch.zeros(width, config.embed_dim))
+
+    def forward(self, tokens:torch.Tensor, # (B, context_length); the end has the highest id
+               ) -> torch.Tensor:          # (B, embed_dim)
+        mask = torch.full([tokens.shape[1]] * 2, -torch.inf, device=tokens.device).triu(1)
+        x = self.token_embedding(tokens) + self.positional_embedding
+        for layer in self.transformer["resblocks"]: x = layer(x, mask)
+        return self.ln_final(x)[torch.arange(len(x)), tokens.argmax(1)] @ self.text_projection
+
+# %% ../nbs/10_clip.ipynb #1f81b542
+class TextFirst(torch.nn.Module):
+    "A CLIP of ours whose image tower is built when the first picture comes. Raises `CheckpointError` where the weights do not fit."
+    def __init__(self, config:ClipConfig,              # sizes
+                 vocab_size:int,                       # tokens the text tower knows
+                 tensors:dict[str, torch.Tensor],      # of `build_clip`'s network
+                 where):                               # names their source in errors
+        super().__init__()
+        self.text, self.whole = TextTower(config, vocab_size), None
+        self.make = lambda: load_strict(build_clip(config, vocab_size), tensors, where)
+        rest = {k: v for k, v in tensors.items() if not k.startswith("visual.") and k != "logit_scale"}
+        load_strict(self.text, rest, where)
+
+    @property
+    def ln_final(self): return self.text.ln_final
+
+    @property
+    def text_projection(self): return self.text.text_projection
+
+    def encode_text(self, tokens:torch.Tensor) -> torch.Tensor: return self.text(tokens)
+
+    def encode_image(self, images:torch.Tensor) -> torch.Tensor:
+        if self.whole is None: self.whole = self.make().to(images.device).eval().requires_grad_(False)
+        return self.whole.encode_image(images)
+
 # %% ../nbs/10_clip.ipynb #add69acc
 def pocket_preprocess(config:ClipConfig): # -> callable: PIL image to (3, size, size)
     "Short side to `image_size`, centre crop, CLIP's mean and deviation."
-    from torchvision import transforms as T
-    return T.Compose([T.Resize(config.image_size, T.InterpolationMode.BICUBIC), T.CenterCrop(config.image_size), T.ToTensor(),
-                      T.Normalize(config.mean, config.std)])
+    @cache
+    def steps():
+        from torchvision import transforms as T
+        return T.Compose([T.Resize(config.image_size, T.InterpolationMode.BICUBIC), T.CenterCrop(config.image_size), T.ToTensor(),
+                          T.Normalize(config.mean, config.std)])
+    return lambda image: steps()(image)
 
 def pocket_clip(folder, device=None) -> Clip: # a checkpoint folder of kind "clip"
     "The CLIP in a checkpoint folder that `clipsonic train --preset pocket-clip` made."
@@ -311,10 +384,9 @@ def pocket_clip(folder, device=None) -> Clip: # a checkpoint folder of kind "cli
     try:
         sizes = ClipConfig(**config["model"])
         tokenizer = PocketTokenizer(config["vocabulary"], context_length=sizes.context_length)
-        model = build_clip(sizes, tokenizer.vocab_size)
+        tensors = load_tensors(folder, "model")
+        model = TextFirst(sizes, tokenizer.vocab_size, tensors, folder)
     except (KeyError, TypeError, ValueError, RuntimeError) as error: raise CheckpointError(f"{folder}: its config describes no CLIP of ours: {error}") from error
-    tensors = load_tensors(folder, "model")
-    load_strict(model, tensors, where=folder)
     return Clip(model, pocket_preprocess(sizes), tokenizer, config.get("name", "pocket"), tensors_digest(tensors), device)
 
 # %% ../nbs/10_clip.ipynb #9744d008
@@ -334,9 +406,9 @@ def load_clip(name:str="pocket", # "pocket", a folder that `clipsonic train` mad
               file=None,         # local weights of a published one
               device=None) -> Clip:
     "A frozen CLIP by name or folder. Raises `InputError` for a name that is neither."
-    import open_clip
     if file is not None and (name == "pocket" or Path(name).is_dir()): raise InputError(f"CLIP {name!r} has its weights with it: {str(file)!r} is not for it, leave it out")
     if name == "pocket": return pocket_clip(weights_folder("pocket") / "clip", device)
     if Path(name).is_dir(): return pocket_clip(name, device)
+    import open_clip
     if name in open_clip.list_models() and f"{name}-quickgelu" in open_clip.list_models(): return published_clip(name, file, device)
     raise InputError(f"CLIP {name!r}: expected \"pocket\", \"ViT-L-14\" or a folder made by `clipsonic train --preset pocket-clip`")
