@@ -335,6 +335,7 @@ class TextTower(torch.nn.Module):
         self.transformer = torch.nn.ModuleDict({"resblocks": torch.nn.ModuleList(layers)})
         self.ln_final = torch.nn.LayerNorm(width)
         self.text_projection = torch.nn.Parameter(torch.zeros(width, config.embed_dim))
+        self.logit_scale = torch.nn.Parameter(torch.zeros([]))  # of the loss
 
     def forward(self, tokens:torch.Tensor, # (B, context_length); the end has the highest id
                ) -> torch.Tensor:          # (B, embed_dim)
@@ -353,7 +354,7 @@ class TextFirst(torch.nn.Module):
         super().__init__()
         self.text, self.whole = TextTower(config, vocab_size), None
         self.make = lambda: load_strict(build_clip(config, vocab_size), tensors, where)
-        rest = {k: v for k, v in tensors.items() if not k.startswith("visual.") and k != "logit_scale"}
+        rest = {k: v for k, v in tensors.items() if not k.startswith("visual.")}
         load_strict(self.text, rest, where)
 
     @property
