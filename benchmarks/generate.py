@@ -1,11 +1,18 @@
-"""How long a warm `generate` takes: as it is, compiled, in half precision, and with more evaluations of the network, in one process.
+"""How long a warm `generate` takes: as it is, compiled, in half precision, and with more evaluations of the network, in one process;
+or, with `--cold`, how long the command takes from the prompt to the file, beside `import torch` alone and other checkouts.
 
     OMP_NUM_THREADS=2 python benchmarks/generate.py
+    python benchmarks/generate.py --cold --peer ../older
     python benchmarks/generate.py --seconds 10 --paper      # and once as the paper samples: minutes
     python benchmarks/generate.py --model my-model --device cuda
 """
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -33,6 +40,22 @@ def parts(pipeline, prompt, length):
     return {"text and prior": text, "painting": painting, "vocoder": vocoder}
 
 
+def cold(rounds, prompt, checkouts):
+    "Whole processes, in turn."
+    command = [sys.executable, "-m", "clipsonic", "generate", prompt, "--seed", "1", "-o", "sound.wav"]
+    ways = {"import torch": ([sys.executable, "-c", "import torch"], None), **{str(c): (command, c) for c in checkouts}}
+    with tempfile.TemporaryDirectory() as folder:
+        def one(words, checkout):
+            env = os.environ | ({"PYTHONPATH": str(checkout)} if checkout else {})
+            return seconds(lambda: subprocess.run(words, cwd=folder, env=env, check=True, capture_output=True))[0]
+        times = [{name: one(*way) for name, way in ways.items()} for _ in range(rounds + 1)][1:]  # the first round warms the disk's cache
+    base = median(t["import torch"] for t in times)
+    print(f"from nothing to a written file, medians of {rounds}:")
+    for name in ways:
+        found = sorted(t[name] for t in times)
+        print(f"  {median(found):6.2f} s ({found[0]:.2f} to {found[-1]:.2f}), {median(found) / base:.2f} times `import torch`: {name}")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket")
@@ -41,7 +64,10 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--paper", action="store_true", help="also 1 000 ancestral steps, once")
+    parser.add_argument("--cold", action="store_true", help="whole processes, and nothing else")
+    parser.add_argument("--peer", nargs="*", default=[], metavar="CHECKOUT", help="with --cold: other checkouts of this project")
     args = parser.parse_args()
+    if args.cold: sys.exit(cold(args.rounds, args.prompt, [Path(__file__).resolve().parent.parent, *(Path(p).resolve() for p in args.peer)]))
     plain, compiled, half = (Pipeline.load(args.model, args.device, **how) for how in ({}, {"compile": True}, {"precision": "bfloat16"}))
     ways = {"the default": (plain, {}), "the default, compiled": (compiled, {}), "the default, bfloat16": (half, {}),
             "25 steps of DDIM": (plain, {"sampler": "ddim", "steps": 25} | ALWAYS)}

@@ -1,0 +1,86 @@
+"The same bits on any number of threads, and as many threads as there are free cores."
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from clipsonic.clap import load_clap
+from clipsonic.core import Audio, InputError, noise_streams
+from clipsonic.evaluate import evaluate
+from clipsonic.pipeline import Pipeline, generate
+from clipsonic.threads import cores, exactly_threads, on_threads, running_elsewhere, whole_vectors
+
+THREADS = (1, 2, 3, 4)
+
+@pytest.fixture(scope='module')
+def pocket(): return Pipeline.load('pocket', 'cpu')
+
+def same(compute):
+    "Asserts that `compute` gives the same bits on every number of threads."
+    made = []
+    for threads in THREADS:
+        with exactly_threads(threads), torch.no_grad(): made.append(compute())
+    for one in made[1:]:
+        for a, b in zip(made[0], one): assert torch.equal(a, b)
+
+@pytest.mark.parametrize('width', range(64, 129, 8))   # frames of every window that the pocket's denoiser is given
+def test_the_denoiser(pocket, width):
+    g = torch.Generator().manual_seed(width)
+    x, t = torch.randn(2, 1, 64, width, generator=g), torch.tensor([20.0, 700.0])
+    condition = F.normalize(torch.randn(2, 192, generator=g), dim=1)
+    unet = pocket.painter.unet
+    same(lambda: [unet(x[:n], t[:n], condition[:n]) for n in (1, 2)])
+
+def test_texts_pictures_priors_and_sounds(pocket):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))
+    mel, clap = torch.randn(1, 1, 64, 126, generator=torch.Generator().manual_seed(0)) - 4, load_clap('pocket', device='cpu')
+    noise = torch.randn(1, 1, 64_000, generator=torch.Generator().manual_seed(1)) / 10
+    same(lambda: [*pocket.clip.encode_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]), pocket.vocoder(mel),
+                  pocket.system('pd').query('a photo of rain', noise_streams(1, 2)), clap.encode_audio(noise, 16_000)])
+
+def test_a_sound_from_the_first_word_to_the_last_bit(pocket):
+    same(lambda: [pocket.generate('a dog barking', seed=1, seconds=s, progress=False).waveform for s in (1.0, 5.5)])
+
+def test_figures(tmp_path):
+    for folder, seed in ('made', 1), ('real', 2):
+        (tmp_path/folder).mkdir()
+        for i in range(12):
+            wave = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(100 * seed + i)).cumsum(1).diff(n=seed)
+            Audio(wave / wave.abs().max(), 16_000).save(tmp_path/folder/f'{i}.wav')
+    def figures(threads):
+        with exactly_threads(threads):
+            found = evaluate([tmp_path/'made'], [tmp_path/'real'], metrics=['fad', 'kl', 'is', 'nearest'], cache_file=':memory:', device='cpu', progress=False)
+        return {name: figure for name, figure in found.items() if name not in ('files', 'protocol')}
+    first = figures(1)
+    assert {'fad_pocket', 'nearest'} & set(first) and all(np.isfinite(figure['value']) for figure in first.values())
+    assert all(figures(threads) == first for threads in THREADS[1:])
+
+def test_elementwise_functions_of_any_length():
+    for length in (1, 1000, 32_768, 32_769, 100_003, 129_150):
+        x = torch.randn(length, generator=torch.Generator().manual_seed(length))
+        for function in (F.silu, F.gelu, torch.sigmoid): same(lambda: [whole_vectors(function, x)])
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere nobody says what runs')
+def test_busy_cores_are_left_alone():
+    busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2 * cores())]
+    try:
+        until = time.time() + 120
+        while running_elsewhere() < cores() and time.time() < until: time.sleep(0.1)
+        torch.set_num_threads(before := max(2, torch.get_num_threads()))
+        chosen = []
+        for _ in range(20):
+            with on_threads() as threads: chosen.append(threads)
+            time.sleep(0.02)
+        assert sorted(chosen)[10] == 1 and torch.get_num_threads() == before
+        with exactly_threads(2), on_threads() as threads: assert threads == 2   # who asks for them gets them
+    finally:
+        for process in busy: process.kill(); process.wait()
+
+def test_wrong_numbers_of_threads():
+    for wrong in (0, -1, 2.5, 'two', True):
+        with pytest.raises(InputError, match='threads must be a whole number'), exactly_threads(wrong): pass
