@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Parser', 'add_command', 'file_name', 'sound_paths', 'run_generate', 'add_given', 'add_denoising', 'add_generate',
-           'run_prepare', 'add_prepare', 'run_train', 'add_train', 'short', 'model_lines', 'info_lines', 'run_info',
-           'versions', 'add_info', 'run_pack', 'add_pack', 'run_reconstruct', 'add_reconstruct', 'run_convert',
-           'add_convert', 'run_gap', 'add_gap', 'run_evaluate', 'add_evaluate', 'run_table', 'add_scored', 'add_table',
-           'run_sweep', 'add_swept', 'add_sweep', 'parser', 'plain_warnings', 'main']
+           'run_prepare', 'add_prepare', 'what_next', 'left_off', 'run_train', 'add_train', 'short', 'model_lines',
+           'info_lines', 'run_info', 'versions', 'add_info', 'run_pack', 'add_pack', 'run_reconstruct',
+           'add_reconstruct', 'run_convert', 'add_convert', 'run_gap', 'add_gap', 'run_evaluate', 'add_evaluate',
+           'run_table', 'add_scored', 'add_table', 'run_sweep', 'add_swept', 'add_sweep', 'parser', 'plain_warnings',
+           'main']
 
 # %% ../nbs/60_cli.ipynb #ff7e1818
 import argparse
@@ -163,6 +164,31 @@ def add_prepare(commands):
     p.add_argument("--workers", type=int, help="processes that decode (default: one per core; 0: none but this one)")
     p.add_argument("--device", help="where CLIP runs (default: a GPU where there is one)")
 
+# %% ../nbs/60_cli.ipynb #7e4d05c1
+def what_next(run: str) -> str:
+    "What a trained run is for: a command line, by the kind of its checkpoint."
+    from shlex import quote
+    from clipsonic.checkpoint import load_config, weights_folder
+    from clipsonic.vocoder import KINDS
+    about, pocket, run = load_config(run), load_config(weights_folder("pocket") / "denoiser"), quote(str(run))
+    ours = about.get("clip", {}).get("hash") == pocket["clip"]["hash"]
+    if about["kind"] in KINDS:
+        same = all(about["model"]["mel"].get(k) == v for k, v in pocket["mel"].items() if k not in ("low", "high"))
+        return f'clipsonic generate "a dog barking" --vocoder {run}' if same else f"clipsonic reconstruct recordings/ --vocoder {run} --out back"
+    return {"denoiser": f'clipsonic generate "a dog barking" --model {run}' + ("" if ours or about.get("clip", {}).get("name") == "ViT-L-14" else " --clip CLIP"),
+            "prior": f'clipsonic generate "a dog barking" --prior {run}' + ("" if ours else " --model MODEL"),
+            "clip": f"clipsonic prepare videos/ --clip {run} --out shards, train a denoiser on them, and clipsonic pack --clip {run} puts the two together",
+            "clap": f"clipsonic evaluate made/ --reference real/ --embedder {run}",
+            "classifier": f"clipsonic evaluate made/ --reference real/ --classifier {run}"}[about["kind"]]
+
+def left_off(run: str) -> str:
+    "What a run that was interrupted has saved."
+    from clipsonic.checkpoint import load_config
+    from clipsonic.core import CheckpointError
+    try: step = load_config(Path(run) / "training", kind="training")["next"]
+    except CheckpointError: return f"{run}: nothing was saved yet"
+    return f"{run}: saved at step {step}; the same command with --resume goes on from there"
+
 # %% ../nbs/60_cli.ipynb #8f9bf8c5
 def run_train(args):
     "`clipsonic train`"
@@ -172,9 +198,12 @@ def run_train(args):
         from clipsonic.clip import load_clip
         clip = load_clip(args.clip or "ViT-L-14", args.clip_file, "cpu" if args.cpu else None)
     else: clip = None
-    figures = train(recipe(args.preset, args.data, args.valid, clip), args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size, start=args.start)
-    if os.environ.get("RANK", "0") != "0": return  # another process of the same run says it
-    print(", ".join([f"{args.out}: trained", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+    main, made = os.environ.get("RANK", "0") == "0", recipe(args.preset, args.data, args.valid, clip)  # of several processes one speaks
+    try: figures = train(made, args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size, start=args.start)
+    except KeyboardInterrupt:
+        if main: print(left_off(args.out), file=sys.stderr)
+        raise
+    if main: print(", ".join([f"{args.out}: trained", *(f"{name} {value:.4g}" for name, value in figures.items())]), f"next: {what_next(args.out)}", sep="\n")
 
 def add_train(commands):
     p = add_command(commands, "train", run_train, "train a model on shards", """
@@ -197,10 +226,10 @@ def add_train(commands):
 
 # %% ../nbs/60_cli.ipynb #5ae3fccf
 def short(value, inside: bool = False) -> str:
-    "A config's value in a line."
-    if isinstance(value, dict): return ", ".join(f"{k} {short(v, True)}" for k, v in value.items())
+    "A config's value in a line: names in full, many numbers and long tables by how many they are."
+    if isinstance(value, dict): return text if len(text := ", ".join(f"{k} {short(v, True)}" for k, v in value.items())) <= 1000 else f"{len(value)} of them"
     if isinstance(value, (list, tuple)):
-        text = ", ".join(map(str, value)) if len(value) <= 60 else f"{len(value)} of them"
+        text = ", ".join(map(str, value)) if len(value) <= 60 or all(isinstance(v, str) for v in value) else f"{len(value)} of them"
         return f"({text})" if inside else text
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 

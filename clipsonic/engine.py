@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Training', 'lr_factor', 'Recipe', 'Average', 'step_generator', 'optimizer_tensors', 'restore_optimizer', 'Engine',
-           'Log', 'train']
+           'Log', 'averaged', 'train']
 
 # %% ../nbs/40_engine.ipynb #d9405575
 import copy
@@ -12,7 +12,9 @@ import csv
 import dataclasses
 import json
 import math
+import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,33 +232,52 @@ class Log:
         if self.board:
             for k, v in figures.items(): self.board.add_scalar(k, v, step)
 
+# %% ../nbs/40_engine.ipynb #b93c1a57
+def averaged(figures:list) -> dict: # dictionaries of numbers, not all with the same keys
+    "The mean of each figure over those that have it."
+    return {k: sum(values) / len(values) for k in {k: 0 for f in figures for k in f} if (values := [f[k] for f in figures if k in f])}
+
+@patch
+def milestone(self:Engine, log:Log|None, say) -> dict: # the validation's figures
+    "Saves, validates and renders samples, and says so to `say`; processes without a `log` wait for it."
+    say(": saving")
+    self.save()
+    figures: dict = {}
+    if log:
+        say(": validating")
+        figures = self.recipe.validate(self.average.networks)
+        log.add(self.next, {f"valid/{k}": v for k, v in figures.items()})
+        folder = self.out / "samples" / f"{self.next:07d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        say(": rendering samples")
+        self.recipe.samples(self.average.networks, folder)
+    self.accelerator.wait_for_everyone()
+    say("")
+    return figures
+
 # %% ../nbs/40_engine.ipynb #5bef9955
 @patch
 def fit(self:Engine, progress:bool=True) -> dict: # the last validation's figures
     "Trains to the last step; checkpoints, validates and renders samples along the way."
     from tqdm.auto import tqdm
     self.out.mkdir(parents=True, exist_ok=True)
-    acc, main = self.accelerator, self.accelerator.is_main_process
+    acc, main, live = self.accelerator, self.accelerator.is_main_process, sys.stderr.isatty()
     log = Log(self.out, self.next) if main else None
-    batches, figures, seen, t0 = self.recipe.batches(self.next, acc.process_index, acc.num_processes), {}, [], time.time()
-    with tqdm(total=self.t.steps, initial=self.next, desc=self.recipe.name, disable=not (progress and main)) as bar:
+    batches, figures, seen, recent, t0 = self.recipe.batches(self.next, acc.process_index, acc.num_processes), {}, [], deque(maxlen=self.t.log_every), time.time()
+    with tqdm(total=self.t.steps, initial=self.next, desc=self.recipe.name, disable=not (progress and main), mininterval=0.1 if live else 10) as bar:
         while self.next < self.t.steps:
             seen.append(self.step(next(batches)))
+            recent.append(seen[-1])
+            shown = {k: f"{v:.4g}" for k, v in averaged(recent).items() if k.endswith("loss")}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
             if main and (len(seen) == self.t.log_every or self.next == self.t.steps):
-                mean = {k: sum(values) / len(values) for k in {k: 0 for s in seen for k in s} if (values := [s[k] for s in seen if k in s])}
-                log.add(self.next, mean | {"lr": self.t.lr * lr_factor(self.next, self.t), "seconds_per_step": (time.time() - t0) / len(seen)})
-                bar.set_postfix({k: f"{v:.4g}" for k, v in mean.items() if k.endswith("loss")})
+                log.add(self.next, averaged(seen) | {"lr": self.t.lr * lr_factor(self.next, self.t), "seconds_per_step": (time.time() - t0) / len(seen)})
                 seen, t0 = [], time.time()
             if self.next % self.t.save_every == 0 or self.next == self.t.steps:
-                self.save()
-                if main:
-                    figures = self.recipe.validate(self.average.networks)
-                    log.add(self.next, {f"valid/{k}": v for k, v in figures.items()})
-                    folder = self.out / "samples" / f"{self.next:07d}"
-                    folder.mkdir(parents=True, exist_ok=True)
-                    self.recipe.samples(self.average.networks, folder)
-                acc.wait_for_everyone()
+                figures = self.milestone(log, lambda doing: bar.set_description(f"{self.recipe.name}{doing}", refresh=live))
+                said = shown | {f"valid/{k}": f"{v:.4g}" for k, v in figures.items()}
+                if not bar.disable: bar.write(f"{self.recipe.name}: step {self.next} is saved; {', '.join(f'{k} {v}' for k, v in said.items())}", file=sys.stderr)
                 t0 = time.time()
     return figures
 

@@ -2,6 +2,7 @@
 import csv
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -102,3 +103,39 @@ def test_the_average_warms_up(tmp_path):
     used = load_tensors(tmp_path / "model", "leader")["weight"]
     assert torch.equal(used, tensors["average/leader/weight"]) and not torch.equal(used, tensors["network/leader/weight"])
     assert (used - 0.1).abs().max() > 0.1, "the random start is forgotten"
+
+SEEN = """
+import sys, time; sys.path.insert(0, {tests!r})
+from test_engine import Pair
+from clipsonic.engine import train
+class Slow(Pair):
+    def losses(self, batch, generator):
+        time.sleep(0.15)
+        yield from super().losses(batch, generator)
+train(Slow(), {out!r}, cpu=True)
+"""
+
+def test_a_terminal_shows_the_first_loss_and_what_takes_time(tmp_path):
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
+    process = subprocess.Popen([sys.executable, "-c", SEEN.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run"))], stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try: piece = os.read(ours, 4096)
+        except OSError: break   # Linux's end of a terminal whose other side is closed
+        if not piece: break
+        shown += piece
+    os.close(ours)
+    assert process.wait() == 0
+    first = next(bar for bar in shown.decode().split("\r") if " 1/12 " in bar)
+    assert "leader/loss=" in first and "follower/loss=" in first
+    for word in "saving", "validating", "rendering samples": assert f"pair: {word}" in shown.decode()
+
+def test_a_log_file_has_a_line_for_each_checkpoint(tmp_path):
+    done = subprocess.run([sys.executable, "-c", SEEN.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run"))], capture_output=True, text=True, check=True)
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if "is saved" in line]
+    assert [line.split(";")[0] for line in lines] == ["pair: step 6 is saved", "pair: step 12 is saved"]
+    assert all("leader/loss " in line and "valid/w " in line for line in lines) and "validating" not in done.stderr
+    assert done.stderr.count("it/s") + done.stderr.count("s/it") <= 6, "the bar is drawn seldom"
