@@ -169,17 +169,18 @@ def what_next(run: str) -> str:
     "What a trained run is for: a command line, by the kind of its checkpoint."
     from shlex import quote
     from clipsonic.checkpoint import load_config, weights_folder
-    from clipsonic.vocoder import KINDS
     about, pocket, run = load_config(run), load_config(weights_folder("pocket") / "denoiser"), quote(str(run))
-    ours = about.get("clip", {}).get("hash") == pocket["clip"]["hash"]
-    if about["kind"] in KINDS:
-        same = all(about["model"]["mel"].get(k) == v for k, v in pocket["mel"].items() if k not in ("low", "high"))
-        return f'clipsonic generate "a dog barking" --vocoder {run}' if same else f"clipsonic reconstruct recordings/ --vocoder {run} --out back"
-    return {"denoiser": f'clipsonic generate "a dog barking" --model {run}' + ("" if ours or about.get("clip", {}).get("name") == "ViT-L-14" else " --clip CLIP"),
-            "prior": f'clipsonic generate "a dog barking" --prior {run}' + ("" if ours else " --model MODEL"),
-            "clip": f"clipsonic prepare videos/ --clip {run} --out shards, train a denoiser on them, and clipsonic pack --clip {run} puts the two together",
-            "clap": f"clipsonic evaluate made/ --reference real/ --embedder {run}",
-            "classifier": f"clipsonic evaluate made/ --reference real/ --classifier {run}"}[about["kind"]]
+    kind, clip, mel = about["kind"], about.get("clip", {}), about["model"].get("mel", {}) if "model" in about else {}
+    ours, dog = clip.get("hash") == pocket["clip"]["hash"], 'clipsonic generate "a dog barking"'
+    if kind == "denoiser": return f"{dog} --model {run}{'' if ours or clip.get('name') == 'ViT-L-14' else ' --clip CLIP'}"
+    if kind == "prior": return f"{dog} --prior {run}{'' if ours else ' --model MODEL'}"
+    if kind == "clip":
+        return f"clipsonic prepare videos/ --clip {run} --out shards; clipsonic pack takes it and a denoiser trained on them"
+    if kind in ("clap", "classifier"):
+        return f"clipsonic evaluate made/ --reference real/ --{'embedder' if kind == 'clap' else 'classifier'} {run}"
+    same = all(mel.get(k) == v for k, v in pocket["mel"].items() if k not in ("low", "high"))
+    if same: return f"{dog} --vocoder {run}"
+    return f"clipsonic reconstruct recordings/ --vocoder {run} --out back"
 
 def left_off(run: str) -> str:
     "What a run that was interrupted has saved."
@@ -198,12 +199,14 @@ def run_train(args):
         from clipsonic.clip import load_clip
         clip = load_clip(args.clip or "ViT-L-14", args.clip_file, "cpu" if args.cpu else None)
     else: clip = None
-    main, made = os.environ.get("RANK", "0") == "0", recipe(args.preset, args.data, args.valid, clip)  # of several processes one speaks
+    made, speaks = recipe(args.preset, args.data, args.valid, clip), os.environ.get("RANK", "0") == "0"  # one of several processes
     try: figures = train(made, args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size, start=args.start)
     except KeyboardInterrupt:
-        if main: print(left_off(args.out), file=sys.stderr)
+        if speaks: print(left_off(args.out), file=sys.stderr)
         raise
-    if main: print(", ".join([f"{args.out}: trained", *(f"{name} {value:.4g}" for name, value in figures.items())]), f"next: {what_next(args.out)}", sep="\n")
+    if speaks:
+        print(", ".join([f"{args.out}: trained", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+        print(f"next: {what_next(args.out)}")
 
 def add_train(commands):
     p = add_command(commands, "train", run_train, "train a model on shards", """
@@ -227,9 +230,12 @@ def add_train(commands):
 # %% ../nbs/60_cli.ipynb #5ae3fccf
 def short(value, inside: bool = False) -> str:
     "A config's value in a line: names in full, many numbers and long tables by how many they are."
-    if isinstance(value, dict): return text if len(text := ", ".join(f"{k} {short(v, True)}" for k, v in value.items())) <= 1000 else f"{len(value)} of them"
+    if isinstance(value, dict):
+        text = ", ".join(f"{k} {short(v, True)}" for k, v in value.items())
+        return text if len(text) <= 1000 else f"{len(value)} of them"
     if isinstance(value, (list, tuple)):
-        text = ", ".join(map(str, value)) if len(value) <= 60 or all(isinstance(v, str) for v in value) else f"{len(value)} of them"
+        full = len(value) <= 60 or all(isinstance(v, str) for v in value)
+        text = ", ".join(map(str, value)) if full else f"{len(value)} of them"
         return f"({text})" if inside else text
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 

@@ -235,7 +235,8 @@ class Log:
 # %% ../nbs/40_engine.ipynb #b93c1a57
 def averaged(figures:list) -> dict: # dictionaries of numbers, not all with the same keys
     "The mean of each figure over those that have it."
-    return {k: sum(values) / len(values) for k in {k: 0 for f in figures for k in f} if (values := [f[k] for f in figures if k in f])}
+    having = {k: [f[k] for f in figures if k in f] for k in dict.fromkeys(k for f in figures for k in f)}
+    return {k: sum(values) / len(values) for k, values in having.items()}
 
 @patch
 def milestone(self:Engine, log:Log|None, say) -> dict: # the validation's figures
@@ -263,8 +264,10 @@ def fit(self:Engine, progress:bool=True) -> dict: # the last validation's figure
     self.out.mkdir(parents=True, exist_ok=True)
     acc, main, live = self.accelerator, self.accelerator.is_main_process, sys.stderr.isatty()
     log = Log(self.out, self.next) if main else None
-    batches, figures, seen, recent, t0 = self.recipe.batches(self.next, acc.process_index, acc.num_processes), {}, [], deque(maxlen=self.t.log_every), time.time()
-    with tqdm(total=self.t.steps, initial=self.next, desc=self.recipe.name, disable=not (progress and main), mininterval=0.1 if live else 10) as bar:
+    batches, name = self.recipe.batches(self.next, acc.process_index, acc.num_processes), self.recipe.name
+    figures, seen, recent, t0 = {}, [], deque(maxlen=self.t.log_every), time.time()
+    quiet, pause = not (progress and main), 0.1 if live else 10  # seconds between two drawings of the bar
+    with tqdm(total=self.t.steps, initial=self.next, desc=name, disable=quiet, mininterval=pause) as bar:
         while self.next < self.t.steps:
             seen.append(self.step(next(batches)))
             recent.append(seen[-1])
@@ -272,12 +275,13 @@ def fit(self:Engine, progress:bool=True) -> dict: # the last validation's figure
             bar.set_postfix(shown, refresh=False)
             bar.update()
             if main and (len(seen) == self.t.log_every or self.next == self.t.steps):
-                log.add(self.next, averaged(seen) | {"lr": self.t.lr * lr_factor(self.next, self.t), "seconds_per_step": (time.time() - t0) / len(seen)})
+                lr, seconds = self.t.lr * lr_factor(self.next, self.t), (time.time() - t0) / len(seen)
+                log.add(self.next, averaged(seen) | {"lr": lr, "seconds_per_step": seconds})
                 seen, t0 = [], time.time()
             if self.next % self.t.save_every == 0 or self.next == self.t.steps:
-                figures = self.milestone(log, lambda doing: bar.set_description(f"{self.recipe.name}{doing}", refresh=live))
-                said = shown | {f"valid/{k}": f"{v:.4g}" for k, v in figures.items()}
-                if not bar.disable: bar.write(f"{self.recipe.name}: step {self.next} is saved; {', '.join(f'{k} {v}' for k, v in said.items())}", file=sys.stderr)
+                figures = self.milestone(log, lambda doing: bar.set_description(f"{name}{doing}", refresh=live))
+                said = [f"{k} {v}" for k, v in shown.items()] + [f"valid/{k} {v:.4g}" for k, v in figures.items()]
+                if not quiet: bar.write(f"{name}: step {self.next} is saved; {', '.join(said)}", file=sys.stderr)
                 t0 = time.time()
     return figures
 

@@ -2,10 +2,12 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,8 @@ import torch
 from PIL import Image
 
 from clipsonic import __version__
-from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint
-from clipsonic.cli import main, parser
+from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, weights_folder
+from clipsonic.cli import main, parser, what_next
 from clipsonic.core import Audio
 from clipsonic.video import probe, read_frames, write_video
 from tiny import tiny_model
@@ -141,7 +143,8 @@ def test_a_fresh_seed_is_printed_and_gives_the_sound_again(run, here, model):
 
 def test_warnings_are_one_line(run, here, model):
     status, out, err = run('generate', 'a zebra', '--model', model, '-o', 'a.wav', *fast)
-    assert status == 0 and err.count('\n') == 1 and err.startswith("warning: the model") and 'it knows dog, rain, flute' in err
+    says = f"'a zebra' is none of the 3 sounds that the model {model!r} knows: the sound is a guess; "
+    assert status == 0 and err == f'warning: {says}clipsonic info {model} lists them\n'
 
 # info
 
@@ -149,6 +152,8 @@ def test_info_about_models_and_media(run, here, model):
     status, out, _ = run('info', model)
     assert status == 0 and 'pipeline' in out and 'knows: dog, rain, flute' in out and 'denoiser/' in out and 'steps: 3' in out
     assert run('info', f'{Path(model).parent}/denoiser')[1].count('denoiser:') == 1
+    names = load_config(weights_folder('pocket'))['knows']
+    assert len(names) == 30 and f"  knows: {', '.join(names)}\n" in run('info', 'pocket')[1]
     run('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast)
     status, out, _ = run('info', 'a.wav')
     assert status == 0 and 'sample_rate: 16000' in out
@@ -322,3 +327,49 @@ def test_configs_that_describe_nothing(run, here, model, part, change):
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
     assert status == 2 and f'{part}: its config describes no' in err and err.count('\n') == 1
+
+def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
+    from clipsonic.shards import made_up_shards
+    made_up_shards('shards', clips=4, dim=192, seconds=3.0)
+    words = ['train', '--preset', 'pocket', '--data', 'shards', '--out', 'my run', '--batch-size', '1', '--cpu']
+    def interrupted(*more):
+        process = subprocess.Popen([sys.executable, '-m', 'clipsonic', *words, *more], cwd=here, text=True,
+                                   stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        for line in process.stderr:                # the bar: it is at work
+            if 'pocket:' in line: break
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130 and 'Traceback' not in rest
+        return rest.splitlines()[-2:]
+    assert interrupted() == ['my run: nothing was saved yet', 'interrupted']
+    done = clipsonic(*words, '--steps', '1', cwd=here)
+    assert done.returncode == 0 and 'pocket: step 1 is saved; model/loss ' in done.stderr
+    trained, then = done.stdout.splitlines()
+    assert trained.startswith('my run: trained')
+    assert then == """next: clipsonic generate "a dog barking" --model 'my run' --clip CLIP"""
+    saved = 'my run: saved at step 1; the same command with --resume goes on from there'
+    assert interrupted('--steps', '1000', '--resume') == [saved, 'interrupted']
+
+@pytest.mark.parametrize('part, option', [('denoiser', '--model'), ('prior-pd', '--prior'), ('vocoder', '--vocoder')])
+def test_what_is_next_for_each_part_of_the_pocket_model(here, part, option):
+    shutil.copytree(weights_folder('pocket')/part, 'run/model')
+    assert (said := what_next('run')) == f'clipsonic generate "a dog barking" {option} run'
+    assert main([*shlex.split(said)[1:], '-o', 'dog.wav', '--steps', '1', '--seconds', '0.1', '--device', 'cpu']) == 0
+
+def test_what_is_next_for_what_listens_and_for_what_goes_with_another_clip(here):
+    for name, command in {'pocket-clap': 'evaluate made/ --reference real/ --embedder run',
+                          'pocket-listener': 'evaluate made/ --reference real/ --classifier run',
+                          'pocket/clip': 'prepare videos/ --clip run --out shards'}.items():
+        save_checkpoint('run', load_config(weights_folder('pocket').parent/name), {})
+        assert what_next('run').split(';')[0] == f'clipsonic {command}'
+        parser().parse_args(shlex.split(command))
+    for part, clip, options in [('denoiser', 'mine', '--model run --clip CLIP'), ('denoiser', 'ViT-L-14', '--model run'),
+                                ('prior-pd', 'mine', '--prior run --model MODEL')]:
+        config = load_config(weights_folder('pocket')/part)
+        save_checkpoint('run', config | {'clip': {'name': clip, 'hash': 'beef'}}, {})
+        assert what_next('run') == f'clipsonic generate "a dog barking" {options}'
+    config = load_config(weights_folder('pocket')/'vocoder')
+    config['model']['mel']['hop_length'] = 1024
+    save_checkpoint('run', config, {})
+    assert what_next('run') == 'clipsonic reconstruct recordings/ --vocoder run --out back'

@@ -119,7 +119,8 @@ def test_a_terminal_shows_the_first_loss_and_what_takes_time(tmp_path):
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
-    process = subprocess.Popen([sys.executable, "-c", SEEN.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run"))], stderr=theirs)
+    code = SEEN.format(tests=os.path.dirname(__file__), out=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=theirs)
     os.close(theirs)
     shown = b""
     while True:
@@ -134,7 +135,8 @@ def test_a_terminal_shows_the_first_loss_and_what_takes_time(tmp_path):
     for word in "saving", "validating", "rendering samples": assert f"pair: {word}" in shown.decode()
 
 def test_a_log_file_has_a_line_for_each_checkpoint(tmp_path):
-    done = subprocess.run([sys.executable, "-c", SEEN.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run"))], capture_output=True, text=True, check=True)
+    code = SEEN.format(tests=os.path.dirname(__file__), out=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if "is saved" in line]
     assert [line.split(";")[0] for line in lines] == ["pair: step 6 is saved", "pair: step 12 is saved"]
     assert all("leader/loss " in line and "valid/w " in line for line in lines) and "validating" not in done.stderr

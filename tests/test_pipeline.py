@@ -27,6 +27,9 @@ def home(tmp_path_factory):
 def pipe(home): return Pipeline.load(home/'model', 'cpu')
 
 @pytest.fixture(scope='module')
+def pocket(): return Pipeline.load('pocket', 'cpu')
+
+@pytest.fixture(scope='module')
 def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp('photos')/'photo.png'
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(path)
@@ -85,7 +88,7 @@ def test_priors(home, pipe, tmp_path, photo):
 def test_it_says_where_prior_and_text_part_ways(pipe):
     names, known = pipe.known
     assert pipe.doubt(names[0], known[:1], known[:1].expand(3, -1)) is None
-    assert f'reads {names[0]!r}, its prior imagines {names[1]!r}' in pipe.doubt(names[0], known[:1], known[1:2])
+    assert f'takes {names[0]!r} for {names[1]!r}: the sound is a guess' in pipe.doubt(names[0], known[:1], known[1:2])
 
 def test_a_long_prompt_is_cut_aloud(pipe):
     with pytest.warns(UserWarning, match="longer than the 14 tokens.*'and a dog a playing the flute' was cut"): quiet(pipe, 'a dog and a picture and a dog and a picture and a dog a playing the flute', seconds=0.1, steps=1, seed=0)
@@ -270,7 +273,14 @@ def test_known_words_are_not_warned_about(pipe):
 
 def test_a_prompt_without_a_known_word(pipe):
     warning, = said(pipe, 'the theremin of zebras')
-    assert 'knows no word' in warning and all(name in warning for name in KNOWS)
+    assert warning == (f"'the theremin of zebras' is none of the 3 sounds that the model {pipe.name!r} knows: "
+                       f"the sound is a guess; clipsonic info {pipe.name} lists them")
+
+def test_a_model_that_knows_no_names(home, tmp_path):
+    nameless = Pipeline.load(pack(home/'clip', home/'denoiser', home/'vocoder', tmp_path/'nameless'), 'cpu')
+    assert said(nameless, 'a dog barking') == []
+    warning, = said(nameless, 'the theremin of zebras')
+    assert warning.endswith("cannot read any word of 'the theremin of zebras': the sound is a guess")
 
 def test_a_prompt_with_an_unknown_word(pipe):
     warning, = said(pipe, ['a dog and a theremin', 'a dog and a theremin'])
@@ -282,8 +292,35 @@ def test_a_prompt_far_from_all_that_is_known(home, tmp_path):
         config = (model/'config.json').read_text().replace('"knows_threshold": null', f'"knows_threshold": {threshold}')
         (tmp_path/'model'/'config.json').write_text(config)
         warnings_ = said(Pipeline.load(model, 'cpu'), 'a dog barking')
-        assert len(warnings_) == count and all('no idea' in w and 'rain' in w for w in warnings_)
+        assert len(warnings_) == count
+        assert all('none of the 3 sounds' in w and '(nearest: ' in w and '\n' not in w for w in warnings_)
         shutil.copy(home/'model'/'config.json', model/'config.json')
+
+def test_a_model_with_words_asks_them_and_not_the_similarity(home, tmp_path):
+    words = {'dog': {'named': 'dog, big bow wows', 'alone': 'barking'}, 'flute': {'alone': 'playing'}}
+    parts = home/'clip', home/'denoiser', home/'vocoder'
+    pack(*parts, tmp_path/'words', knows=KNOWS, knows_threshold=1.5, knows_words=words)
+    pipe = Pipeline.load(tmp_path/'words', 'cpu')
+    named = {'Dogs!': ['dog'], 'the BIG bow-wow': ['dog'], 'a bow': [], 'dogged': [],
+             'loud barking outside': ['dog'], 'a barking seal': [], 'rains': ['rain'],
+             'a flute': [], 'playing': ['flute'], 'a dog and rain': ['dog', 'rain'], 'a': []}
+    assert {prompt: pipe.named(prompt) for prompt in named} == named
+    name, known = pipe.known
+    assert pipe.doubt('a dog', known[:1], known[:1]) is None
+    assert "takes 'a dog' for 'rain'" in pipe.doubt('a dog', known[:1], known[1:2])
+    assert 'is none of' in pipe.doubt('a seal', known[:1], known[:1])
+
+@pytest.mark.parametrize('prompt', [
+    'the sea', 'sea waves', 'waves on a beach', 'a puppy', 'loud honking', 'a dog barking', 'the violin', 'an ambulance'])
+def test_the_pocket_model_is_silent_about_what_it_knows(pocket, prompt): assert said(pocket, prompt) == []
+
+@pytest.mark.parametrize('prompt', [
+    'wind howling', 'a truck', 'a fire alarm', 'a crow', 'a theremin', 'crickets chirping', 'geese honking'])
+def test_the_pocket_model_warns_in_one_line_about_a_stranger(pocket, prompt):
+    warning, = said(pocket, prompt)
+    assert warning.startswith(f"{prompt!r} is none of the 30 sounds that the model 'pocket' knows")
+    assert warning.endswith('the sound is a guess; clipsonic info pocket lists them')
+    assert '\n' not in warning and len(warning) < 160
 
 # what it costs to import
 
