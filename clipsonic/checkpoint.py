@@ -10,7 +10,7 @@ from .core import CheckpointError, ClipsonicError, InputError, later, whole_fold
 
 # %% auto #0
 __all__ = ['save_checkpoint', 'checkpoint_folder', 'load_config', 'load_tensors', 'counted', 'load_strict', 'check_replaceable',
-           'tensors_digest', 'check_finite', 'read_torch', 'describe', 'weights_folder']
+           'tensors_digest', 'check_finite', 'read_torch', 'describe', 'weights_folder', 'vocoder_folder']
 
 # %% ../nbs/03_checkpoint.ipynb #adef5d45
 torch = later("torch")  # so that a folder that is no checkpoint is refused without it
@@ -192,3 +192,12 @@ def weights_folder(
     if str(name) and Path(name).is_dir(): return checkpoint_folder(name)
     raise CheckpointError(f"there is no model {str(name)!r}: give a folder made by `clipsonic train`, "
                           f"or the name of packaged weights ({', '.join(packaged) or 'none'})")
+
+# %% ../nbs/03_checkpoint.ipynb #f27305a6
+def vocoder_folder(
+    name: str | Path,  # "pocket", "griffin-lim", the name of other packaged weights, or a folder
+) -> Path | None:  # None: Griffin-Lim needs no weights
+    "The folder that holds a vocoder. Raises InputError that says what is expected."
+    if name == "griffin-lim": return None
+    try: return weights_folder("pocket") / "vocoder" if name == "pocket" else weights_folder(name)
+    except CheckpointError as error: raise InputError(f'no vocoder {str(name)!r}: expected "pocket", "griffin-lim" or the folder of a checkpoint') from error

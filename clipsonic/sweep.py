@@ -23,7 +23,8 @@ from .core import InputError, whole_file
 from .embedders import Embedder, load_embedder
 from .evaluate import FeatureCache, evaluate, find_sounds, listen_to
 from .fad import Estimate, frechet_distance, recentred, some
-from .pipeline import Pipeline, one_of, within
+from .pipeline import Pipeline
+from .request import one_of, within
 from .samplers import SAMPLERS, evaluations
 from .systems import SYSTEMS
 from .table import about_sets, asked_of, open_sets, render_set

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from .checkpoint import check_finite, check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint, tensors_digest, weights_folder
+from .checkpoint import check_finite, check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint, tensors_digest, vocoder_folder
 from .core import CheckpointError, InputError, pick_device
 from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude, with_phase
 from .threads import on_threads, whole_vectors
@@ -653,9 +653,7 @@ def load(
     device: str | torch.device | None = None,  # the best there is by default
 ) -> Vocoder:
     "A vocoder, ready to use. `InputError` for a name that is none, `CheckpointError` for a folder that holds something else"
-    if name == "griffin-lim": return cls()
-    try: folder = weights_folder("pocket") / "vocoder" if name == "pocket" else weights_folder(name)
-    except CheckpointError as error: raise InputError(f'no vocoder {str(name)!r}: expected "pocket", "griffin-lim" or the folder of a checkpoint') from error
+    if (folder := vocoder_folder(name)) is None: return cls()
     settings = load_config(folder)
     if settings["kind"] not in KINDS: raise CheckpointError(f"{name} holds a {settings['kind']}, not a vocoder ({' or '.join(KINDS)})")
     configuration, network = KINDS[settings["kind"]]
