@@ -1,4 +1,4 @@
-"""`python -m clipsonic` is the command `clipsonic`. This file is the package's only one that no notebook exports."""
+"""`python -m clipsonic` is the command `clipsonic`. This file and `__init__.py` are the package's only ones that no notebook exports."""
 import sys
 
 from clipsonic.cli import main

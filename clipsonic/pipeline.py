@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
-from .checkpoint import check_replaceable, checkpoint_folder, load_config, load_tensors, save_checkpoint, weights_folder
+from .checkpoint import check_replaceable, checkpoint_folder, load_config, load_tensors, save_checkpoint
 from .clap import load_clap
 from .clip import load_clip
 from .core import Audio, CheckpointError, InputError, noise_streams, pick_device, whole_folder

@@ -1,5 +1,7 @@
 """Generating: what comes out, what is the same again, what is refused, and what is warned about. With small random weights: how it sounds is not tested here."""
 import inspect
+import pydoc
+import re
 import shutil
 import subprocess
 import sys
@@ -56,10 +58,48 @@ def test_the_face_is_as_promised():
     face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance=1.5, steps=None, sampler=None, system=None, template='a photo of {}', spacing=None, guidance_interval=None,
                 guidance_rescale=0.0, negative=None, best_of=None, audio=None, strength=None, inpaint=None, extend=None)
     parameters = inspect.signature(generate).parameters
-    assert {name: p.default for name, p in parameters.items()} == {**face, 'model': 'pocket', 'device': None, 'progress': True}
+    assert {name: p.default for name, p in parameters.items()} == {**face, 'model': 'pocket', 'device': None, 'clip': None, 'vocoder': None, 'prior': None, 'precision': 'float32', 'compile': False, 'progress': True}
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
     assert {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'} == {**face, 'progress': True}
     assert {name: p.default for name, p in inspect.signature(Request).parameters.items()} == face
+
+def test_help_says_what_each_parameter_means():
+    for function in generate, Pipeline.generate:
+        text, names = pydoc.render_doc(function, renderer=pydoc.plaintext), [name for name in inspect.signature(function).parameters if name != 'self']
+        assert all(re.search(rf'^    {name}\n        \S', text, re.M) for name in names) and 'None: 4, or what a film' in text
+
+def test_a_misspelt_parameter_is_answered_with_the_nearest(pipe):
+    with pytest.raises(InputError, match="generate has no parameter 'secnds': did you mean 'seconds'?"): generate('a dog', secnds=3)
+    with pytest.raises(InputError, match="generate has no parameter 'guidence': did you mean 'guidance'?"): pipe.generate('a dog', guidence=3)
+    with pytest.raises(InputError, match="no parameter 'xyzzy': it has prompt, model, device"): generate('a dog', xyzzy=3)
+
+def test_generate_takes_parts_and_keeps_what_they_make(home, pipe, tmp_path):
+    clip, make = load_config(home/'denoiser')['clip'], lambda **parts: generate('a dog', device='cpu', seconds=0.3, seed=7, steps=2, progress=False, **parts)
+    tiny_prior(tmp_path/'pd', clip)
+    own = make(model=home/'model')
+    for parts in dict(vocoder='griffin-lim'), dict(prior=tmp_path/'pd'), dict(precision='bfloat16'):
+        other = make(model=home/'model', **parts)
+        assert not torch.equal(other.waveform, own.waveform) and kept(home/'model', 'cpu', **parts) is kept(str(home/'model'), 'cpu', **parts) is not kept(home/'model', 'cpu'), parts
+    assert make(model=home/'model', prior=tmp_path/'pd').info['system'] == 'pd'
+    assert torch.equal(make(model=home/'denoiser', clip=home/'clip', vocoder=home/'vocoder').waveform, Pipeline.load(home/'denoiser', 'cpu', home/'clip', home/'vocoder').generate('a dog', seconds=0.3, seed=7, steps=2, progress=False).waveform)
+    first = kept(home/'model', 'cpu', prior=tmp_path/'pd')
+    tiny_prior(tmp_path/'pd', clip, seed=5)
+    assert kept(home/'model', 'cpu', prior=tmp_path/'pd') is not first, 'a newer prior is noticed'
+    with pytest.raises(InputError, match='only texts go through a prior'): make(model=home/'model', prior=tmp_path/'pd', system='zs')
+    with pytest.raises(InputError, match="precision is 'half'"): make(model=home/'model', precision='half')
+
+def test_the_package_itself_is_light_and_hands_on_its_face():
+    code = '''
+import sys, clipsonic
+assert not {'torch', 'numpy', 'fastcore', 'clipsonic.core'} & set(sys.modules) and 'generate' in dir(clipsonic)
+from clipsonic import generate, Audio
+from clipsonic.pipeline import generate as same, Request
+from clipsonic.request import Request as also
+assert generate is same is clipsonic.generate and Request is also
+try: clipsonic.nonesuch
+except AttributeError as error: print(error)
+'''
+    assert "no attribute 'nonesuch'" in subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
 
 def test_priors(home, pipe, tmp_path, photo):
     "A text goes through PD where the model has that prior; each sound draws its own embedding, the same in any company; what does not belong together is refused."
@@ -166,7 +206,8 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
 @pytest.mark.parametrize('wrong, says', [
     (dict(), 'nothing to make a sound for'), (dict(prompt=''), 'prompt is empty'), (dict(prompt=' \n'), 'prompt is empty'), (dict(prompt=['a', '']), 'prompt is empty'),
     (dict(prompt=3), 'must be a text, not 3'), (dict(prompt=[]), 'empty list'), (dict(image=[]), 'empty list'), (dict(prompt='a', image='b.jpg'), 'leave the other out'),
-    (dict(image='nonesuch.jpg'), "nonesuch.jpg"), (dict(image=3), 'not 3'), (dict(image=__file__), 'not an image'),
+    (dict(image='nonesuch.jpg'), "nonesuch.jpg"), (dict(prompt='photo.jpg'), "name of a picture: give it as image='photo.jpg'"), (dict(prompt=['rain', 'dog.wav']), 'to write one there'),
+    (dict(prompt=['a', 'dog', 'barking']), 'such as "a dog barking"'), (dict(prompt=__file__), 'is a file, and no picture, film or sound'), (dict(image=3), 'not 3'), (dict(image=__file__), 'not an image'),
     (dict(prompt='a', system='IQ'), "'iq' takes an image"), (dict(prompt='a', system='pd'), "has no prior 'pd'"), (dict(prompt='a', system='XY'), "unknown system 'XY'"),
     (dict(prompt='a', seconds=0), 'seconds must be'), (dict(prompt='a', seconds=-1), '-1'), (dict(prompt='a', seconds=3601), 'at most 3600, not 3601'),
     (dict(prompt='a', seconds=float('nan')), 'nan'), (dict(prompt='a', seconds='4'), "'4'"), (dict(prompt='a', seconds=1e-9), '1e-09'),
