@@ -200,4 +200,5 @@ def vocoder_folder(
     "The folder that holds a vocoder. Raises InputError that says what is expected."
     if name == "griffin-lim": return None
     try: return weights_folder("pocket") / "vocoder" if name == "pocket" else weights_folder(name)
-    except CheckpointError as error: raise InputError(f'no vocoder {str(name)!r}: expected "pocket", "griffin-lim" or the folder of a checkpoint') from error
+    except CheckpointError as error:
+        raise InputError(f'no vocoder {str(name)!r}: expected "pocket", "griffin-lim" or the folder of a checkpoint') from error

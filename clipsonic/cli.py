@@ -66,12 +66,17 @@ def sound_folder(
     from clipsonic.core import InputError, check_writable
     from clipsonic.video import FILMS
     folder = Path(out or ".") if out is None or out.endswith(("/", os.sep)) or Path(out).is_dir() else None
-    if folder is None and not Path(out).parent.is_dir(): raise InputError(f"cannot write into {Path(out).parent}: there is no such folder; make it first")
-    if folder is None and (ending := Path(out).suffix.lower()) not in endings:
-        raise InputError(f"cannot save as {out!r}: the name must end in {', '.join(endings)}, or be a folder: {out}/ makes one" + ("; copies of films are written for --video" if ending in FILMS else ""))
-    if folder is None and Path(out).exists() and not os.access(out, os.W_OK): raise InputError(f"cannot write {out}: it is there, and protected from being written; give another name")
-    check_writable(Path(out).parent if folder is None else folder)
-    return folder
+    if folder is not None:
+        check_writable(folder)
+        return folder
+    file = Path(out)
+    if not file.parent.is_dir(): raise InputError(f"cannot write into {file.parent}: there is no such folder; make it first")
+    if file.suffix.lower() not in endings:
+        hint = "; copies of films are written for --video" if file.suffix.lower() in FILMS else ""
+        raise InputError(f"cannot save as {out!r}: the name must end in {', '.join(endings)}, or be a folder: {out}/ makes one{hint}")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise InputError(f"cannot write {file}: it is there, and protected from being written; give another name")
+    check_writable(file.parent)
 
 def sound_paths(
     out: str | None,  # a file, a folder, or None: the current folder
@@ -102,8 +107,10 @@ def check_dubbing(
     heard = {film for film in dict.fromkeys(films) if probe(film).audio}
     for film, path in {film: path for film, path in reversed([*zip(films, paths)])}.items():
         if path.suffix.lower() not in FILMS or film not in heard: continue
-        if path.exists() and path.samefile(film): raise InputError(f"{film} has sound of its own, which would be lost: give its copy another name than {path}")
-        warnings.warn(f"{film} has sound of its own: its copy {path} has the generated sound in its place, and {film} stays as it is (-o NAME.wav writes the sound alone)")
+        if path.exists() and path.samefile(film):
+            raise InputError(f"{film} has sound of its own, which would be lost: give its copy another name than {path}")
+        warnings.warn(f"{film} has sound of its own: its copy {path} has the generated sound in its place, and {film} stays as it is "
+                      "(-o NAME.wav writes the sound alone)")
 
 # %% ../nbs/60_cli.ipynb #185611ab
 def saved(
@@ -111,7 +118,7 @@ def saved(
     queries: list[str],  # a film for each path that is one
     sounds: list,  # an `Audio` for each path
 ) -> Iterator[tuple[Path, object]]:  # path and sound
-    "Write sounds, and yield each that is written. Raises ClipsonicError, which names the place of what could not be written where it should be."
+    "Write sounds, and yield each that is written. Raises ClipsonicError that says where the others are kept instead."
     import shutil
     import tempfile
     from clipsonic.core import ClipsonicError
@@ -125,9 +132,11 @@ def saved(
             files = [home / other.with_suffix(".wav").name for other in paths[i:]]
             try:
                 for file, sound in zip(files, sounds[i:]): sound.save(file)
-            except (ClipsonicError, OSError): shutil.rmtree(home)
-            else: raise ClipsonicError(f"{error}; {f'the sounds are kept in {home}' if files[1:] else f'the sound is kept as {files[0]}'}") from error
-            raise
+            except (ClipsonicError, OSError):
+                shutil.rmtree(home)
+                raise error
+            where = f"the sounds are kept in {home}" if files[1:] else f"the sound is kept as {files[0]}"
+            raise ClipsonicError(f"{error}; {where}") from error
         yield path, audio
 
 # %% ../nbs/60_cli.ipynb #ecaca1f0
@@ -144,16 +153,18 @@ def sign_of_life(text: str = "loading …"):
 def run_generate(args):
     "`clipsonic generate`"
     with sign_of_life():
+        from dataclasses import fields
         from clipsonic.request import Request, check_prior_used, checked_model
-        request = Request(args.prompt or None, args.image or None, args.video or None, **{name: getattr(args, name) for name in (
-            "seconds", "n", "seed", "guidance", "steps", "sampler", "system", "template", "spacing", "guidance_interval", "guidance_rescale", "negative", "best_of", "audio", "strength", "inpaint", "extend")})
+        given = {field.name: getattr(args, field.name) for field in fields(Request)}
+        request = Request(**{name: value if value != [] else None for name, value in given.items()})
         check_prior_used(request, args.prior)
-        checked_model(args.model, args.clip, args.vocoder, args.prior, args.precision)
+        parts = args.clip, args.vocoder, args.prior, args.precision
+        checked_model(args.model, *parts)
         queries = [str(query) for query in request.queries for _ in range(args.n)]
         paths = sound_paths(args.out, queries, films=bool(args.video))
         if args.video: check_dubbing(queries, paths)
         from clipsonic.pipeline import Pipeline   # from here on it takes a while
-        sounds = Pipeline.load(args.model, args.device, args.clip, args.vocoder, args.prior, args.precision, args.compile).answer(request)
+        sounds = Pipeline.load(args.model, args.device, *parts, args.compile).answer(request)
     for path, audio in saved(paths, queries, sounds):
         number = f", number {audio.info['number']}" if audio.info["number"] else ""
         print(f"{path}: {audio.seconds:.3f} s at {audio.sample_rate} Hz, seed {request.seed}{number}")

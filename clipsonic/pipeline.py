@@ -25,7 +25,8 @@ from .clip import load_clip
 from .core import Audio, CheckpointError, InputError, noise_streams, pick_device, whole_folder
 from .generation import Edit, film_condition, given_audio
 from .prior import Prior, load_prior
-from .request import LONGEST, SHORTEST, Request, check_names, check_prior_used, checked_model, with_parameters, within
+from .request import LONGEST, SHORTEST, Request, check_names, check_prior_used, checked_model
+from .request import with_parameters, within
 from .systems import SYSTEMS, load_denoiser
 from .vocoder import Vocoder
 
@@ -348,8 +349,9 @@ def kept(
     parts = [None if part is None else str(part) for part in (clip, vocoder, prior)]
     folder, _ = checked_model(model, *parts, precision)
     places = [folder.resolve(), *(Path(part).resolve() for part in parts if part is not None)]
-    files = [file for place in places for file in (sorted(place.rglob("config.json")) if place.is_dir() else [place] if place.is_file() else [])]
-    return _kept(str(model), pick_device(device), *parts, precision, bool(compile), (*places, *(f.stat().st_mtime_ns for f in files)))
+    files = [file for place in places for file in (place, *sorted(place.rglob("config.json"))) if file.is_file()]
+    stamp = (*places, *(file.stat().st_mtime_ns for file in files))
+    return _kept(str(model), pick_device(device), *parts, precision, bool(compile), stamp)
 
 # %% ../nbs/52_pipeline.ipynb #15fd035c
 @delegates(Request)

@@ -110,7 +110,8 @@ def blend(
     return [(text, weight / sum(w for _, w in parts)) for text, weight in parts]
 
 # %% ../nbs/04_request.ipynb #dbedf4f8
-NO_SOUNDS = frozenset("+ a an and are as at beside by for from her his in into is it its my near of off on onto or our out over some that the their this through to under up while with".split())
+NO_SOUNDS = frozenset("+ a an and are as at beside by for from her his in into is it its my near of off on onto or our out over some that "
+                      "the their this through to under up while with".split())
 
 def check_quotes(
     prompts: list[str],
@@ -118,7 +119,8 @@ def check_quotes(
     "Raises InputError where the words of one prompt came as several."
     if len(prompts) < 2 or not (small := [word for word in prompts if word.strip().lower() in NO_SOUNDS]): return
     whole = " ".join(prompts) if all(len(prompt.split()) == 1 for prompt in prompts) else "a dog barking"
-    raise InputError(f'{len(prompts)} prompts were given, and one of them is only {small[0]!r}: put quotes around what belongs together, such as "{whole}"')
+    raise InputError(f"{len(prompts)} prompts were given, and one of them is only {small[0]!r}: "
+                     f'put quotes around what belongs together, such as "{whole}"')
 
 # %% ../nbs/04_request.ipynb #96e8ab90
 def what_is(
@@ -141,12 +143,11 @@ def rather(
 # %% ../nbs/04_request.ipynb #0b2da9f1
 def checked_image(image):
     "An RGB picture, from a file or from a PIL image. Raises InputError."
-    if not isinstance(image, (str, Path)):
-        if not hasattr(image, "convert"): raise InputError(f"an image must be a file's path or a PIL image, not {image!r}")
-        return image.convert("RGB")
+    if hasattr(image, "convert"): return image.convert("RGB")
+    if not isinstance(image, (str, Path)): raise InputError(f"an image must be a file's path or a PIL image, not {image!r}")
     try: return read_image(image)
     except InputError as error:
-        if (kind := what_is(image)) in (None, "picture"): raise
+        if not os.path.isfile(image) or (kind := what_is(image)) in (None, "picture"): raise
         raise InputError(f"{image} is a {kind}, not an image: {rather(kind, image)}") from error
 
 def checked_film(
@@ -165,23 +166,27 @@ def check_audio(
     "Raises InputError, and MediaError for a file without sound."
     if isinstance(audio, Audio): return
     if not isinstance(audio, (str, Path)): raise InputError(f"audio must be a file's path or an Audio, not {audio!r}")
-    about = probe(audio)
-    if about.audio is None: raise MediaError(f"{audio} is a {what_is(audio)} and has no audio track: {rather(what_is(audio), audio)}", "no audio track")
+    if probe(audio).audio is not None: return
+    kind = what_is(audio)
+    raise MediaError(f"{audio} is a {kind} and has no audio track: {rather(kind, audio)}", "no audio track")
 
 # %% ../nbs/04_request.ipynb #aa8c2981
-ENDINGS = {ending: kind for kind, endings in {"picture": "jpg jpeg png gif webp bmp tif tiff heic heif avif", "film": "mp4 mov mkv webm avi m4v mpg mpeg",
-                                              "sound": "wav flac ogg mp3 m4a aac opus aif aiff"}.items() for ending in endings.split()}
+ENDINGS = {"picture": "jpg jpeg png gif webp bmp tif tiff heic heif avif", "film": "mp4 mov mkv webm avi m4v mpg mpeg",
+           "sound": "wav flac ogg mp3 m4a aac opus aif aiff"}
 
 def check_no_file(
     prompt: str,
 ):
     "Raises InputError for a prompt that is the name of a file."
-    if not (ending := Path((prompt.split() or [""])[-1]).suffix.lower()): return
-    there, kind = os.path.isfile(prompt), ENDINGS.get(ending[1:])
+    if not (ending := Path((prompt.split() or [""])[-1]).suffix.lower()[1:]): return
+    there, kind = os.path.isfile(prompt), next((kind for kind, endings in ENDINGS.items() if ending in endings.split()), None)
     if there: kind = what_is(prompt) or kind
-    if kind == "sound" and not there: raise InputError(f"the prompt {prompt!r} is the name of a sound: to write one there, give its name to `save` (in a terminal -o {shlex.quote(prompt)})")
-    if kind: raise InputError(f"the prompt {prompt!r} is the name of a {kind}: {rather(kind, prompt)}")
-    if there: raise InputError(f'the prompt {prompt!r} is a file, and no picture, film or sound: say what should be heard, such as "a dog barking"')
+    if not there and kind is None: return
+    if kind is None: rest = 'is a file, and no picture, film or sound: say what should be heard, such as "a dog barking"'
+    elif kind == "sound" and not there:
+        rest = f"is the name of a sound: to write one there, give its name to `save` (in a terminal -o {shlex.quote(prompt)})"
+    else: rest = f"is the name of a {kind}: {rather(kind, prompt)}"
+    raise InputError(f"the prompt {prompt!r} {rest}")
 
 # %% ../nbs/04_request.ipynb #b8cbc023
 @dataclass
@@ -240,6 +245,8 @@ def _lengths(self: Request):
     if self.inpaint is not None:
         if not (isinstance(self.inpaint, (tuple, list)) and len(self.inpaint) == 2): raise InputError(f"inpaint is {self.inpaint!r}: expected two times in seconds, the lower first")
         for time in self.inpaint: within("inpaint", time, 0, math.inf)
+        if not self.inpaint[0] < self.inpaint[1]:
+            raise InputError(f"inpaint is {self.inpaint!r}, which is no span: expected two times in seconds, the lower first")
     if self.audio is not None: check_audio(self.audio)
 
 @patch
@@ -256,7 +263,8 @@ def _queries(self: Request):
     check_quotes(queries)
     parts = [blend(q) for q in queries]
     for text, _ in sum(parts, []): check_no_file(text)
-    return queries, [[(text, checked_prompt(text, self.template), weight) for text, weight in blended] for blended in parts], several or self.n > 1
+    inputs = [[(text, checked_prompt(text, self.template), weight) for text, weight in blended] for blended in parts]
+    return queries, inputs, several or self.n > 1
 
 # %% ../nbs/04_request.ipynb #3a106da5
 def check_names(
@@ -268,7 +276,8 @@ def check_names(
     for name in given:
         if name in names: continue
         near = difflib.get_close_matches(name, names, n=1)
-        raise InputError(f"{function.__name__} has no parameter {name!r}: {f'did you mean {near[0]!r}?' if near else 'it has ' + ', '.join(names)}")
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+        raise InputError(f"{function.__name__} has no parameter {name!r}: {hint}")
 
 # %% ../nbs/04_request.ipynb #4ea14fc5
 def with_parameters(
@@ -278,9 +287,10 @@ def with_parameters(
     from fastcore.docments import docments
     try: about = docments(function)
     except OSError: return function  # there is no source to read
-    shown = [(name, " ".join(text.split())) for name, text in about.items() if text and name not in ("self", "return")]
-    lines = [f"{name}\n{textwrap.fill(text, 100, initial_indent='    ', subsequent_indent='    ')}" for name, text in shown]
-    function.__doc__ = "\n".join([function.__doc__ or "", "", "Parameters", "----------", *lines])
+    lines = [function.__doc__ or "", "", "Parameters", "----------"]
+    for name, text in about.items():
+        if text and name not in ("self", "return"): lines += [name, textwrap.indent(textwrap.fill(text, 96), "    ")]
+    function.__doc__ = "\n".join(lines)
     return function
 
 # %% ../nbs/04_request.ipynb #b4a468e8
@@ -293,9 +303,12 @@ def checked_model(
 ) -> tuple[Path, dict]:  # its folder and config
     "A model that is there, with parts of the right kinds. Raises CheckpointError and InputError."
     config = load_config(folder := weights_folder(model))
-    if config["kind"] not in ("pipeline", "denoiser"): raise CheckpointError(f"{model} holds a {config['kind']}: to generate, give a denoiser's run or what `clipsonic pack` made")
-    if config["kind"] == "pipeline" and clip is not None: raise InputError(f"{model} holds its CLIP already: clip={str(clip)!r} is for the run of a denoiser, leave it out")
-    if precision not in PRECISIONS: raise InputError(f"precision is {precision!r}: expected {' or '.join(map(repr, PRECISIONS))}")
+    if config["kind"] not in ("pipeline", "denoiser"):
+        raise CheckpointError(f"{model} holds a {config['kind']}: to generate, give a denoiser's run or what `clipsonic pack` made")
+    if config["kind"] == "pipeline" and clip is not None:
+        raise InputError(f"{model} holds its CLIP already: clip={str(clip)!r} is for the run of a denoiser, leave it out")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}: expected {' or '.join(map(repr, PRECISIONS))}")
     if vocoder is not None and (place := vocoder_folder(vocoder)): load_config(place)
     if prior is not None: load_config(prior, kind="prior")
     return folder, config
@@ -305,4 +318,6 @@ def check_prior_used(
     prior: str | Path | None,
 ):
     "Raises InputError for a prior that the request does not go through."
-    if prior is not None and request.system not in (None, "pd", "sd"): raise InputError(f"the prior {str(prior)!r} is of no use here: only texts go through a prior, and not with the system 'zs'; leave one of them out")
+    if prior is not None and request.system not in (None, "pd", "sd"):
+        raise InputError(f"the prior {str(prior)!r} is of no use here: only texts go through a prior, and not with the system 'zs'; "
+                         "leave one of them out")

@@ -104,8 +104,8 @@ def open_media(
     path: str | Path,  # any media file
 ):
     "Yield an open PyAV container. Raises MediaError, also for what goes wrong while it is being read."
-    import av
     path, head = _checked(path)
+    import av
     lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}   # a title that is not UTF-8 is no fault of the film
     try: container = av.open(str(path), options={"protocol_whitelist": "file"}, **lenient)
     except (av.FFmpegError, ValueError) as error:
@@ -148,7 +148,7 @@ def _seconds(container):
     return max(ends, default=None)
 
 # %% ../nbs/02_video.ipynb #0c384075
-HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # what the head of such a picture, which is built like an mp4, says it is
+HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
 
 def probe(
     path: str | Path,  # any media file
@@ -161,7 +161,8 @@ def probe(
                                           frame_rate=float(v.average_rate or 0))
         audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
                                           channels=a.codec_context.layout.nb_channels)
-        still = file.format.name.endswith("_pipe") or file.format.name in ("image2", "ico") or file.metadata.get("major_brand") in HEIF
+        kind, brand = file.format.name, file.metadata.get("major_brand")
+        still = kind.endswith("_pipe") or kind in ("image2", "ico") or brand in HEIF
         return MediaInfo(str(path), seconds, **video, **audio, still=still)
 
 # %% ../nbs/02_video.ipynb #dc642e96
@@ -378,6 +379,7 @@ def read_image(
             return image.convert("RGB")
     except UnidentifiedImageError as error:
         with open(path, "rb") as file: heif = file.read(12)[4:].decode("latin-1") in {"ftyp" + brand for brand in HEIF}
-        raise InputError(f"{path} is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif else f"{path} is not an image that can be read") from error
+        why = "is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif else "is not an image that can be read"
+        raise InputError(f"{path} {why}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from error
