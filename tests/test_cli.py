@@ -235,7 +235,10 @@ def test_a_film_with_sound_is_not_dubbed_unsaid(run, here, films, model):
         'warning: heard.mp4 has sound of its own: its copy heard-2.mp4 has the generated sound in its place, and '
         'heard.mp4 stays as it is (-o NAME.wav writes the sound alone)']
     status, out, err = run('generate', '--video', 'heard.mp4', '-o', 'alone.wav', *words)
-    assert status == 0 and 'warning' not in err and Path('heard.mp4').read_bytes() == before
+    assert status == 0 and 'warning' not in err
+    Path('heard.mp4').rename('film-2.mp4')
+    status, out, err = run('generate', '--video', 'film-2.mp4', '--n', '2', '-o', 'film.mp4', *words)
+    assert status == 2 and 'would be lost' in err and Path('film-2.mp4').read_bytes() == before
 
 # what goes wrong
 
