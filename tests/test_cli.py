@@ -386,7 +386,7 @@ def test_a_terminal_sees_a_sign_of_life_before_anything_heavy(here, model):
     before, after = seen.split('loading …\r'.encode())
     imported = lambda name, text: re.search(rb'\| +%s\r?$' % name, text, re.M)
     assert not any(imported(name, before) for name in (b'torch', b'numpy', b'av', b'PIL')) and imported(b'torch', after)
-    assert after.count(b' ' * len('loading …') + b'\r') == 1, 'and it is taken away'
+    assert b' ' * len('loading …') + b'\r' in after, 'and it is taken away'
     assert 'loading' not in subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stderr
 
 def test_as_a_module():
