@@ -12,8 +12,8 @@ from pathlib import Path
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['FORMATS', 'later', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'whole_file', 'whole_folder',
-           'check_writable', 'Audio', 'noise_streams', 'randn_streams', 'pick_device']
+__all__ = ['FORMATS', 'NEEDS', 'later', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'whole_file',
+           'whole_folder', 'check_writable', 'Audio', 'noise_streams', 'randn_streams', 'pick_device', 'runs_here']
 
 # %% ../nbs/00_core.ipynb #c7678613
 class later:
@@ -254,3 +254,17 @@ def pick_device(
     try: return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+# %% ../nbs/00_core.ipynb #45adeb77
+NEEDS = {"data": "the pocketav corpus: set CLIPSONIC_POCKETAV to its folder", "cuda": "a GPU", "slow": "minutes: set CLIPSONIC_FLAGS=slow",
+         "weights": "a download of published weights: set CLIPSONIC_FLAGS=weights"}
+
+def runs_here(
+    flag: str,  # a name in NEEDS, the cell's flag
+) -> bool:      # true under nbdev, which runs a flagged cell only when its flag is given
+    "Whether a cell has what it needs; where not, print what that is. Raises InputError."
+    if flag not in NEEDS: raise InputError(f"no cell is flagged {flag!r}: use one of {', '.join(NEEDS)}")
+    here = {"data": "CLIPSONIC_POCKETAV" in os.environ, "cuda": torch.cuda.is_available()}
+    if "IN_TEST" in os.environ or here.get(flag, flag in os.environ.get("CLIPSONIC_FLAGS", "").split()): return True
+    print(f"Skipped: this cell needs {NEEDS[flag]}")
+    return False
