@@ -103,6 +103,6 @@ def test_the_source_distribution_holds_what_a_build_needs(tmp_path):
     for name in ('LICENSE', 'MANIFEST.in', 'README.md', 'pyproject.toml', 'settings.ini', 'setup.py'): shutil.copy(root/name, tree)
     run(sys.executable, 'setup.py', '-q', 'sdist', cwd=tree)
     shutil.unpack_archive(next((tree/'dist').glob('*.tar.gz')), unpacked)
-    run(sys.executable, 'setup.py', '-q', 'build', '--build-lib', tmp_path/'built', cwd=next(unpacked.iterdir()))
+    run(sys.executable, 'setup.py', '-q', 'build', '--build-lib', str(tmp_path/'built'), cwd=next(unpacked.iterdir()))
     assert {path.relative_to(tmp_path/'built') for path in (tmp_path/'built').rglob('*') if path.is_file()} == package
     assert Path('clipsonic/py.typed') in package
