@@ -1,28 +1,37 @@
-"""Every notebook's inline tests, one case per notebook, run by nbdev. Flagged cells run when `--flags` names their flag."""
-import json
+"""Every notebook from top to bottom as Jupyter runs it, in a kernel of its own. Flagged cells say what they need and are passed over where `--flags` does not name their flag."""
+import ast
 import re
-from pathlib import Path
 
+import nbformat
 import pytest
-import torch
-from nbdev.test import test_nb as run_notebook
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from conftest import FLAGS, root, why_skipped
 
-run_notebook.__test__ = False   # nbdev's function, not a test of ours
 notebooks = sorted((root/'nbs').glob('*.ipynb'))
+unchanged = 'import torch\nassert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32, "a notebook sets no global mode"'
 
-def flags_in(path):
-    "The flags that occur on cells of the notebook."
-    sources = [''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells'] if cell['cell_type'] == 'code']
-    return {word for source in sources for word in re.findall(r'^#\|\s*(\w+)\s*$', source, re.M)} & FLAGS
+def flagged(notebook):
+    "The code cells that carry a flag, each with that flag."
+    for cell in notebook.cells:
+        for flag in FLAGS & set(re.findall(r'^#\|\s*(\w+)\s*$', cell.source, re.M)) if cell.cell_type == 'code' else ():
+            yield cell, flag
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
-def test_notebook(path, request, monkeypatch, capfd):
-    monkeypatch.setenv('IN_TEST', '1')
-    monkeypatch.syspath_prepend(str(root))
-    passed, _ = run_notebook(path, skip_flags=FLAGS, force_flags=request.config.run_flags)
-    assert passed, f'{path.name} fails:\n{capfd.readouterr().err}'
-    assert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32, 'a notebook sets no global mode'
-    if 'data' in flags_in(path) - request.config.run_flags:
-        pytest.skip(f'its other cells pass; {why_skipped("data")}')
+def test_notebook(path, request, monkeypatch):
+    for name in ('IN_TEST', *(['CLIPSONIC_POCKETAV'] if 'data' not in request.config.run_flags else [])): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('CLIPSONIC_FLAGS', ' '.join(request.config.run_flags))
+    monkeypatch.setenv('PYTHONPATH', str(root), prepend=':')
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(unchanged))
+    try: NotebookClient(notebook, timeout=1800, resources={'metadata': {'path': path.parent}}).execute()
+    except CellExecutionError as error: pytest.fail(f'{path.name} fails:\n{error}', pytrace=False)
+    skipped = {flag for cell, flag in flagged(notebook) if 'Skipped: this cell needs' in str(cell.outputs)}
+    if 'data' in skipped: pytest.skip(f'its other cells pass; {why_skipped("data")}')
+
+def test_flagged_cells_ask_whether_they_run_here():
+    "nbdev passes a flagged cell over and Jupyter does not: what it does stands under `runs_here`."
+    for cell, flag in (found for path in notebooks for found in flagged(nbformat.read(path, as_version=4))):
+        does = [node for node in ast.parse(cell.source).body if not isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef))]
+        assert all(isinstance(node, ast.If) and ast.unparse(node.test) == f"runs_here('{flag}')" for node in does), cell.source
