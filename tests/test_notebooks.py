@@ -1,5 +1,6 @@
 """Every notebook from top to bottom as Jupyter runs it, in a kernel of its own. Flagged cells say what they need and are passed over where `--flags` does not name their flag."""
 import ast
+import os
 import re
 
 import nbformat
@@ -22,7 +23,7 @@ def flagged(notebook):
 def test_notebook(path, request, monkeypatch):
     for name in ('IN_TEST', *(['CLIPSONIC_POCKETAV'] if 'data' not in request.config.run_flags else [])): monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('CLIPSONIC_FLAGS', ' '.join(request.config.run_flags))
-    monkeypatch.setenv('PYTHONPATH', str(root), prepend=':')
+    monkeypatch.setenv('PYTHONPATH', str(root), prepend=os.pathsep)
     notebook = nbformat.read(path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(unchanged))
     try: NotebookClient(notebook, timeout=1800, resources={'metadata': {'path': path.parent}}).execute()
