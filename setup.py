@@ -31,7 +31,7 @@ setup(
     python_requires=f'>={cfg["min_python"]}',
     packages=find_packages(include=['clipsonic', 'clipsonic.*']),
     package_data={'clipsonic': ['py.typed', 'weights/**/*']},
-    include_package_data=False,  # the line above names it all; from the manifest, setuptools would take folders of weights for packages
+    include_package_data=False,  # the line above names all; setuptools would take folders of weights for packages
     install_requires=cfg['requirements'].split(),
     extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'clap', 'notebooks')},
     entry_points={'console_scripts': cfg['console_scripts'].split(),

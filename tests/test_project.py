@@ -96,13 +96,16 @@ def test_the_pages_of_the_site_process(copy):
 
 def test_the_source_distribution_holds_what_a_build_needs(tmp_path):
     tree, unpacked = tmp_path/'tree', tmp_path/'unpacked'
-    package = {path.relative_to(root) for path in (root/'clipsonic').rglob('*') if path.is_file() and '__pycache__' not in path.parts}
+    files = (path for path in (root/'clipsonic').rglob('*') if path.is_file() and '__pycache__' not in path.parts)
+    package = {path.relative_to(root) for path in files}
     for path in package:   # the weights' names without their numbers
         (tree/path).parent.mkdir(parents=True, exist_ok=True)
         (tree/path).touch() if path.suffix == '.safetensors' else shutil.copy(root/path, tree/path)
-    for name in ('LICENSE', 'MANIFEST.in', 'README.md', 'pyproject.toml', 'settings.ini', 'setup.py'): shutil.copy(root/name, tree)
+    for name in ('LICENSE', 'MANIFEST.in', 'README.md', 'pyproject.toml', 'settings.ini', 'setup.py'):
+        shutil.copy(root/name, tree)
     run(sys.executable, 'setup.py', '-q', 'sdist', cwd=tree)
     shutil.unpack_archive(next((tree/'dist').glob('*.tar.gz')), unpacked)
-    run(sys.executable, 'setup.py', '-q', 'build', '--build-lib', str(tmp_path/'built'), cwd=next(unpacked.iterdir()))
-    assert {path.relative_to(tmp_path/'built') for path in (tmp_path/'built').rglob('*') if path.is_file()} == package
+    built = tmp_path/'built'
+    run(sys.executable, 'setup.py', '-q', 'build', '--build-lib', str(built), cwd=next(unpacked.iterdir()))
+    assert {path.relative_to(built) for path in built.rglob('*') if path.is_file()} == package
     assert Path('clipsonic/py.typed') in package

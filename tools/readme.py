@@ -21,7 +21,10 @@ DIRECTIVES = re.compile(r'\A(#\|.*\n?)+')
 RELATIVE_LINK = re.compile(r'\]\((?![a-z]+:|#)')
 
 def render(path=notebook):
-    "What the notebook makes, by file: README as markdown, links seen from the top of the repository, and for every sound, which a README cannot play, its picture."
+    """README as markdown, links seen from the top of the repository, and the picture of every sound, which a README cannot play.
+
+    Each by its file, as bytes.
+    """
     nb = nbformat.read(path, as_version=4)
     nb.metadata['language_info'] = {'name': 'python'}   # cleaned away in the notebook; it colours the code
     nb.cells = [cell for cell in nb.cells if not HIDDEN.search(cell.source)]
