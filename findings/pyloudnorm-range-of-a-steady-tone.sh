@@ -14,7 +14,7 @@ python3 -m venv "$work/venv"
 import platform
 from importlib.metadata import version
 import av, numpy as np, pyloudnorm
-print(*(f"{name} {version(name)}" for name in ("pyloudnorm", "numpy", "scipy", "av")), "Python", platform.python_version())
+print({"Python": platform.python_version()} | {name: version(name) for name in ("pyloudnorm", "numpy", "scipy", "av")})
 
 RATE = 48000
 

@@ -15,7 +15,8 @@ mkdir "$work/empty"
 HF_HUB_OFFLINE=1 TRANSFORMERS_NO_ADVISORY_WARNINGS=1 "$work/venv/bin/python" - "$work/empty" <<'PY'
 import platform, sys
 import tokenizers, transformers
-print("transformers", transformers.__version__, "tokenizers", tokenizers.__version__, "Python", platform.python_version())
+versions = {"Python": platform.python_version(), **{m.__name__: m.__version__ for m in (transformers, tokenizers)}}
+print(versions)
 for name in ("RobertaTokenizer", "GPT2Tokenizer", "LlamaTokenizer", "BertTokenizer", "CLIPTokenizer", "T5Tokenizer"):
     try: tokenizer = getattr(transformers, name).from_pretrained(sys.argv[1])
     except Exception as error: sys.exit(f"this has changed: {name} fails with {error!r}")

@@ -21,9 +21,9 @@ DIRECTIVES = re.compile(r'\A(#\|.*\n?)+')
 RELATIVE_LINK = re.compile(r'\]\((?![a-z]+:|#)')
 
 def render(path=notebook):
-    """README as markdown, links seen from the top of the repository, and the picture of every sound, which a README cannot play.
+    """What the notebook makes, as bytes by file: README, and the picture of every sound, which a README cannot play.
 
-    Each by its file, as bytes.
+    Links are seen from the top of the repository.
     """
     nb = nbformat.read(path, as_version=4)
     nb.metadata['language_info'] = {'name': 'python'}   # cleaned away in the notebook; it colours the code
