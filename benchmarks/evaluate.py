@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from clipsonic.core import Audio, on_threads
+from clipsonic.core import Audio
 from clipsonic.embedders import Embedder, load_embedder
 from clipsonic.evaluate import FeatureCache, evaluate, find_sounds, heard, heard_by, listen_to
 from clipsonic.vggish import SAMPLE_RATE, VGGish, embed_vggish
@@ -54,9 +54,8 @@ def ears():
 
 
 def alone(ear, waveforms, clips):
-    "The network by itself, on as many of the processor's threads as `listen_to` gives it."
-    with on_threads(ear.threads):
-        for i in range(clips): ear.embed(waveforms[i % len(waveforms)])
+    "The network by itself."
+    for i in range(clips): ear.hear(waveforms[i % len(waveforms)])
 
 
 def fresh(folder, clips, rounds):

@@ -15,7 +15,7 @@ import torch
 
 from .checkpoint import tensors_digest, weights_folder
 from .clap import FILES, load_clap, resampled
-from .core import Audio, InputError
+from .core import Audio, InputError, on_threads
 from .mel import MelConfig, log_mel
 from .published import CNN14_FILES, INCEPTION_FILE, embed_inception, load_cnn14, load_inception, log_probabilities, tag_cnn14
 from .scores import load_classifier
@@ -42,15 +42,22 @@ class Embedder:
         "What `embed` takes. Raises `InputError` for a sound that is too short, or not mono"
         if len(audio.waveform) != 1: raise InputError(f"a sound of {len(audio.waveform)} channels: expected one; `read_audio` mixes them")
         if audio.seconds < self.shortest: raise InputError(f"{audio.seconds:.3f} s of sound are too short for {self.name}: it needs {self.shortest} s")
-        return resampled(audio.waveform, audio.sample_rate, self.sample_rate)
+        with on_threads(self.threads): return resampled(audio.waveform, audio.sample_rate, self.sample_rate)
 
     @torch.no_grad()
+    def hear(
+        self,
+        waveform: torch.Tensor,  # from `ready`
+    ) -> torch.Tensor:  # (row, feature) float32 on the CPU
+        "The features of one waveform"
+        with on_threads(self.threads): return self.embed(waveform).float().cpu()
+
     def __call__(
         self,
         audio: Audio,  # mono
     ) -> torch.Tensor:  # (row, feature) float32 on the CPU
         "The features of one sound. Raises `InputError` as `ready` does"
-        return self.embed(self.ready(audio)).float().cpu()
+        return self.hear(self.ready(audio))
 
 # %% ../nbs/34_embedders.ipynb #f80b4d28
 def pocket_classifier(
@@ -75,9 +82,11 @@ def clap_embedder(
     tokenizer: str | Path | None = None,  # of a published one: local folder of RoBERTa's files
 ) -> Embedder:
     "Unit vectors that sounds share with texts. Raises InputError and CheckpointError."
-    clap = load_clap(name, file, device, tokenizer)
+    clap, threads = load_clap(name, file, device, tokenizer), None if name in FILES else 1
+    def text(texts):
+        with on_threads(threads): return clap.encode_text(texts)
     return Embedder(f"CLAP {clap.identity['name']}", clap.identity["hash"], clap.sample_rate, lambda waveform: clap.encode_audio(waveform[None], clap.sample_rate),
-                    text=clap.encode_text, protocol=clap.protocol | {"device": clap.device.type}, threads=None if name in FILES else 1)
+                    text=text, protocol=clap.protocol | {"device": clap.device.type}, threads=threads)
 
 # %% ../nbs/34_embedders.ipynb #6ed89ab5
 def vggish_embedder(

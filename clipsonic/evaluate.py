@@ -193,7 +193,7 @@ def listen_to(
         try:
             for sound, waveform in _ahead(read, tqdm(todo, desc=f"listening with {embedder.name}", unit="file", delay=1, disable=not progress), workers):
                 if isinstance(waveform, MediaError): bad[sound.name] = waveform; continue
-                features[sound.name] = fresh[digests[sound.name]] = embedder.embed(waveform).float().cpu()
+                features[sound.name] = fresh[digests[sound.name]] = embedder.hear(waveform)
                 if len(fresh) == 50: cache.keep(by, fresh); fresh = {}
         finally: cache.keep(by, fresh)
     return {s.name: features[s.name] for s in sounds if s.name in features}, bad

@@ -1,5 +1,6 @@
 """What every test may use: the flags of settings.ini as markers, and the corpus where there is one."""
 import os
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -29,6 +30,10 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         for flag in sorted(FLAGS - config.run_flags):
             if item.get_closest_marker(flag): item.add_marker(pytest.mark.skip(reason=why_skipped(flag)))
+
+def said(stderr):
+    "The lines of what a program said on stderr, without its progress bars: a run of more than a second shows them, and which runs are depends on the machine."
+    return [line for line in re.split('[\r\n]+', stderr) if line.strip() and not re.search(r'\[[\d:]+[<,]', line)]
 
 @pytest.fixture(scope='session')
 def pocketav():

@@ -23,6 +23,7 @@ from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, wei
 from clipsonic.cli import main, parser, sound_paths, what_next
 from clipsonic.core import Audio, ClipsonicError
 from clipsonic.video import probe, read_frames, write_video
+from conftest import said
 from tiny import tiny_model
 
 @pytest.fixture(scope='module')
@@ -146,7 +147,8 @@ def test_a_fresh_seed_is_printed_and_gives_the_sound_again(run, here, model):
 def test_warnings_are_one_line(run, here, model):
     status, out, err = run('generate', 'a zebra', '--model', model, '-o', 'a.wav', *fast)
     says = f"'a zebra' is none of the 3 sounds that the model {model!r} knows: the sound is a guess; "
-    assert status == 0 and err == f'warning: {says}clipsonic info {model} lists them\n'
+    line, = said(err)
+    assert status == 0 and line == f'warning: {says}clipsonic info {model} lists them'
 
 # info
 
@@ -321,7 +323,9 @@ def test_errors_are_one_line(run, films, words, says):
     try: status, out, err = run(*words)
     except SystemExit as error: status, err = error.code, None   # argparse leaves by itself; what it says is below
     assert status == 2 and files() == films
-    if err is not None: assert err.startswith('error: ') and says in err and 'Traceback' not in err and err.count('\n') == 1
+    if err is not None:
+        line, = said(err)
+        assert line.startswith('error: ') and says in line
 
 REFUSE = """
 import sys
@@ -354,7 +358,7 @@ def test_weights_that_do_not_fit(run, here, model, change, says):
     change(tensors)
     save_checkpoint('model/denoiser', load_config('model/denoiser'), {'model': tensors})
     status, _, err = run('generate', 'a dog', '--model', 'model', '-o', 'a.wav')
-    assert status == 2 and says in err and err.count('\n') == 1 and files() == ['model']
+    assert status == 2 and says in err and len(said(err)) == 1 and files() == ['model']
 
 def test_a_bug_keeps_its_traceback(run, here, monkeypatch):
     def broken(*args): raise ZeroDivisionError('a bug')
@@ -397,7 +401,8 @@ def test_a_full_disk_leaves_nothing(here, model):
     import resource
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     done = clipsonic('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast, preexec_fn=limit, cwd=here, env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
-    assert done.returncode == 2 and done.stderr.startswith('error: could not write') and 'Traceback' not in done.stderr
+    line, = said(done.stderr)
+    assert done.returncode == 2 and line.startswith('error: could not write')
     assert files() == []
 
 def test_help_is_quick_and_has_examples():
@@ -426,7 +431,7 @@ def test_ctrl_c(here, model):
         if 'generating' in line: break
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
-    assert process.wait(60) == 130 and 'Traceback' not in rest and files() == []
+    assert process.wait(600) == 130 and 'Traceback' not in rest and files() == []
 
 def test_packing_replaces_a_packed_model_and_nothing_else(run, here, model):
     parts = ['--clip', f'{model}/clip', '--denoiser', f'{model}/denoiser', '--vocoder', f'{model}/vocoder']
@@ -457,7 +462,7 @@ def test_priors(run, here, model):
     assert status == 0 and 'mean shift' in out and '12 videos' in out and json.loads(Path('gap.json').read_text())['cosine']['sd']['n'] == 12
     Path('empty.pth').write_text('hello')
     status, _, err = run('convert', 'prior', 'empty.pth', '--out', 'prior')
-    assert status == 2 and err.count('\n') == 1 and 'cannot be read' in err
+    assert status == 2 and len(said(err)) == 1 and 'cannot be read' in err
     assert run('convert', 'prior', 'empty.pth', '--config', 'a.json', '--out', 'prior')[0] == run('convert', 'vocoder', 'empty.pth', '--out', 'prior')[0] == 2
     network = DiffusionPriorNetwork(PriorConfig(cosine_attention=False))
     state = {f"net.{'null_text_embed' if k == 'null_text_encodings' else k}": v for k, v in network.state_dict().items() if k not in ('null_text_embeds', 'null_image_embed')}
@@ -491,7 +496,7 @@ def test_configs_that_describe_nothing(run, here, model, part, change):
     config = Path('odd', part, 'config.json')
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
-    assert status == 2 and f'{part}: its config describes no' in err and err.count('\n') == 1
+    assert status == 2 and f'{part}: its config describes no' in err and len(said(err)) == 1
 
 def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
     from clipsonic.shards import made_up_shards

@@ -121,6 +121,18 @@ def test_figures_are_those_of_the_measures(made, real, prompts):
     assert result['clap']['value'] == pytest.approx((sets[0] * texts).sum(1).double().mean().item(), abs=1e-7)
     assert result['nearest']['value'] == pytest.approx((sets[0] @ sets[1].T).amax(1).double().mean().item(), abs=1e-6)
 
+def test_the_pockets_networks_say_the_same_on_any_number_of_threads(real):
+    "On a machine of any size, whoever asks"
+    before, sounds, heard_on = torch.get_num_threads(), [read_audio(f, None) for f in sorted(real.iterdir())], {}
+    try:
+        for threads in 1, 2, 3:
+            torch.set_num_threads(threads)
+            ears = load_embedder(device='cpu'), classifier_embedder(device='cpu')
+            heard_on[threads] = torch.cat([ear(s) for s in sounds for ear in ears] + [ears[0].text(['a dog barking'])], 1)
+            assert torch.get_num_threads() == threads
+    finally: torch.set_num_threads(before)
+    assert torch.equal(heard_on[1], heard_on[2]) and torch.equal(heard_on[1], heard_on[3])
+
 def test_a_file_that_changed_is_heard_again_and_a_row_that_lies_is_not_believed(made, tmp_path):
     folder, cache = shutil.copytree(made, tmp_path / 'made'), tmp_path / 'cache.sqlite'
     def count():

@@ -207,8 +207,8 @@ def interrupts():
 
 def test_it_can_be_stopped(studio, interrupts):
     stop = threading.Timer(0.3, _thread.interrupt_main)
-    stop.start()
-    press(studio, prompt='a dog', n=8, seconds=4.0, steps=100)
+    studio.button.observe(lambda change: change['new'] and stop.start(), 'disabled')   # it is at work
+    press(studio, prompt='a dog', n=8, seconds=4.0, steps=1000)
     assert 'stopped' in studio.message.value and studio.sounds == [] == shown(studio)
 
 def test_a_model_that_is_none():

@@ -15,6 +15,7 @@ from clipsonic.samplers import SAMPLERS
 from clipsonic.shards import made_up_shards
 from clipsonic.sweep import BETWEEN, STEPS, WEIGHTS, costs, evaluation_settings, guidance_settings, render, setting, setting_of
 from clipsonic.table import asked_of
+from conftest import said
 from tiny import tiny_model, tiny_prior
 
 @pytest.fixture(scope='module')
@@ -121,7 +122,7 @@ def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     kept = Path('out.json').read_bytes()
     for folder, says in ('part', 'holds 2 sounds, 2 of them among the 3'), ('none', 'no such file or folder'):
         status, _, err = sweep('evaluations', *words, '--also', f'long={folder}')
-        assert status == 2 and says in err and err.count('\n') == 1
+        assert status == 2 and says in err and len(said(err)) == 1
     assert Path('out.json').read_bytes() == kept
 
 @pytest.mark.parametrize('words, says', [
@@ -132,7 +133,7 @@ def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     (['guidance', '--sets', 'no/sets'], 'make it first'), (['evaluations', '--draws', '0'], 'draws must be')])
 def test_refused_at_the_door(sweep, words, says):
     status, _, err = sweep(*words)
-    assert status == 2 and says in err and err.count('\n') == 1 and not list(Path().iterdir())
+    assert status == 2 and says in err and len(said(err)) == 1 and not list(Path().iterdir())
 
 def test_a_folder_of_another_protocol_is_refused(sweep, home):
     words = ['guidance', '--weights', '1', '--systems', 'iq', '--steps', '2']
