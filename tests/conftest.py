@@ -7,6 +7,17 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parent.parent
+
+def cores():
+    "Processor cores for the tests, a container's quota counted too: at most eight, as each of so many processes takes 2 GB."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    try: quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
+    except OSError: quota = 'max'
+    return max(1, min(cores, 8, 8 if quota == 'max' else round(int(quota) / int(period))))
+
+if workers := os.environ.get('PYTEST_XDIST_WORKER_COUNT'):  # one of pytest-xdist's processes; torch, which is loaded later, gets its share of the cores
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // int(workers))))
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # and keeps none busy while it waits
 settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 FLAGS = set(settings['DEFAULT']['tst_flags'].split())
@@ -20,20 +31,36 @@ def pytest_configure(config):
     config.run_flags = asked | ({'data'} if os.environ.get('CLIPSONIC_POCKETAV') else set())
     for flag in FLAGS: config.addinivalue_line('markers', f'{flag}: runs only with `pytest --flags {flag}`'
                                                 + (' or where CLIPSONIC_POCKETAV is set' if flag == 'data' else ''))
+    config.addinivalue_line('markers', 'fast: all tests but the notebooks and those marked `long`; nobody writes it at a test')
+    config.addinivalue_line('markers', 'long: takes more than three seconds')
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    "`-n auto`, the default: all tests run in as many processes as there are cores, named ones in this process"
+    return cores() if config.args_source is config.ArgsSource.TESTPATHS and cores() > 1 else 0
 
 def why_skipped(flag):
     "The remedy to print beside a skipped test."
     if flag == 'data': return 'set CLIPSONIC_POCKETAV to the folder of the pocketav corpus to run what needs it'
     return f'`pytest --flags {flag}` runs it'
 
+@pytest.hookimpl(tryfirst=True)  # before `-m fast` chooses
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.stem != 'test_notebooks')  # they take longest: none is left for the end
     for item in items:
+        if item.path.stem != 'test_notebooks' and not item.get_closest_marker('long'): item.add_marker('fast')
         for flag in sorted(FLAGS - config.run_flags):
             if item.get_closest_marker(flag): item.add_marker(pytest.mark.skip(reason=why_skipped(flag)))
 
 def said(stderr):
     "The lines of what a program said on stderr, without its progress bars: a run of more than a second shows them, and which runs are depends on the machine."
     return [line for line in re.split('[\r\n]+', stderr) if line.strip() and not re.search(r'\[[\d:]+[<,]', line)]
+
+@pytest.fixture(scope='session')
+def runs(tmp_path_factory):
+    "Runs of a complete small model with random weights, and `model`, packed of them. Nobody writes here."
+    from tiny import tiny_model
+    return tiny_model(tmp_path_factory.mktemp('tiny')/'runs').parent
 
 @pytest.fixture(scope='session')
 def pocketav():

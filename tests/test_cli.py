@@ -24,10 +24,9 @@ from clipsonic.cli import main, parser, sound_paths, what_next
 from clipsonic.core import Audio, ClipsonicError
 from clipsonic.video import probe, read_frames, write_video
 from conftest import said
-from tiny import tiny_model
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory): return str(tiny_model(tmp_path_factory.mktemp('tiny')/'runs'))
+def model(runs): return str(runs/'model')
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):

@@ -11,10 +11,9 @@ from clipsonic.generation import Edit, carried_on, film_condition, film_frames, 
 from clipsonic.pipeline import Pipeline
 from clipsonic.video import read_audio, write_soundtrack, write_video
 from clipsonic.windows import window_starts, windowed
-from tiny import tiny_model
 
 @pytest.fixture(scope='module')
-def pipe(tmp_path_factory): return Pipeline.load(tiny_model(tmp_path_factory.mktemp('tiny')/'runs'), 'cpu')
+def pipe(runs): return Pipeline.load(runs/'model', 'cpu')
 
 @pytest.fixture(scope='module')
 def film(tmp_path_factory):

@@ -17,13 +17,10 @@ from clipsonic.core import CheckpointError, InputError, MediaError, noise_stream
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
 from clipsonic.systems import load_denoiser
-from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_model, tiny_prior
+from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_prior
 
 @pytest.fixture(scope='module')
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp('tiny')
-    tiny_model(home/'runs')
-    return home/'runs'
+def home(runs): return runs
 
 @pytest.fixture(scope='module')
 def pipe(home): return Pipeline.load(home/'model', 'cpu')

@@ -6,11 +6,10 @@ from PIL import Image
 from clipsonic.core import InputError
 from clipsonic.pipeline import Pipeline
 from clipsonic.recognisable import read_prompts, render
-from tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory): return Pipeline.load(tiny_model(tmp_path_factory.mktemp("tiny")), "cpu")
+def pipe(runs): return Pipeline.load(runs / "model", "cpu")
 
 
 @pytest.mark.filterwarnings("ignore")
