@@ -186,8 +186,10 @@ def _span(start, seconds):
 # %% ../nbs/02_video.ipynb #bc05ff3e
 def _image(frame, shortest):
     "A decoded frame as an upright RGB image, its short side at most `shortest`."
+    from av.video.reformatter import VideoReformatter
     from PIL import Image
-    image = frame.to_image()
+    own = VideoReformatter()  # the one that PyAV keeps has threads, which a forked process lacks
+    image = own.reformat(frame, format="rgb24", threads=1).to_image()
     if turn := frame.rotation: image = image.rotate(turn, expand=True)
     if shortest and min(image.size) > shortest:
         scale = shortest / min(image.size)

@@ -1,5 +1,6 @@
 """Media files as they come: odd names, odd containers, damage."""
 import math
+import multiprocessing
 import os
 import resource
 from fractions import Fraction
@@ -42,6 +43,15 @@ def test_frames_are_those_on_screen(good):
     times, images = read_frames(good, rate=2, start=.9, seconds=1.2)
     assert times == [.25, .75] and [colour(image) for image in images] == [(1, 1, 0)] * 2
     assert read_frames(good, start=1., seconds=.4)[0] == [.2]  # shorter than a frame's turn: its middle
+
+def test_a_forked_process_sees_pictures_too(good):
+    "`prepare` forks its workers. PyAV keeps what converts frames, with its threads, of which a forked process has none."
+    with av.open(str(good)) as file: next(file.decode(video=0)).to_image()
+    worker = multiprocessing.get_context('fork').Process(target=read_frames, args=(good,))
+    worker.start()
+    worker.join(100)
+    worker.kill()
+    assert worker.exitcode == 0
 
 def test_a_frame_rate_below_the_one_asked_for_repeats_frames(tmp_path):
     slow = film(tmp_path/'slow.mp4', 4., rate=1, audio=None)
