@@ -9,15 +9,15 @@ import pytest
 root = Path(__file__).resolve().parent.parent
 
 def cores():
-    "Processor cores for the tests, a container's quota counted too: at most eight, as each of so many processes takes 2 GB."
+    "Processor cores for the tests, by a container's quota too: at most eight, as a process on each takes 2 GB."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     try: quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
     except OSError: quota = 'max'
     return max(1, min(cores, 8, 8 if quota == 'max' else round(int(quota) / int(period))))
 
-if workers := os.environ.get('PYTEST_XDIST_WORKER_COUNT'):  # one of pytest-xdist's processes; torch, which is loaded later, gets its share of the cores
+if workers := os.environ.get('PYTEST_XDIST_WORKER_COUNT'):  # in one of pytest-xdist's processes, before torch loads
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // int(workers))))
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')     # and keeps none busy while it waits
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # a thread that waits keeps no core busy
 settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 FLAGS = set(settings['DEFAULT']['tst_flags'].split())
@@ -31,13 +31,14 @@ def pytest_configure(config):
     config.run_flags = asked | ({'data'} if os.environ.get('CLIPSONIC_POCKETAV') else set())
     for flag in FLAGS: config.addinivalue_line('markers', f'{flag}: runs only with `pytest --flags {flag}`'
                                                 + (' or where CLIPSONIC_POCKETAV is set' if flag == 'data' else ''))
-    config.addinivalue_line('markers', 'fast: all tests but the notebooks and those marked `long`; nobody writes it at a test')
+    config.addinivalue_line('markers', 'fast: given to all tests but the notebooks and those marked `long`')
     config.addinivalue_line('markers', 'long: takes more than three seconds')
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    "`-n auto`, the default: all tests run in as many processes as there are cores, named ones in this process"
-    return cores() if config.args_source is config.ArgsSource.TESTPATHS and cores() > 1 else 0
+    "All tests run in as many processes as there are cores; named ones in this process, unless `-n logical`."
+    many = config.args_source is config.ArgsSource.TESTPATHS or config.option.numprocesses == 'logical'
+    return cores() if many and cores() > 1 else 0
 
 def why_skipped(flag):
     "The remedy to print beside a skipped test."
@@ -53,7 +54,7 @@ def pytest_collection_modifyitems(config, items):
             if item.get_closest_marker(flag): item.add_marker(pytest.mark.skip(reason=why_skipped(flag)))
 
 def said(stderr):
-    "The lines of what a program said on stderr, without its progress bars: a run of more than a second shows them, and which runs are depends on the machine."
+    "The lines of what a program said on stderr, without progress bars: a run of more than a second shows one."
     return [line for line in re.split('[\r\n]+', stderr) if line.strip() and not re.search(r'\[[\d:]+[<,]', line)]
 
 @pytest.fixture(scope='session')

@@ -16,6 +16,7 @@ from clipsonic.embedders import Embedder, classifier_embedder, load_embedder
 from clipsonic.evaluate import METRICS, FeatureCache, evaluate, figure_lines, find_sounds, heard, listen_to, read_prompts
 from clipsonic.fad import frechet_distance
 from clipsonic.video import read_audio
+from test_fad import slack, spread
 
 REASONS = {'unreadable', 'no audio track', 'truncated', 'too short', 'not finite', 'silent'}
 
@@ -95,7 +96,8 @@ def test_a_thousand_damaged_files_each_end_in_a_named_outcome(tmp_path):
     result = quiet(tmp_path / 'bad', tmp_path / 'bad', embedder=EAR, metrics=['fad', 'nearest'], skip_bad=True)
     assert {b['file']: b['reason'] for b in result['files']['bad'] if b['file'].startswith('generated/')} == {f'generated/{s.file}': bad[s.name].reason for s in find_sounds(tmp_path / 'bad') if s.name in bad}
     assert str(tmp_path) not in json.dumps(result)  # a result tells nothing of the machine that it was made on
-    assert result['fad']['n'] == len(rows) and result['fad']['value'] < 1e-6 and result['files']['generated'] == 1000
+    assert result['fad']['n'] == len(rows) and result['files']['generated'] == 1000
+    assert result['fad']['value'] <= slack(2 * spread(torch.cat([*rows.values()])))  # turned bytes make a few sounds very loud
 
 def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_the_cache(made, real, prompts, tmp_path):
     metrics = [m for m in METRICS if m != 'fad_infinity']
@@ -128,7 +130,8 @@ def test_the_pockets_networks_say_the_same_on_any_number_of_threads(real):
         for threads in 1, 2, 3:
             torch.set_num_threads(threads)
             ears = load_embedder(device='cpu'), classifier_embedder(device='cpu')
-            heard_on[threads] = torch.cat([ear(s) for s in sounds for ear in ears] + [ears[0].text(['a dog barking'])], 1)
+            texts = ears[0].text(['a dog barking'])
+            heard_on[threads] = torch.cat([ear(s) for s in sounds for ear in ears] + [texts], 1)
             assert torch.get_num_threads() == threads
     finally: torch.set_num_threads(before)
     assert torch.equal(heard_on[1], heard_on[2]) and torch.equal(heard_on[1], heard_on[3])

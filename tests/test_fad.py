@@ -19,8 +19,9 @@ def spread(*sets): return sum(Moments.of(x).covariance().trace().item() for x in
 
 
 def slack(size):
-    """How far off a distance may be, by any BLAS, of sets whose covariances have traces that sum to `size`. `nuclear_norm` promises 1e-10 of itself. The distance takes it twice, and twice a nuclear norm is at
-    most `size`. Sums of n products round by n·ε of their absolute sum, 1e-12 for n = 4500."""
+    """How far off a distance may be, by any BLAS, of sets whose covariances have traces that sum to `size`.
+    `nuclear_norm` promises 1e-10 of itself; the distance takes it twice, and twice a nuclear norm is at most `size`.
+    Sums of n products round by n·ε of the sum of their absolute values, which is 1e-12 for n = 4500."""
     return (1e-10 + 1e-12) * size
 
 

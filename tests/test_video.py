@@ -45,7 +45,7 @@ def test_frames_are_those_on_screen(good):
     assert read_frames(good, start=1., seconds=.4)[0] == [.2]  # shorter than a frame's turn: its middle
 
 def test_a_forked_process_sees_pictures_too(good):
-    "`prepare` forks its workers. PyAV keeps what converts frames, with its threads, of which a forked process has none."
+    "As `prepare` does. PyAV keeps what converts frames, with threads, of which a forked process has none."
     with av.open(str(good)) as file: next(file.decode(video=0)).to_image()
     worker = multiprocessing.get_context('fork').Process(target=read_frames, args=(good,))
     worker.start()
