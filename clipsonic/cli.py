@@ -8,7 +8,7 @@ __all__ = ['Parser', 'add_command', 'file_name', 'sound_folder', 'sound_paths', 
            'what_next', 'left_off', 'run_train', 'add_train', 'short', 'model_lines', 'info_lines', 'run_info',
            'versions', 'add_info', 'run_pack', 'add_pack', 'run_reconstruct', 'add_reconstruct', 'run_convert',
            'add_convert', 'run_gap', 'add_gap', 'run_evaluate', 'add_evaluate', 'run_table', 'add_scored', 'add_table',
-           'run_sweep', 'add_swept', 'add_sweep', 'parser', 'plain_warnings', 'main']
+           'run_sweep', 'add_swept', 'add_sweep', 'parser', 'plain_warnings', 'chosen_threads', 'main']
 
 # %% ../nbs/60_cli.ipynb #ff7e1818
 import argparse
@@ -42,12 +42,14 @@ def add_command(
     run,  # called with the parsed arguments
     help: str,  # one line
     examples: str,  # command lines, one a line
+    computes: bool = True,  # on threads, whose number may be said
 ) -> Parser:
     "A command with its help; the caller adds its arguments."
     lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
     command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"examples:\n{lines}",
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=run)
+    if computes: command.add_argument("--threads", type=int, metavar="N", help="compute on so many threads (default: as many as there are free cores)")
     return command
 
 # %% ../nbs/60_cli.ipynb #279df007
@@ -283,6 +285,7 @@ def left_off(run: str) -> str:
 # %% ../nbs/60_cli.ipynb #8f9bf8c5
 def run_train(args):
     "`clipsonic train`"
+    if "GOMP_SPINCOUNT" not in os.environ: os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded: see `05_threads`
     from clipsonic.engine import train
     from clipsonic.recipes import recipe
     if args.clip or args.clip_file:
@@ -374,7 +377,7 @@ def add_info(commands):
         clipsonic info
         clipsonic info runs/mine
         clipsonic info shards
-        clipsonic info film.mp4""")
+        clipsonic info film.mp4""", computes=False)
     p.add_argument("what", nargs="?", default="pocket", metavar="RUN|SHARDS|FILE", help="what to look at (default: the pocket model)")
 
 # %% ../nbs/60_cli.ipynb #9feb1f75
@@ -389,7 +392,7 @@ def run_pack(args):
 def add_pack(commands):
     p = add_command(commands, "pack", run_pack, "put a CLIP, a denoiser and a vocoder that you trained into one model folder", """
         clipsonic pack --clip runs/clip --denoiser runs/mine --vocoder runs/vocoder --out mine --knows "dog, cat, rain"
-        clipsonic generate "a dog barking" --model mine""")
+        clipsonic generate "a dog barking" --model mine""", computes=False)
     for part, what in ("clip", "pocket-clip"), ("denoiser", "pocket"), ("vocoder", "pocket-vocoder"):
         p.add_argument(f"--{part}", required=True, metavar="RUN", help=f"a run of --preset {what}, or its checkpoint")
     for name in "pd", "sd": p.add_argument(f"--prior-{name}", metavar="RUN", help=f"a run of --preset pocket-prior-{name}, or its checkpoint")
@@ -432,7 +435,7 @@ def add_convert(commands):
     p = add_command(commands, "convert", run_convert, "turn a published checkpoint into one of ours", """
         clipsonic convert vocoder bigvgan_generator.pt --config config.json --out bigvgan
         clipsonic convert vocoder generator_v1 --config config_v1.json --out hifigan
-        clipsonic convert prior prior.pth --out prior""")
+        clipsonic convert prior prior.pth --out prior""", computes=False)
     p.add_argument("what", choices=["vocoder", "prior"], help="vocoder: a generator of NVIDIA/BigVGAN or of the original HiFi-GAN; prior: LAION's DALLE2-PyTorch prior for ViT-L/14")
     p.add_argument("file", metavar="FILE", help="the file with the weights")
     p.add_argument("--config", metavar="JSON", help="vocoder: the settings that were published with it")
@@ -552,7 +555,7 @@ def add_sweep(commands):
     p = add_command(commands, "sweep", run_sweep, "turn one setting and score the sounds, as Figure 3 of the paper", """
         clipsonic sweep guidance --data shards/test --sets sets-guidance -o guidance.json
         clipsonic sweep evaluations --data shards/test --sets sets-evaluations -o evaluations.json
-        clipsonic sweep guidance --help""")
+        clipsonic sweep guidance --help""", computes=False)
     kinds = p.add_subparsers(metavar="WHAT", dest="what", required=True)
     g = add_command(kinds, "guidance", run_sweep, "score several systems at several guidances", """
         clipsonic sweep guidance --data shards/test --sets sets-guidance -o guidance.json
@@ -593,6 +596,12 @@ def plain_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
         yield
 
+def chosen_threads(args):
+    "The number of threads that was asked for, while the block lasts. Raises InputError."
+    if getattr(args, "threads", None) is None: return contextlib.nullcontext()  # without importing PyTorch
+    from clipsonic.threads import exactly_threads
+    return exactly_threads(args.threads)
+
 # %% ../nbs/60_cli.ipynb #581a5434
 def main(
     argv: list[str] | None = None,  # the words after `clipsonic`; None: the process's own
@@ -601,7 +610,7 @@ def main(
     try:
         try:
             args = parser().parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
-            with plain_warnings(): args.run(args)
+            with plain_warnings(), chosen_threads(args): args.run(args)
             return 0
         finally: sys.stdout.flush()
     except BrokenPipeError:

@@ -353,7 +353,7 @@ class TextFirst(torch.nn.Module):
                  where):                               # names their source in errors
         super().__init__()
         self.text, self.whole = TextTower(config, vocab_size), None
-        self.make = lambda: load_strict(build_clip(config, vocab_size), tensors, where)
+        self.given = config, vocab_size, tensors, where
         rest = {k: v for k, v in tensors.items() if not k.startswith("visual.")}
         load_strict(self.text, rest, where)
 
@@ -366,7 +366,11 @@ class TextFirst(torch.nn.Module):
     def encode_text(self, tokens:torch.Tensor) -> torch.Tensor: return self.text(tokens)
 
     def encode_image(self, images:torch.Tensor) -> torch.Tensor:
-        if self.whole is None: self.whole = self.make().to(images.device).eval().requires_grad_(False)
+        if self.whole is None:
+            config, vocab_size, tensors, where = self.given
+            try: whole = build_clip(config, vocab_size)
+            except RuntimeError as error: raise CheckpointError(f"{where}: its config describes no CLIP of ours: {error}") from error
+            self.whole = load_strict(whole, tensors, where).to(images.device).eval().requires_grad_(False)
         return self.whole.encode_image(images)
 
 # %% ../nbs/10_clip.ipynb #add69acc

@@ -25,6 +25,7 @@ from torch import nn
 
 from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint
 from .core import CheckpointError, ClipsonicError, InputError, whole_file
+from .threads import cores, exactly_threads, on_threads, waits_asleep
 
 # %% ../nbs/40_engine.ipynb #07d9b155
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Engine:
         recipe.networks = {name: self.accelerator.prepare(network) for name, network in self.bare.items()}
         if self.t.compile:
             for network in recipe.networks.values(): network.compile()
+        with on_threads() as free: self.threads = torch.get_num_threads() if waits_asleep() else free  # for the whole run
         self.next, self.bad = 0, 0     # number of the next step; losses in a row that were not numbers
 
 # %% ../nbs/40_engine.ipynb #ba30d421
@@ -193,7 +195,7 @@ def save(self:Engine) -> None:
     tensors = {f"network/{n}/{k}": v for n, m in self.bare.items() for k, v in m.state_dict().items()}
     tensors |= {f"average/{n}/{k}": v for n, m in self.average.networks.items() for k, v in m.state_dict().items()}
     tensors |= {f"optimizer/{n}/{k}": v for n, o in self.optimizers.items() for k, v in optimizer_tensors(o).items()}
-    save_checkpoint(self.out / "training", {"kind": "training", "recipe": self.recipe.name, "config": self.recipe.config(), "next": self.next}, {"state": tensors})
+    save_checkpoint(self.out / "training", {"kind": "training", "recipe": self.recipe.name, "config": self.recipe.config(), "next": self.next, "threads": self.threads}, {"state": tensors})
 
 # %% ../nbs/40_engine.ipynb #924c9051
 @patch
@@ -210,6 +212,7 @@ def resume(self:Engine) -> None:
         load_strict(self.average.networks[name], part(f"average/{name}/"), where=self.out / "training")
     for name, optimizer in self.optimizers.items(): restore_optimizer(optimizer, part(f"optimizer/{name}/"))
     self.next = config["next"]
+    if (threads := config.get("threads", self.threads)) <= cores(): self.threads = threads  # gradients are sums over threads
 
 # %% ../nbs/40_engine.ipynb #2a518a55
 class Log:
@@ -303,4 +306,4 @@ def train(recipe:Recipe,          # what to train
     engine = Engine(recipe, out, steps, cpu, batch_size)
     if resume: engine.resume()
     elif (out / "training").exists(): raise InputError(f"{out} holds a run already: pass --resume to continue it, or another folder")
-    return engine.fit(progress)
+    with exactly_threads(engine.threads): return engine.fit(progress)

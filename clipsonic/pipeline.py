@@ -8,6 +8,7 @@ __all__ = ['SMALL_WORDS', 'PLAIN_WORDS', 'CALLS', 'check_clip', 'check_prior', '
 
 # %% ../nbs/52_pipeline.ipynb #eae01733
 import json
+import math
 import re
 import warnings
 from collections import Counter
@@ -28,6 +29,7 @@ from .prior import Prior, load_prior
 from .request import LONGEST, SHORTEST, Request, check_names, check_prior_used, checked_model
 from .request import with_parameters, within
 from .systems import SYSTEMS, load_denoiser
+from .threads import exactly_threads
 from .vocoder import Vocoder
 
 # %% ../nbs/52_pipeline.ipynb #c7f9a6bf
@@ -321,13 +323,14 @@ def answer(self: Pipeline, request: Request, progress: bool = True) -> list[Audi
 def generate(self: Pipeline,
     prompt: str | list[str] | None = None,  # what should be heard, such as "a dog barking", or a blend, "2*piano + guitar"
     *,
+    threads: int | None = None,  # to compute on; None: as many as there are free cores
     progress: bool = True,  # a bar, if it takes longer than a second
     **kwargs,  # all that a `Request` takes: image or video instead of a prompt, seconds, n, seed, guidance, …
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
     "Make sounds for texts, pictures or films. Raises InputError, and MediaError for a film or sound that cannot be read."
     check_names(kwargs, Pipeline.generate)
     request = Request(prompt, **kwargs)
-    made = self.answer(request, progress)
+    with exactly_threads(threads): made = self.answer(request, progress)
     return made if request.several else made[0]
 
 # %% ../nbs/52_pipeline.ipynb #d13a56a1
@@ -365,13 +368,14 @@ def generate(
     prior: str | Path | None = None,  # a trained or converted prior, in place of the model's own of that kind
     precision: str = "float32",  # of the denoiser, or "bfloat16": faster where the processor has it, and the sounds a little different
     compile: bool = False,  # put the denoiser through torch.compile: a minute for each length, then faster steps
+    threads: int | None = None,  # to compute on; None: as many as there are free cores
     progress: bool = True,  # a bar, if it takes longer than a second
     **kwargs,  # all that a `Request` takes: image or video instead of a prompt, seconds, n, seed, guidance, …
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
     "Make sounds for texts, pictures or films in one line. Raises InputError, MediaError for a film or sound that cannot be read, and CheckpointError for a model that is none."
     check_names(kwargs, generate)
     check_prior_used(request := Request(prompt, **kwargs), prior)
-    made = kept(model, device, clip, vocoder, prior, precision, compile).answer(request, progress)
+    with exactly_threads(threads): made = kept(model, device, clip, vocoder, prior, precision, compile).answer(request, progress)
     return made if request.several else made[0]
 
 for each in generate, Pipeline.generate:

@@ -6,14 +6,9 @@ from pathlib import Path
 
 import pytest
 
-root = Path(__file__).resolve().parent.parent
+from clipsonic.threads import cores   # without torch, which must not be loaded before the environment is set
 
-def cores():
-    "Processor cores for the tests, by a container's quota too: at most eight, as a process on each takes 2 GB."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    try: quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
-    except OSError: quota = 'max'
-    return max(1, min(cores, 8, 8 if quota == 'max' else round(int(quota) / int(period))))
+root = Path(__file__).resolve().parent.parent
 
 if workers := os.environ.get('PYTEST_XDIST_WORKER_COUNT'):  # in one of pytest-xdist's processes, before torch loads
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // int(workers))))
@@ -38,7 +33,7 @@ def pytest_configure(config):
 def pytest_xdist_auto_num_workers(config):
     "All tests run in as many processes as there are cores; named ones in this process, unless `-n logical`."
     many = config.args_source is config.ArgsSource.TESTPATHS or config.option.numprocesses == 'logical'
-    return cores() if many and cores() > 1 else 0
+    return min(cores(), 8) if many and cores() > 1 else 0   # at most eight, as a process on each takes 2 GB
 
 def why_skipped(flag):
     "The remedy to print beside a skipped test."

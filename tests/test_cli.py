@@ -489,13 +489,23 @@ def test_a_published_vocoder_plays(run, here, model):
     status, _, err = run('generate', 'a dog', '--model', model, '--vocoder', 'other', '-o', 'b.wav', *fast)
     assert status == 2 and 'hop_length=256' in err and 'paints hop_length=512' in err and not Path('b.wav').exists()
 
-@pytest.mark.parametrize('part, change', [('vocoder', {'model': {'depths': 1}}), ('vocoder', {'model': None}), ('clip', {'vocabulary': None}), ('clip', {'model': {'vision': 'resnet-none'}})])
+@pytest.mark.parametrize('part, change', [('vocoder', {'model': {'depths': 1}}), ('vocoder', {'model': None}), ('clip', {'vocabulary': None}), ('clip', {'model': {'embed_dim': 'wide'}})])
 def test_configs_that_describe_nothing(run, here, model, part, change):
     shutil.copytree(model, 'odd')
     config = Path('odd', part, 'config.json')
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
     assert status == 2 and f'{part}: its config describes no' in err and len(said(err)) == 1
+
+def test_an_image_tower_that_is_none(run, here, model):
+    "The image tower is built when the first picture comes: a text is not stopped by it."
+    shutil.copytree(model, 'odd')
+    config = json.loads(Path('odd/clip/config.json').read_text())
+    config['model']['vision'] = 'resnet-none'
+    Path('odd/clip/config.json').write_text(json.dumps(config))
+    assert run('generate', 'a dog', '--model', 'odd', '-o', 'a.wav', *fast)[0] == 0
+    status, _, err = run('generate', '--image', 'photo.png', '--model', 'odd', '-o', 'b.wav', *fast)
+    assert status == 2 and 'its config describes no CLIP' in err and 'resnet-none' in err and not Path('b.wav').exists()
 
 def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
     from clipsonic.shards import made_up_shards
