@@ -204,7 +204,7 @@ def doubt(self: Pipeline,
     if names:
         similarity, nearest = (embeddings @ text[0]).max(0)
         taken = names[(embeddings @ condition.mean(0)).argmax()]
-        near = read and similarity >= (self.config.get("knows_threshold") or -math.inf)
+        near = read and ((threshold := self.config.get("knows_threshold")) is None or similarity >= threshold)
         told = self.named(prompt) if "knows_words" in self.config else [names[nearest]] if near else []
         hint = f" (nearest: {names[nearest]})" if read else ""
         lists = f"clipsonic info {self.name} lists them"
