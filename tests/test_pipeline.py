@@ -57,9 +57,9 @@ def test_the_face_is_as_promised():
     parameters = inspect.signature(generate).parameters
     assert {name: p.default for name, p in parameters.items()} == {
         **face, 'model': 'pocket', 'device': None, 'clip': None, 'vocoder': None, 'prior': None, 'precision': 'float32',
-        'compile': False, 'progress': True}
+        'compile': False, 'threads': None, 'progress': True}
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
-    assert {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'} == {**face, 'progress': True}
+    assert {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'} == {**face, 'threads': None, 'progress': True}
     assert {name: p.default for name, p in inspect.signature(Request).parameters.items()} == face
 
 def test_help_says_what_each_parameter_means():
