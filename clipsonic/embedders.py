@@ -15,10 +15,11 @@ import torch
 
 from .checkpoint import tensors_digest, weights_folder
 from .clap import FILES, load_clap, resampled
-from .core import Audio, InputError, on_threads
+from .core import Audio, InputError
 from .mel import MelConfig, log_mel
 from .published import CNN14_FILES, INCEPTION_FILE, embed_inception, load_cnn14, load_inception, log_probabilities, tag_cnn14
 from .scores import load_classifier
+from .threads import on_threads
 from .vggish import SAMPLE_RATE, SAMPLES, embed_vggish, load_vggish
 
 # %% ../nbs/34_embedders.ipynb #2f8e4e0a
