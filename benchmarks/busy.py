@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from importlib import util
 from pathlib import Path
 from statistics import median
 
@@ -58,7 +59,7 @@ def serve(name):
     with tempfile.TemporaryDirectory() as folder:
         answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # what the work prints is no answer
-        if name == "train": os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `clipsonic train` does
+        if name == "train" and util.find_spec("clipsonic.threads"): os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `clipsonic train` does
         work = prepared(name, Path(folder))
         print("ready", file=answers)
         for _ in sys.stdin:

@@ -28,7 +28,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from .checkpoint import check_finite, check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint, tensors_digest, vocoder_folder
 from .core import CheckpointError, InputError, pick_device
 from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude, with_phase
-from .threads import on_threads, whole_vectors
+from .threads import on_threads
 
 # %% ../nbs/24_vocoder.ipynb #83631fdf
 class GriffinLim(nn.Module):
@@ -89,7 +89,7 @@ class FrameBlock(nn.Module):
 
     def forward(self, x):  # (batch, frame, width)
         y = self.norm(self.around(x.transpose(1, 2)).transpose(1, 2))
-        return x + self.scale * self.down(whole_vectors(F.gelu, self.up(y)))
+        return x + self.scale * self.down(F.gelu(self.up(y)))
 
 # %% ../nbs/24_vocoder.ipynb #ef549887
 class MelInversion(GriffinLim):

@@ -63,22 +63,24 @@ def test_figures(tmp_path):
 def test_elementwise_functions_of_any_length():
     for length in (1, 1000, 32_768, 32_769, 100_003, 129_150):
         x = torch.randn(length, generator=torch.Generator().manual_seed(length))
-        for function in (F.silu, F.gelu, torch.sigmoid): same(lambda: [whole_vectors(function, x)])
+        for function in (F.silu, torch.sigmoid): same(lambda: [whole_vectors(function, x)])
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere nobody says what runs')
 def test_busy_cores_are_left_alone():
     busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2 * cores())]
+    before = torch.get_num_threads()
     try:
         until = time.time() + 120
         while running_elsewhere() < cores() and time.time() < until: time.sleep(0.1)
-        torch.set_num_threads(before := max(2, torch.get_num_threads()))
+        torch.set_num_threads(4)
         chosen = []
         for _ in range(20):
             with on_threads() as threads: chosen.append(threads)
             time.sleep(0.02)
-        assert sorted(chosen)[10] == 1 and torch.get_num_threads() == before
+        assert sorted(chosen)[10] == 1 and torch.get_num_threads() == 4
         with exactly_threads(2), on_threads() as threads: assert threads == 2   # who asks for them gets them
     finally:
+        torch.set_num_threads(before)
         for process in busy: process.kill(); process.wait()
 
 def test_wrong_numbers_of_threads():
