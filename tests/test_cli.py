@@ -95,6 +95,7 @@ def test_films(run, here, model):
     assert files() == ['Silent film.mp4', 'only.wav', 'silent-film-2.mp4', 'silent-film.mp4', 'with.mkv'] and Audio(*sound_of('only.wav')).seconds == 3
     assert probe('Silent film.mp4').audio == 'aac', 'a film may get its sound in its place'
 
+@pytest.mark.long
 def test_sounds_that_are_there(run, here, model):
     assert run('generate', 'rain', '--model', model, '-o', 'rain.wav', *fast[:-4], '--seconds', '2')[0] == 0
     for words, seconds in ((['--extend', '1'], 3), (['--inpaint', '0.5', '1'], 2), (['--strength', '0.5'], 2)):
@@ -108,6 +109,7 @@ def test_half_precision(run, here, model):
     a, b = sound_of('a.wav')[0], sound_of('b.wav')[0]
     assert not torch.equal(a, b) and torch.corrcoef(torch.cat([a, b]))[0, 1] > 0.5
 
+@pytest.mark.long
 def test_without_a_compiler_it_goes_on_with_a_word(run, here, model):
     words = ['generate', 'rain', '--model', model, *fast]
     done = clipsonic(*words, '-o', 'a.wav', '--compile', env={**os.environ, 'CXX': 'nonesuch', 'TORCHINDUCTOR_CACHE_DIR': str(here/'kept')})
@@ -123,6 +125,7 @@ def test_compiled(run, here, model):
             assert status == 0 and 'compile' not in err, err
         assert (sound_of('a.wav')[0] - sound_of('b.wav')[0]).abs().max() < 1e-2
 
+@pytest.mark.long
 @pytest.mark.data
 def test_sounds_for_the_frames_of_natural_videos(run, here, pocketav):
     films = sorted((pocketav/'real').glob('*.mp4'))
@@ -396,6 +399,7 @@ def test_as_a_module():
     done = clipsonic('--version')
     assert (done.returncode, done.stdout.strip()) == (0, f'clipsonic {__version__}')
 
+@pytest.mark.long
 def test_a_full_disk_leaves_nothing(here, model):
     import resource
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
@@ -423,6 +427,7 @@ def test_a_reader_who_goes_away_is_no_error():
     os.close(write)
     assert (done.returncode, done.stderr) == (0, '')
 
+@pytest.mark.long
 def test_ctrl_c(here, model):
     process = subprocess.Popen([sys.executable, '-m', 'clipsonic', 'generate', 'a dog', '--model', model, '--n', '20', '--steps', '4000', '--seconds', '2', '-o', 'a.wav'],
                                cwd=here, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
@@ -439,6 +444,7 @@ def test_packing_replaces_a_packed_model_and_nothing_else(run, here, model):
     assert status == 2 and 'so it is not replaced' in err and Path('letters/a.txt').read_text() == 'dear'
     for _ in range(2): assert run('pack', *parts, '--out', 'mine')[0] == 0
 
+@pytest.mark.long
 def test_priors(run, here, model):
     "Packed with a model, given to one, converted from what was published, and measured."
     import torch

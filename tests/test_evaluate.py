@@ -81,6 +81,7 @@ def damaged(folder, n, rng):
         else: soundfile.write(path, burst(i, 0.15), 16000); expected[path.stem] = 'too short'       # long enough for itself, not for what listens
     return expected
 
+@pytest.mark.long
 def test_a_thousand_damaged_files_each_end_in_a_named_outcome(tmp_path):
     expected = damaged(tmp_path / 'bad', 1000, np.random.default_rng(0))
     rows, bad = listen_to(find_sounds(tmp_path / 'bad'), EAR, FeatureCache(tmp_path / 'cache'), progress=False)
@@ -99,6 +100,7 @@ def test_a_thousand_damaged_files_each_end_in_a_named_outcome(tmp_path):
     assert result['fad']['n'] == len(rows) and result['files']['generated'] == 1000
     assert result['fad']['value'] <= slack(2 * spread(torch.cat([*rows.values()])))  # turned bytes make a few sounds very loud
 
+@pytest.mark.long
 def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_the_cache(made, real, prompts, tmp_path):
     metrics = [m for m in METRICS if m != 'fad_infinity']
     first = quiet(made, real, prompts, metrics=metrics)
@@ -212,6 +214,7 @@ def test_files_beside_the_sounds_are_no_sounds_and_videos_are(tmp_path):
     with pytest.raises(MediaError): heard(folder / 'notes.txt')
     assert heard(folder / 'b.mp4').seconds > 0.5
 
+@pytest.mark.long
 def test_published_networks_come_from_their_files(made, real, prompts, tmp_path, monkeypatch):
     "Random weights in the published layouts, under hashes that are made to fit"
     import hashlib

@@ -82,6 +82,7 @@ def test_fifty_digits(name):
 
 
 # ---- formulas
+@pytest.mark.long
 @pytest.mark.parametrize("d", [1, 7, 128, 512, 2048])
 def test_rotated_commuting_covariances(d):
     lam, kap, delta = torch.linspace(0, 3, d + 1, dtype=torch.float64)[1:] ** 2, torch.linspace(2, 0, d, dtype=torch.float64), draw(d)

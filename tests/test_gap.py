@@ -28,6 +28,7 @@ def home(tmp_path_factory):
     return home
 
 
+@pytest.mark.long
 def test_the_report(home, tmp_path):
     found = gap(home / "labelled", model=home / "bridged", out=tmp_path / "gap.json", progress=False)
     assert found == json.loads((tmp_path / "gap.json").read_text())

@@ -30,6 +30,7 @@ def quiet(pipe, *args, **kwargs): return pipe.generate(*args, progress=False, **
 
 # films
 
+@pytest.mark.long
 def test_a_film_gets_a_sound_of_its_length(pipe, film):
     sound = quiet(pipe, video=film)
     assert sound.waveform.shape == (1, 9 * 16_000) and sound.info['system'] == 'iq' and sound.info['query'] == str(film)
@@ -74,6 +75,7 @@ def test_over_time_is_linear_between_and_constant_beyond(pipe):
 
 @pytest.mark.parametrize('task, samples', [(dict(extend=2.0), 80_000), (dict(extend=0.001), 48_016), (dict(extend=20.0), 368_000), (dict(inpaint=(1.0, 2.0)), 48_000), (dict(inpaint=(0, 1.0)), 48_000),
                                            (dict(inpaint=(2.2, 3.0)), 48_000), (dict(inpaint=(1.0, 1.001)), 48_000), (dict(strength=0.5), 48_000), (dict(strength=1), 48_000)])
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['ddim', 'dpm++2m', 'ddpm'])
 def test_length_and_what_stays(pipe, noise, task, samples, sampler):
     sound = quiet(pipe, 'a dog', audio=noise, sampler=sampler, **task)

@@ -111,6 +111,7 @@ except AttributeError as error: print(error)
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert "no attribute 'nonesuch'" in done.stdout
 
+@pytest.mark.long
 def test_priors(home, pipe, tmp_path, photo):
     "A text goes through PD where the model has that prior; each sound draws its own embedding, the same in any company; what does not belong together is refused."
     clip = load_config(home/'denoiser')['clip']
@@ -176,6 +177,7 @@ def test_seeds(pipe):
     assert not torch.equal(fresh.waveform, another.waveform)
     assert torch.equal(fresh.waveform, make(fresh.info['seed']).waveform)
 
+@pytest.mark.long
 def test_every_setting_reaches_the_denoiser(pipe):
     make = lambda **kwargs: quiet(pipe, 'a dog', **{**dict(seconds=0.5, seed=0), **kwargs}).waveform
     for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'), dict(spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),

@@ -103,6 +103,7 @@ clipsonic.prepare.write_shard = killed_at_the_second
 test_prepare.run(sys.argv[1], sys.argv[2], workers=1)
 '''
 
+@pytest.mark.long
 def test_a_killed_run_goes_on(collection, prepared, tmp_path):
     out = tmp_path/'shards'
     environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(root/'tests'), str(root)])}

@@ -173,6 +173,7 @@ def tiny_recipe(labelled, **more):
         return LabelledVideos(labelled, "tiny", config, dataclasses.replace(PRIORS["prior"][1], **{"batch_size": 8, "lr": 3e-3, "ema": 0.9, "precision": "no", "save_every": 2, "log_every": 2} | more), clip=TinyClip(), valid=labelled)
 
 
+@pytest.mark.long
 def test_a_prior_learns_labels_and_resumes_to_the_bit(labelled, tmp_path):
     from clipsonic.engine import train
     train(tiny_recipe(labelled), tmp_path / "whole", steps=4, progress=False, cpu=True)

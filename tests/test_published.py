@@ -124,6 +124,7 @@ def test_front_end_takes_the_two_rates():
         with pytest.raises(InputError, match="16000 or 32000 Hz, not 44100"): make(44100)
 
 
+@pytest.mark.long
 def test_cnn14_is_theirs(golden, cnn14):
     rate = cnn14.sample_rate
     for name, sound in sounds(rate).items():

@@ -50,6 +50,7 @@ def test_a_real_step_at_full_size(preset, shards, tmp_path):
     assert 0.5 < figures["mse"] < 2 and figures["skipped"] == 0, "a new network predicts nothing, and the noise has variance 1"
     assert any(not torch.equal(a, b) for a, b in zip(before, engine.bare["model"].parameters()))
 
+@pytest.mark.long
 def test_the_pocket_denoiser_learns_what_its_condition_says(shards, tmp_path):
     tiny = dataclasses.replace(pocket, unet=dataclasses.replace(pocket.unet, channels=16, mult=(1, 2), attention=(), condition_dim=32, groups=16))
     training = dataclasses.replace(DENOISERS["pocket"][1], batch_size=8, precision="no", lr=3e-3, warmup=5, decay="constant")
@@ -72,6 +73,7 @@ def test_refusals(shards, tmp_path):
     with pytest.raises(InputError, match="shards.json"): recipe("pocket", tmp_path)
     assert set(DENOISERS) < set(PRESETS)
 
+@pytest.mark.long
 def test_the_pocket_clap_learns_which_words_go_with_which_tone(tmp_path):
     made_up_shards(tmp_path / "shards", clips=32, dim=8, seconds=4.0, labels=True)
     small = PocketClap(tmp_path / "shards", tmp_path / "shards", ClapConfig(embed_dim=16, audio_width=16, text_width=32, text_heads=2, text_layers=1))
@@ -110,13 +112,14 @@ TINY = {"inversion": (dict(network=MelInversionConfig(width=16, depth=1), critic
         "bigvgan": (dict(network=GeneratorConfig(channels=16), critics={"mpd": 1 / 32, "mrd": 1 / 8}, varied=True)),
         "hifigan": (dict(network=GeneratorConfig(channels=16, activation="leaky_relu"), critics={"mpd": 1 / 32, "msd": 1 / 8}, stft=1.0))}
 
-def tiny_vocoder(shards, kind, **more):
+def tiny_vocoder(shards, kind, save_every=3, **more):
     config, training = VOCODERS["pocket-bigvgan"]
     with torch.random.fork_rng():
         torch.manual_seed(0)   # two of a kind begin alike
         return TrainVocoder(shards(8), kind, dataclasses.replace(config, **{"alone": 2, "stft": 0.0, **TINY[kind], **more}),
-                            dataclasses.replace(training, batch_size=4, precision="no", ema=0.5, save_every=3, log_every=3), valid=shards(8))
+                            dataclasses.replace(training, batch_size=4, precision="no", ema=0.5, save_every=save_every, log_every=3), valid=shards(8))
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", TINY)
 def test_a_vocoder_resumes_to_the_bit(shards, tmp_path, kind):
     "Both nets and both optimisers, across the step at which the critics join; and what comes out is a vocoder."
@@ -142,14 +145,15 @@ def test_critics_and_generator_are_both_trained(shards, tmp_path):
         assert any(not torch.equal(a, b) for a, b in zip(before[name], network.parameters())), name
         assert all(p.requires_grad for p in network.parameters())
 
+@pytest.mark.long
 def test_a_vocoder_learns_its_tones(shards, tmp_path):
     "Without critics the mel distance falls quickly; a run that starts from a checkpoint starts where that one was."
     from clipsonic.engine import train
     mel = lambda path: float(path.read_text().splitlines()[-1].split(",")[path.read_text().splitlines()[0].split(",").index("valid/mel")])
-    make = lambda: tiny_vocoder(shards, "hifigan", critics={}, alone=0)
+    make = lambda **more: tiny_vocoder(shards, "hifigan", critics={}, alone=0, **more)
     train(make(), tmp_path / "first", steps=3, progress=False, cpu=True)
     first = mel(tmp_path / "first" / "log.csv")
-    train(make(), tmp_path / "more", steps=30, progress=False, cpu=True)
+    train(make(save_every=30), tmp_path / "more", steps=30, progress=False, cpu=True)
     assert mel(tmp_path / "more" / "log.csv") < 0.9 * first
     train(make(), tmp_path / "again", steps=3, start=tmp_path / "more", progress=False, cpu=True)
     assert mel(tmp_path / "again" / "log.csv") < 0.9 * first
@@ -166,6 +170,7 @@ def test_a_head_starts_from_learned_magnitudes(shards, tmp_path):
     wide = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(width=32, depth=1))
     with pytest.raises(CheckpointError): tiny_vocoder(shards, "head", network=wide).begin(tmp_path / "inversion")
 
+@pytest.mark.long
 def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
     from clipsonic.engine import train
     with pytest.raises(InputError, match="segment=1000: expected a multiple of the hop, 512"): tiny_vocoder(shards, "bigvgan", segment=1000)

@@ -143,6 +143,7 @@ def test_vocoders_side_by_side(tmp_path):
     assert table.count("\n") == 4 and "| floor |" in table and "named right, it" in table
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_natural_videos_come_back(pocketav, tmp_path):
     result = reconstruct(pocketav / "real", tmp_path / "out", progress=False)

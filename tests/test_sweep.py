@@ -39,6 +39,7 @@ def sweep(home, tmp_path, monkeypatch, capsys):
 
 def sounds(): return {str(f): f.read_bytes() for f in sorted(Path('sets').glob('*/*.wav'))}
 
+@pytest.mark.long
 def test_guidance_is_swept_for_every_system_once_and_in_pairs(sweep):
     words = ['--weights', '1', '3', '--steps', '2']
     status, printed, _ = sweep('guidance', *words)
@@ -91,6 +92,7 @@ def test_the_lists_that_are_swept_when_nobody_asks(home):
     assert {s.guidance_interval for s in guidance_settings(pipeline)} == {(200, 800)} and {s.guidance_interval for s in guidance_settings(pipeline, guidance_interval=(0, 1000))} == {None}
     assert str(evaluation_settings(pipeline)[0]) == 'iq_w1.5_ddim_3_uniform_200-800'
 
+@pytest.mark.long
 def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
     words = ['--settings', 'ddim 2', 'ddpm 2']
     status, printed, _ = sweep('evaluations', *words, '--draws', '2')
@@ -109,6 +111,7 @@ def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
     assert sweep('evaluations', *words)[0] == 0 and sounds() == made  # one draw is the first of two
     assert [r['fad'] for r in json.loads(Path('out.json').read_text())['rows']] == [r['fad'] for r in rows[::2]]
 
+@pytest.mark.long
 def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     words = ['--settings', 'ddim 2', 'dpm++2m 3 100 970']
     assert sweep('evaluations', *words)[0] == 0

@@ -15,6 +15,7 @@ def shards(tmp_path_factory):
     made_up_shards(folder, clips=6, dim=192, seconds=3.0, labels=True)
     return folder
 
+@pytest.mark.long
 def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(shards, tmp_path, capsys):
     out, sets = tmp_path / 'table.json', tmp_path / 'sets'
     assert main(['table', '--data', str(shards), '--trained', str(shards), '--sets', str(sets), '-o', str(out), '--n', '2', '--seconds', '0.5', '--device', 'cpu']) == 0
