@@ -14,6 +14,7 @@ from torch import nn
 from clipsonic.core import CheckpointError, ClipsonicError, InputError
 from clipsonic.checkpoint import load_config, load_tensors
 from clipsonic.engine import Engine, Recipe, Training, step_generator, train
+from clipsonic.threads import cores, exactly_threads
 
 SLOW_LINE = """
 import sys, time; sys.path.insert(0, {tests!r})
@@ -58,6 +59,20 @@ def test_two_optimisers_resume_exactly(tmp_path):
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
     log = lambda n: [{k: v for k, v in r.items() if k != "seconds_per_step"} for r in csv.DictReader((tmp_path / n / "log.csv").open())]
     assert log("whole") == log("parts")
+
+def test_a_run_keeps_its_number_of_threads(tmp_path):
+    "Gradients are sums over what each thread has: a run that is resumed takes as many threads as it began with."
+    seen = []
+    class Watched(Pair):
+        def losses(self, batch, generator):
+            seen.append(torch.get_num_threads())
+            yield from super().losses(batch, generator)
+    most = cores()
+    with exactly_threads(most): train(Watched(), tmp_path / "run", steps=6, progress=False, cpu=True)
+    assert load_config(tmp_path / "run" / "training")["threads"] == most and set(seen) == {most}
+    before, seen[:] = torch.get_num_threads(), []
+    with exactly_threads(1): train(Watched(), tmp_path / "run", resume=True, progress=False, cpu=True)
+    assert set(seen) == {most} and torch.get_num_threads() == before
 
 def test_a_killed_run_continues_from_its_checkpoint(tmp_path):
     code = SLOW_LINE.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run"))

@@ -36,6 +36,7 @@ def test_the_denoiser(pocket, width):
     unet = pocket.painter.unet
     same(lambda: [unet(x[:n], t[:n], condition[:n]) for n in (1, 2)])
 
+@pytest.mark.long
 def test_texts_pictures_priors_and_sounds(pocket):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))
     mel, clap = torch.randn(1, 1, 64, 126, generator=torch.Generator().manual_seed(0)) - 4, load_clap('pocket', device='cpu')
@@ -43,9 +44,11 @@ def test_texts_pictures_priors_and_sounds(pocket):
     same(lambda: [*pocket.clip.encode_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]), pocket.vocoder(mel),
                   pocket.system('pd').query('a photo of rain', noise_streams(1, 2)), clap.encode_audio(noise, 16_000)])
 
+@pytest.mark.long
 def test_a_sound_from_the_first_word_to_the_last_bit(pocket):
     same(lambda: [pocket.generate('a dog barking', seed=1, seconds=s, progress=False).waveform for s in (1.0, 5.5)])
 
+@pytest.mark.long
 def test_figures(tmp_path):
     for folder, seed in ('made', 1), ('real', 2):
         (tmp_path/folder).mkdir()
