@@ -27,7 +27,7 @@ def pytest_configure(config):
     for flag in FLAGS: config.addinivalue_line('markers', f'{flag}: runs only with `pytest --flags {flag}`'
                                                 + (' or where CLIPSONIC_POCKETAV is set' if flag == 'data' else ''))
     config.addinivalue_line('markers', 'fast: given to all tests but the notebooks and those marked `long`')
-    config.addinivalue_line('markers', 'long: takes more than three seconds')
+    config.addinivalue_line('markers', 'long: takes some seconds, with all its cases')
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):

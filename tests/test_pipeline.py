@@ -39,6 +39,7 @@ def waves(sounds): return [s.waveform for s in sounds]
 
 # what comes out
 
+@pytest.mark.long
 @pytest.mark.parametrize('seconds', [4.0, 4, 0.001, 2.048, 4.096, 4.0961, *np.geomspace(0.1, 60, 50).round(7).tolist()])
 def test_duration_to_the_sample(pipe, seconds):
     sound = quiet(pipe, 'a dog', seconds=seconds, seed=0, steps=1, guidance=1)
@@ -151,6 +152,7 @@ def test_loud_sounds_are_turned_down_and_quiet_ones_left():
 
 # what is the same again
 
+@pytest.mark.long
 @pytest.mark.parametrize('sampler', ['ddim', 'ddpm', 'dpm++2m'])
 def test_a_sound_does_not_change_with_its_company(pipe, sampler):
     make = lambda *args, **kwargs: quiet(pipe, *args, seconds=0.5, seed=7, sampler=sampler, **kwargs)

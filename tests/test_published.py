@@ -102,6 +102,7 @@ def test_inception_layout_is_the_published():
     assert len(ours) == 566 and {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in layout.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("frames", [1, 64, 125])
 def test_inception_gives_the_same_in_any_batch(inception, frames):
     mel = mels(frames=frames)
@@ -221,6 +222,7 @@ def test_a_file_with_the_right_hash_is_taken(tmp_path, inception_weights, monkey
     (lambda t: t.pop("conv_block3.bn2.running_var"), "1 missing: conv_block3.bn2.running_var"), (lambda t: t.pop("logmel_extractor.melW"), "1 missing: bands"),
     (lambda t: t.update({"bn9.bias": torch.zeros(1)}), "1 foreign: bn9.bias"), (lambda t: t.update({"fc_audioset.bias": torch.zeros(50)}), r"misshapen: fc_audioset.bias \(50,\) instead of \(527,\)"),
     (lambda t: t.update({"fc1.bias": torch.full((2048,), torch.inf)}), "not finite numbers, in fc1.bias"), (lambda t: t.update({"epoch": "last"}), "holds no network")])
+@pytest.mark.long
 def test_what_does_not_fit_is_named(tmp_path, change, match):
     small = {k: v if v.numel() < 3000 else v.flatten()[:1].expand(v.shape) for k, v in published(16000).items()}   # a large tensor is stored as one number
     change(small)

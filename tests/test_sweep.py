@@ -72,6 +72,7 @@ def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
     Audio(made * min(1.0, 0.99 / made.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
     assert (tmp_path / 'alone.wav').read_bytes() == read(many, settings[2], 1)
 
+@pytest.mark.long
 @pytest.mark.parametrize('words', ['ddim 7', 'ddim 9 100 970', 'dpm++2m 11 100 970', 'dpm++2m 6 trailing 200 900', 'ddpm 5'])
 @pytest.mark.parametrize('w', [1.0, 1.5])
 def test_evaluations_are_those_that_the_network_answers(home, words, w, tmp_path):
