@@ -34,7 +34,11 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(rest)}" + (f"; did you mean {near[0]}?" if near else ""))
         return found, rest
 
-    def error(self, message): self.exit(2, f"error: {message} (`{self.prog} --help` shows how)\n")
+    def error(self, message):
+        if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"error: {message} (`{self.prog} --help` shows how)\n")
 
 def add_command(
     commands,  # what `add_subparsers` returned

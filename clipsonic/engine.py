@@ -14,6 +14,7 @@ import json
 import math
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -212,7 +213,10 @@ def resume(self:Engine) -> None:
         load_strict(self.average.networks[name], part(f"average/{name}/"), where=self.out / "training")
     for name, optimizer in self.optimizers.items(): restore_optimizer(optimizer, part(f"optimizer/{name}/"))
     self.next = config["next"]
-    if (threads := config.get("threads", self.threads)) <= cores(): self.threads = threads  # gradients are sums over threads
+    if (threads := config.get("threads", self.threads)) == self.threads: return
+    goes = f"goes on with {threads}" if threads <= cores() else f"this machine has {cores()}: the last bits will differ"
+    warnings.warn(f"{self.out} was begun on {threads} threads, and {goes} (gradients are sums over threads)", stacklevel=3)
+    if threads <= cores(): self.threads = threads
 
 # %% ../nbs/40_engine.ipynb #2a518a55
 class Log:

@@ -98,7 +98,7 @@ class Edit:
         rate, time = audio.sample_rate, audio.waveform.shape[1]
         span = (0, audio.seconds) if strength is not None else inpaint or (audio.seconds, audio.seconds + extend)
         edit = cls(audio, *(round(t * rate) for t in span), strength or 1.0)
-        if not 0 <= edit.start < edit.end or (inpaint and edit.end > time): raise InputError(f"the span {inpaint} is not inside the sound of {audio.seconds:g} s: expected two times, the lower first")
+        if not 0 <= edit.start < edit.end or (inpaint and edit.end > time): raise InputError(f"the span {inpaint} is not inside the sound of {audio.seconds:g} s: expected two times from 0 to {audio.seconds:g}, the lower first")
         beside = torch.cat([audio.waveform[:, max(0, edit.start - 2 * rate) : edit.start], audio.waveform[:, edit.end :][:, : 2 * rate]], dim=1) if strength is None else audio.waveform
         if beside.shape[1] < 0.25 * rate: raise InputError(f"{beside.shape[1] / rate:.2f} s of sound lie beside the span from {span[0]:g} to {span[1]:g} s: at least 0.25 s are needed to go on from")
         if (level := Audio(beside, rate).level) < QUIET: raise InputError(f"the sound to go on from is silent ({level:.0f} dBFS): there is nothing to continue; ask for a new sound instead")

@@ -76,7 +76,9 @@ def fitting_clip(
 ):
     "The CLIP that a denoiser was trained with. Raises CheckpointError where it is not to be found."
     name = str(painter.clip.get("name"))
-    try: return load_clip(str(place), device=device) if place and Path(place).is_dir() else load_clip(name, place, device)
+    if place and (str(place) == "pocket" or Path(place).is_dir()): return load_clip(str(place), device=device)
+    if place and not Path(place).is_file(): raise InputError(f"CLIP {str(place)!r}: there is no such folder or file; the denoiser in {painter.where} was trained with {name!r}")
+    try: return load_clip(name, place, device)
     except InputError as error:
         if place: raise
         raise CheckpointError(f"the denoiser in {painter.where} was trained with the CLIP {name!r}: say where that is (`--clip`), "

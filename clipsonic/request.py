@@ -61,7 +61,7 @@ def check_guidance(
     interval: tuple[float, float] | None,  # times, 0 ≤ low < high ≤ 1000; None: all of them
     rescale: float,  # 0 … 1
 ):
-    "Raises InputError for an interval that is none, or a share that is none"
+    "Raises InputError for anything but two times in order, and for a share outside 0 to 1."
     numbers_ = interval is None or (isinstance(interval, (tuple, list)) and len(interval) == 2 and all(isinstance(t, numbers.Real) for t in interval))
     if not numbers_ or (interval is not None and not 0 <= interval[0] < interval[1] <= 1000):
         hint = " is upside down" if numbers_ and interval[0] > interval[1] else ""
@@ -223,7 +223,7 @@ class Request:
         if self.sampler is not None: one_of("sampler", self.sampler, SAMPLERS)
         if self.spacing is not None: one_of("spacing", self.spacing, SPACINGS)
         check_guidance(self.guidance_interval, self.guidance_rescale)
-        if self.best_of is not None: within("best_of", self.best_of, self.n, 10_000, whole=True, hint=f": {self.n} are to be kept")
+        if self.best_of is not None: within("best_of", self.best_of, self.n, 10_000, whole=True, hint=f": n={self.n} of them are kept")
         if self.best_of is not None and self.prompt is None: raise InputError(f"best_of={self.best_of}: only sounds for a prompt can be ranked, by how near they come to it")
         if self.seed is None: self.seed = secrets.randbelow(2**31)
         _whole(self.seed, "seed", 0, 2**63 - 1)  # as `noise_streams` takes it

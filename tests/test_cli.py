@@ -344,7 +344,7 @@ def test_refusals_come_without_pytorch(films):
     done = subprocess.run([sys.executable, '-c', REFUSE, words], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr.count('error: ') == len(REFUSED), done.stderr
 
-@pytest.mark.parametrize('words, says', [(['sing'], 'sing'), (['generate', 'a', '--seconds', 'long'], 'long'), (['generate', 'a', '--loud'], '--loud'),
+@pytest.mark.parametrize('words, says', [(['sing'], 'sing'), (['generat', 'a'], 'did you mean generate?'), (['generate', 'a', '--seconds', 'long'], 'long'), (['generate', 'a', '--loud'], '--loud'),
                                          (['generate', 'a', '--secnds', '3'], 'did you mean --seconds?'),
                                          (['train', '--preset', 'pocket'], '--data')])
 def test_wrong_words_are_one_line(capsys, words, says):
@@ -502,6 +502,13 @@ def test_configs_that_describe_nothing(run, here, model, part, change):
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
     assert status == 2 and f'{part}: its config describes no' in err and len(said(err)) == 1
+
+def test_a_clip_that_is_none_is_named(run, here, runs):
+    status, _, err = run('generate', 'a dog', '--model', runs/'denoiser', '--clip', 'CLIP', *fast)
+    line, = said(err)
+    assert status == 2 and "CLIP 'CLIP': there is no such folder or file" in line
+    status, _, err = run('generate', 'a dog', '--model', runs/'denoiser', '--clip', 'pocket', *fast)
+    assert status == 2 and 'was trained on embeddings of the CLIP' in err
 
 def test_an_image_tower_that_is_none(run, here, model):
     "The image tower is built when the first picture comes: a text is not stopped by it."

@@ -71,7 +71,8 @@ def test_a_run_keeps_its_number_of_threads(tmp_path):
     with exactly_threads(most): train(Watched(), tmp_path / "run", steps=6, progress=False, cpu=True)
     assert load_config(tmp_path / "run" / "training")["threads"] == most and set(seen) == {most}
     before, seen[:] = torch.get_num_threads(), []
-    with exactly_threads(1): train(Watched(), tmp_path / "run", resume=True, progress=False, cpu=True)
+    with exactly_threads(most + 1), pytest.warns(UserWarning, match=f"begun on {most} threads, and goes on with {most}"):
+        train(Watched(), tmp_path / "run", resume=True, progress=False, cpu=True)
     assert set(seen) == {most} and torch.get_num_threads() == before
 
 def test_a_killed_run_continues_from_its_checkpoint(tmp_path):

@@ -234,7 +234,7 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     (dict(prompt='a', negative='b', guidance=1.0), "negative prompt ('b') needs guidance above 1, not 1.0"), (dict(prompt='a', negative=' '), 'prompt is empty'),
     (dict(video='nonesuch.mp4'), 'nonesuch.mp4: there is no such file'), (dict(video=__file__), 'is not a video'), (dict(video=[]), 'empty list'), (dict(video=3), 'not 3'), (dict(image='b.jpg', video='c.mp4'), 'both an image and a video'),
     (dict(video='c.mp4', seconds=3), 'the film says how long it is'), (dict(video='c.mp4', system='zs'), "'zs' takes a prompt: for a video, choose 'iq'"), (dict(prompt='a', best_of=0), 'best_of must be'),
-    (dict(prompt='a', n=3, best_of=2), 'at least 3 and at most 10000, not 2: 3 are to be kept'), (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2: only sounds for a prompt'),
+    (dict(prompt='a', n=3, best_of=2), 'at least 3 and at most 10000, not 2: n=3 of them are kept'), (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2: only sounds for a prompt'),
     (dict(prompt='a', extend=1), 'extend is about a sound that is there'), (dict(prompt='a', audio='a.wav'), 'not none'), (dict(prompt='a', audio='a.wav', extend=1, strength=0.5), 'not strength and extend'),
     (dict(prompt='a', audio='nonesuch.wav', extend=1), 'nonesuch.wav: there is no such file'), (dict(prompt='a', audio=3, extend=1), 'not 3'), (dict(prompt='a', audio='a.wav', seconds=2, extend=1), 'the given sound says how long'),
     (dict(prompt='a', audio='a.wav', strength=2), 'strength must be a number, at least 0.01 and at most 1, not 2'), (dict(prompt='a', audio='a.wav', inpaint=2), 'inpaint is 2: expected two times'),
