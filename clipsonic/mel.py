@@ -218,7 +218,6 @@ def _start_phase(first, frames, bins):
     return torch.cat(draws)[first % 64:][:frames]
 
 # %% ../nbs/01_mel.ipynb #a503640c
-@torch.no_grad()
 def with_phase(
     magnitude: torch.Tensor,          # any shape, 0 or more
     spectrum: torch.Tensor,           # of the same shape, complex
@@ -226,6 +225,7 @@ def with_phase(
     "The magnitudes with the phases of a spectrum; `torch.sgn` would give other last bits on other numbers of threads."
     return spectrum * (magnitude / spectrum.abs().clamp(min=1e-30))
 
+@torch.no_grad()
 def griffin_lim(
     magnitude: torch.Tensor,          # (B, n_fft // 2 + 1, frame), 0 or more
     config: MelConfig = MelConfig(),
