@@ -26,7 +26,7 @@ from torch import nn
 
 from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint
 from .core import CheckpointError, ClipsonicError, InputError, whole_file
-from .threads import cores, exactly_threads, on_threads, waits_asleep
+from .threads import cores, exactly_threads, steady_threads
 
 # %% ../nbs/40_engine.ipynb #07d9b155
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Engine:
         recipe.networks = {name: self.accelerator.prepare(network) for name, network in self.bare.items()}
         if self.t.compile:
             for network in recipe.networks.values(): network.compile()
-        with on_threads() as free: self.threads = torch.get_num_threads() if waits_asleep() else free  # for the whole run
+        self.threads = steady_threads()  # for the whole run
         self.next, self.bad = 0, 0     # number of the next step; losses in a row that were not numbers
 
 # %% ../nbs/40_engine.ipynb #ba30d421

@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_threads.ipynb #a37a31a5
 from __future__ import annotations
-import os
+import os, time
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
@@ -12,7 +12,8 @@ from pathlib import Path
 from .core import InputError, later
 
 # %% auto #0
-__all__ = ['quota', 'cores', 'running_elsewhere', 'free_cores', 'on_threads', 'waits_asleep', 'exactly_threads', 'whole_vectors']
+__all__ = ['quota', 'cores', 'running_elsewhere', 'free_cores', 'on_threads', 'waits_asleep', 'steady_threads', 'exactly_threads',
+           'whole_vectors']
 
 # %% ../nbs/05_threads.ipynb #0fc2b587
 torch = later("torch")
@@ -31,9 +32,9 @@ def quota(
         base = Path(root, "cpu") if controllers else Path(root)
         for folder in (base / group.strip("/"), *(base / group.strip("/")).parents):
             names = ["cpu.max"] if not controllers else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-            try: time, period = " ".join((folder / name).read_text() for name in names).split()
+            try: granted_time, period = " ".join((folder / name).read_text() for name in names).split()
             except (OSError, ValueError): continue  # no such group, as in a container that sees only its own
-            if time not in ("max", "-1"): granted.append(int(time) / int(period))
+            if granted_time not in ("max", "-1"): granted.append(int(granted_time) / int(period))
     return min(granted)
 
 # %% ../nbs/05_threads.ipynb #30352c30
@@ -59,9 +60,15 @@ def _state(task):
     except OSError: return ""  # it ended meanwhile
 
 
-def free_cores() -> int:  # 1 … `cores()`
+def free_cores(
+    looks: int = 1,  # 10 ms apart, of which the quietest counts: with several, what runs for a moment is not seen
+) -> int:  # 1 … `cores()`
     "How many cores this process may use without taking one from another process."
-    return max(1, min(cores(), (os.cpu_count() or 1) - running_elsewhere()))
+    seen = [running_elsewhere()]
+    while len(seen) < looks:
+        time.sleep(0.01)
+        seen.append(running_elsewhere())
+    return max(1, min(cores(), (os.cpu_count() or 1) - min(seen)))
 
 # %% ../nbs/05_threads.ipynb #d9345159
 _asked: ContextVar[bool] = ContextVar("the number of threads was asked for", default=False)
@@ -83,6 +90,12 @@ def on_threads(
 def waits_asleep() -> bool:
     "Whether threads that wait leave their cores to others, because that was asked for before PyTorch was loaded."
     return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == "0"
+
+
+def steady_threads() -> int:
+    "The number of threads for work that keeps it to its end, such as training: all, unless those that wait would spin on a busy machine."
+    most = torch.get_num_threads()
+    return most if _asked.get() or waits_asleep() else min(most, free_cores(looks=5))
 
 
 @contextmanager

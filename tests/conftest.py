@@ -10,9 +10,9 @@ from clipsonic.threads import cores   # without torch, which must not be loaded 
 
 root = Path(__file__).resolve().parent.parent
 
-if workers := os.environ.get('PYTEST_XDIST_WORKER_COUNT'):  # in one of pytest-xdist's processes, before torch loads
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # before torch is loaded: a thread that waits keeps no core busy
+if workers := os.environ.get('PYTEST_XDIST_WORKER_COUNT'):  # in one of pytest-xdist's processes
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // int(workers))))
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # a thread that waits keeps no core busy
 settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 FLAGS = set(settings['DEFAULT']['tst_flags'].split())
