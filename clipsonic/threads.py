@@ -60,11 +60,18 @@ def _state(task):
     except OSError: return ""  # it ended meanwhile
 
 
+_last = -1.0, 0  # when the last look was, and how many were running elsewhere
+
+
 def free_cores(
-    looks: int = 1,  # 10 ms apart, of which the quietest counts: with several, what runs for a moment is not seen
+    looks: int = 1,  # 10 ms apart
 ) -> int:  # 1 … `cores()`
-    "How many cores this process may use without taking one from another process."
+    "How many cores this process may use without taking one from another process: at the quietest of the looks of a second."
+    global _last
+    (when, before), now = _last, time.monotonic()
     seen = [running_elsewhere()]
+    _last = now, seen[0]
+    if now - when < 1: seen.append(before)  # what ran for a moment only does not count
     while len(seen) < looks:
         time.sleep(0.01)
         seen.append(running_elsewhere())
