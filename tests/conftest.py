@@ -48,6 +48,12 @@ def pytest_collection_modifyitems(config, items):
         for flag in sorted(FLAGS - config.run_flags):
             if item.get_closest_marker(flag): item.add_marker(pytest.mark.skip(reason=why_skipped(flag)))
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    "Every test draws the same numbers, whichever ran before it."
+    import torch
+    torch.manual_seed(0)
+
 def said(stderr):
     "The lines of what a program said on stderr, without progress bars: a run of more than a second shows one."
     return [line for line in re.split('[\r\n]+', stderr) if line.strip() and not re.search(r'\[[\d:]+[<,]', line)]
