@@ -523,23 +523,25 @@ def test_an_image_tower_that_is_none(run, here, model):
 def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
     from clipsonic.shards import made_up_shards
     made_up_shards('shards', clips=4, dim=192, seconds=3.0)
-    words = ['train', '--preset', 'pocket', '--data', 'shards', '--out', 'my run', '--batch-size', '1', '--cpu']
+    words = ['train', '--preset', 'pocket-vocoder', '--data', 'shards', '--out', 'my run', '--batch-size', '1', '--cpu']
     def interrupted(*more):
-        process = subprocess.Popen([sys.executable, '-m', 'clipsonic', *words, *more], cwd=here, text=True,
-                                   stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-        for line in process.stderr:                # the bar: it is at work
-            if 'pocket:' in line: break
+        process = subprocess.Popen([sys.executable, '-m', 'clipsonic', *words, *more], cwd=here, stderr=subprocess.PIPE,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        said = b''                                 # as text, a line that ends in \r would come with the next one
+        while b'pocket-vocoder:' not in said:      # the bar: it is at work
+            assert (more_of_it := os.read(process.stderr.fileno(), 4096)), said
+            said += more_of_it
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
+        rest = process.stderr.read().decode()
         assert process.wait(60) == 130 and 'Traceback' not in rest
         return rest.splitlines()[-2:]
     assert interrupted() == ['my run: nothing was saved yet', 'interrupted']
     done = clipsonic(*words, '--steps', '1', cwd=here)
-    assert done.returncode == 0 and 'pocket: step 1 is saved; model/loss ' in done.stderr
+    assert done.returncode == 0 and 'pocket-vocoder: step 1 is saved; generator/loss ' in done.stderr
     trained, then = done.stdout.splitlines()
     assert trained.startswith('my run: trained')
-    assert then == """next: clipsonic generate "a dog barking" --model 'my run' --clip CLIP"""
+    assert then == """next: clipsonic generate "a dog barking" --vocoder 'my run'"""
     saved = 'my run: saved at step 1; the same command with --resume goes on from there'
     assert interrupted('--steps', '1000', '--resume') == [saved, 'interrupted']
 

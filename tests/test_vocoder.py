@@ -244,9 +244,9 @@ def test_a_clip_is_the_same_in_any_batch(small):
 
 @pytest.mark.parametrize("chunk", [1, 50, 128, 299])
 def test_pieces_make_the_whole(small, chunk):
-    given = log_mel(noise(1, 300 * 512))
+    given = log_mel(noise(1, (60 if chunk == 1 else 300) * 512))
     for name, network in networks(small).items():
-        if chunk == 1 and name in ("griffin-lim", "mel inversion"): continue  # three hundred times the whole
+        if chunk == 1 and name in ("griffin-lim", "mel inversion"): continue  # sixty times the whole
         difference = (Vocoder(network)(given) - Vocoder(network)(given, chunk=chunk)).abs().max()
         assert difference < 1e-5, (name, difference)
 
