@@ -175,7 +175,7 @@ def run_generate(args):
         request = Request(**{name: value if value != [] else None for name, value in given.items()})
         check_prior_used(request, args.prior)
         parts = args.clip, args.vocoder, args.prior, args.precision
-        checked_model(args.model, *parts)
+        checked_model(args.model, *parts, args.device)
         queries = [str(query) for query in request.queries for _ in range(args.n)]
         paths = sound_paths(args.out, queries, films=bool(args.video))
         if args.video: check_dubbing(queries, paths)
@@ -302,7 +302,7 @@ def run_train(args):
         if speaks: print(left_off(args.out), file=sys.stderr)
         raise
     if speaks:
-        print(", ".join([f"{args.out}: trained", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+        print(", ".join([f"{args.out}: trained" if figures else f"{args.out}: nothing was left to train", *(f"{name} {value:.4g}" for name, value in figures.items())]))
         print(f"next: {what_next(args.out)}")
 
 def add_train(commands):

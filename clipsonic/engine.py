@@ -308,6 +308,10 @@ def train(recipe:Recipe,          # what to train
     if start is not None and resume: raise InputError(f"start={str(start)!r}: a run that is resumed has its weights already, leave it out")
     if start is not None: recipe.begin(start)
     engine = Engine(recipe, out, steps, cpu, batch_size)
-    if resume: engine.resume()
+    if resume:
+        engine.resume()
+        if engine.next >= engine.t.steps:
+            warnings.warn(f"{out} has {engine.next} steps, and {engine.t.steps} were asked for: "
+                          "with a larger number (--steps) it goes on", stacklevel=2)
     elif (out / "training").exists(): raise InputError(f"{out} holds a run already: pass --resume to continue it, or another folder")
     with exactly_threads(engine.threads): return engine.fit(progress)

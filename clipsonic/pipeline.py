@@ -107,7 +107,7 @@ class Pipeline:
         compile: bool = False,  # put the denoiser through torch.compile: a minute for each length, then faster steps
     ) -> "Pipeline":
         "Load a model. Raises CheckpointError and InputError that say what is wrong with it."
-        (folder, config), device = checked_model(model, clip, vocoder, prior, precision), pick_device(device)
+        (folder, config), device = checked_model(model, clip, vocoder, prior, precision, device, compile), pick_device(device)
         parts = {"clip": folder / "clip", "vocoder": folder / "vocoder"} if config["kind"] == "pipeline" else {}
         painter = load_denoiser(folder / "denoiser" if parts else folder, device, precision)
         if compile: painter.compile()
@@ -352,11 +352,11 @@ def kept(
 ) -> Pipeline:
     "The pipeline of a model with these parts, as `Pipeline.load` takes them; loaded at the first call."
     parts = [None if part is None else str(part) for part in (clip, vocoder, prior)]
-    folder, _ = checked_model(model, *parts, precision)
+    folder, _ = checked_model(model, *parts, precision, device, compile)
     places = [folder.resolve(), *(Path(part).resolve() for part in parts if part is not None)]
     files = [file for place in places for file in (place, *sorted(place.rglob("config.json"))) if file.is_file()]
     stamp = (*places, *(file.stat().st_mtime_ns for file in files))
-    return _kept(str(model), pick_device(device), *parts, precision, bool(compile), stamp)
+    return _kept(str(model), pick_device(device), *parts, precision, compile, stamp)
 
 # %% ../nbs/52_pipeline.ipynb #15fd035c
 @delegates(Request)

@@ -300,8 +300,13 @@ def checked_model(
     vocoder: str | Path | None = None,  # in place of the model's own
     prior: str | Path | None = None,  # in place of the model's own
     precision: str = "float32",  # or "bfloat16"
+    device: object = None,  # "cpu", "cuda", "cuda:1", a torch.device; None: a GPU where there is one
+    compile: bool = False,  # the denoiser
 ) -> tuple[Path, dict]:  # its folder and config
     "A model that is there, with parts of the right kinds. Raises CheckpointError and InputError."
+    if isinstance(device, str) and not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device):
+        raise InputError(f"device is {device!r}: expected cpu, cuda or, for the second GPU, cuda:1")
+    if not isinstance(compile, bool): raise InputError(f"compile is {compile!r}: expected True or False")
     config = load_config(folder := weights_folder(model))
     if config["kind"] not in ("pipeline", "denoiser"):
         raise CheckpointError(f"{model} holds a {config['kind']}: to generate, give a denoiser's run or what `clipsonic pack` made")

@@ -88,6 +88,11 @@ def test_a_killed_run_continues_from_its_checkpoint(tmp_path):
     run, whole = state(tmp_path / "run"), state(tmp_path / "whole")
     assert all(torch.equal(run[k], whole[k]) for k in whole)
 
+def test_a_run_that_is_done_says_so(tmp_path):
+    train(Pair(steps=6), tmp_path, progress=False, cpu=True)
+    with pytest.warns(UserWarning, match="has 6 steps, and 6 were asked for: with a larger number"):
+        assert train(Pair(steps=6), tmp_path, resume=True, progress=False, cpu=True) == {}
+
 def test_a_run_is_not_overwritten_and_not_mixed(tmp_path):
     train(Pair(), tmp_path / "run", steps=1, progress=False, cpu=True)
     with pytest.raises(InputError, match="holds a run already"): train(Pair(), tmp_path / "run", steps=2, progress=False, cpu=True)
