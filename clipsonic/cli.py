@@ -302,7 +302,7 @@ def run_train(args):
         if speaks: print(left_off(args.out), file=sys.stderr)
         raise
     if speaks:
-        print(", ".join([f"{args.out}: trained" if figures else f"{args.out}: nothing was left to train", *(f"{name} {value:.4g}" for name, value in figures.items())]))
+        print(", ".join([f"{args.out}: trained", *(f"{name} {value:.4g}" for name, value in figures.items())]))
         print(f"next: {what_next(args.out)}")
 
 def add_train(commands):
