@@ -14,7 +14,6 @@ __all__ = ['Parser', 'add_command', 'file_name', 'sound_folder', 'sound_paths', 
 import argparse
 import contextlib
 import difflib
-import mimetypes
 import os
 import re
 import sys
@@ -59,8 +58,8 @@ def add_command(
 # %% ../nbs/60_cli.ipynb #279df007
 def file_name(query: str) -> str:  # without ending
     "A file name made of a prompt, or of the name of a picture or film."
-    kind = (mimetypes.guess_type(query)[0] or "").split("/")[0]
-    text = Path(query).stem if kind in ("image", "video") else query
+    from clipsonic.core import media_kind
+    text = Path(query).stem if media_kind(query) in ("image", "video") else query
     return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "sound"
 
 # %% ../nbs/60_cli.ipynb #25ea25ae
