@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'RESAMPLER', 'SAMPLES', 'FRAMES', 'PUBLISHED', 'UNUSED', 'RENAMED', 'INERT', 'TOKENIZER', 'FILES',
-           'resampled', 'sixteen_bits', 'repeat_pad', 'decibel_mel', 'four_views', 'laion_features', 'LaionNetwork',
-           'transformers_names', 'load_laion', 'laion_tensors', 'RobertaTokens', 'Clap', 'ClapConfig', 'convolve',
-           'AudioTower', 'PocketNetwork', 'pocket_clap', 'read_clap', 'published_clap', 'load_clap']
+           'resampling_ratio', 'resampled', 'sixteen_bits', 'repeat_pad', 'decibel_mel', 'four_views', 'laion_features',
+           'LaionNetwork', 'transformers_names', 'load_laion', 'laion_tensors', 'RobertaTokens', 'Clap', 'ClapConfig',
+           'convolve', 'AudioTower', 'PocketNetwork', 'pocket_clap', 'read_clap', 'published_clap', 'load_clap']
 
 # %% ../nbs/11_clap.ipynb #8b586486
 import math, re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -34,21 +35,28 @@ def _transformers():
 SAMPLE_RATE = 48000  # Hz
 RESAMPLER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
 
-@lru_cache
-def _resampler(sample_rate, to_rate, dtype, device):
+@lru_cache(16)
+def _resampler(ratio, dtype, device):
     from torchaudio.transforms import Resample
-    return Resample(sample_rate, to_rate, dtype=dtype, **RESAMPLER).to(device)
+    return Resample(ratio.numerator, ratio.denominator, dtype=dtype, **RESAMPLER).to(device)
+
+def resampling_ratio(
+    sample_rate: int,  # Hz
+    to_rate: int,      # Hz
+) -> Fraction:         # sample_rate / to_rate, or one less than a cent (1/100 of a semitone) from it
+    "The ratio of two rates with a filter that fits into memory"
+    exact = Fraction(sample_rate, to_rate)
+    if exact.numerator * exact.denominator <= 50_000_000: return exact
+    return exact.limit_denominator(math.isqrt(10_000_000 * to_rate // sample_rate))
 
 def resampled(
     waveform: torch.Tensor,  # (…, time)
     sample_rate: int,        # Hz
     to_rate: int,            # Hz
 ) -> torch.Tensor:           # (…, time · to_rate / sample_rate)
-    "The waveform at another rate, by torchaudio's resampler with the parameters above. Raises InputError for two rates that share no useful factor."
-    common = math.gcd(sample_rate, to_rate)
-    if (sample_rate // common) * (to_rate // common) > 50_000_000:  # the filter would have as many taps, and more
-        raise InputError(f"{sample_rate} Hz cannot be brought to {to_rate} Hz exactly: resample the sound to a usual rate first")
-    return waveform if sample_rate == to_rate else _resampler(sample_rate, to_rate, waveform.dtype, waveform.device)(waveform)
+    "The waveform at another rate, by torchaudio's resampler with the parameters above."
+    ratio = resampling_ratio(sample_rate, to_rate)
+    return waveform if ratio == 1 else _resampler(ratio, waveform.dtype, waveform.device)(waveform)
 
 # %% ../nbs/11_clap.ipynb #bd590d68
 def sixteen_bits(
@@ -225,7 +233,7 @@ def encode_audio(self: Clap,
     found = f"{waveforms.dtype} {tuple(waveforms.shape)}" if isinstance(waveforms, torch.Tensor) else type(waveforms).__name__
     if not (isinstance(waveforms, torch.Tensor) and waveforms.is_floating_point() and waveforms.ndim == 3 and waveforms.shape[1] == 1 and waveforms.numel()):
         raise InputError(f"waveforms must be a tensor of floats of the shape (batch, 1, time), not {found}")
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 1 <= sample_rate <= 192_000: raise InputError(f"sample_rate must be a whole number of hertz up to 192000, not {sample_rate!r}")
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 1 <= sample_rate <= 655_350: raise InputError(f"sample_rate must be a whole number of hertz up to 655350, not {sample_rate!r}")
     if broken := [i for i, w in enumerate(waveforms) if not w.isfinite().all()]: raise InputError(f"waveforms {broken[:5]} hold values that are not finite")
     rows = [self.model.encode_audio(*self.features(w.to(self.device).float(), sample_rate)) for w in waveforms[:, 0]]
     return F.normalize(torch.cat(rows).float(), dim=-1)

@@ -120,7 +120,7 @@ def test_a_tokenizer_that_is_missing_or_anothers_is_refused(transformers, tmp_pa
 
 @pytest.mark.parametrize('waveforms, rate, says', [(torch.zeros(2, 9), 48000, 'batch, 1, time'), (torch.zeros(1, 2, 9), 48000, 'batch, 1, time'), (torch.zeros(1, 1, 0), 48000, 'batch, 1, time'),
                                                    (torch.zeros(1, 1, 9, dtype=torch.int16), 48000, 'int16'), (np.zeros((1, 1, 9)), 48000, 'ndarray'), (torch.zeros(1, 1, 9), 0, 'sample_rate'),
-                                                   (torch.zeros(1, 1, 9), 16000.0, 'sample_rate'), (torch.zeros(1, 1, 9), 44099, '44099 Hz'),
+                                                   (torch.zeros(1, 1, 9), 16000.0, 'sample_rate'), (torch.zeros(1, 1, 9), 1_000_000, 'sample_rate'),
                                                    (torch.tensor([[[0.]], [[torch.nan]]]), 48000, r'waveforms \[1\]')], ids=lambda v: str(v)[:20])
 def test_wrong_sounds_are_refused(clap, waveforms, rate, says):
     with pytest.raises(InputError, match=says): clap.encode_audio(waveforms, rate)
