@@ -476,7 +476,7 @@ def _figures(e, metrics, classifier, pocket):
     for m in chosen:
         try: found = METRICS[m][1](e)
         except Lacking as error:
-            if metrics is not None: raise InputError(f"metric {m!r}: {error}") from error
+            if metrics is not None and not e.skip_bad: raise InputError(f"metric {m!r}: {error}") from error
             left_out[m] = str(error)
             continue
         figures |= {m + "_pocket" * (m in pocket): found} if "value" in found else found

@@ -151,7 +151,7 @@ def table(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> dict:  # {"rows": {set: {figure: {"value", "low", "high", "n", "by"}, "bad": files that could not be measured}}, "protocol"}
+) -> dict:  # {"rows": {set: {figure: {"value", "low", "high", "n", "by"}, "bad": files that could not be measured, "left_out": figures that could not}}, "protocol"}
     "Renders the sets, scores them, and writes the table. Raises InputError"
     if not Path(out).absolute().parent.is_dir(): raise InputError(f"cannot write {out}: the folder {Path(out).parent} does not exist; make it first")
     about, sets, rows = make_sets(shards, sets, trained, model, n, seconds, seed, device, progress), Path(sets), {}
@@ -161,7 +161,7 @@ def table(
         metrics = ([] if alone else ["fad", "fid", "nearest"]) + ["kl"] * pairs + ["clap", "is", "diversity"] + ["accuracy"] * known
         row = evaluate(folder, None if alone else sets / "real", folder / "prompts.csv", metrics, embedder, weights, classifier=classifier,
                        skip_bad=True, cache_file=sets / "features.sqlite", seed=seed, device=device, progress=progress)
-        rows[folder.name] = {name: figure for name, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"]}
+        rows[folder.name] = {name: figure for name, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"], "left_out": row["left_out"]}
         protocol = row["protocol"]
     result = {"rows": rows, "protocol": {"sets": about, "measures": protocol, "version": __version__}}
     with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")

@@ -254,6 +254,7 @@ def test_what_is_left_out_is_said(made, real, tmp_path, capsys):
     assert result['nearest']['n'] == 1 and result['nearest']['low'] is None and 'fad' not in result
     for metrics, message in ((['fad'], "'fad': a distance of sets needs two"), (['kl'], 'a reference of the same names .1 of 1 generated and 1 of 5')):
         with pytest.raises(InputError, match=message): quiet(one, some, metrics=metrics)
+    assert quiet(one, some, metrics=['fad', 'nearest'], skip_bad=True)['left_out'].keys() == {'fad'}
     (tmp_path / 'p.csv').write_text('file,prompt,label\n000,a,dog barking\n001,b,rain falling\n002,c,\n')
     result = quiet([made / f'{i:03d}.wav' for i in range(3)], prompts=tmp_path / 'p.csv')
     assert result['left_out'].keys() == {'accuracy', 'diversity'} and result['left_out']['accuracy'] == '1 of 3 prompts have no label: 002'
