@@ -200,6 +200,13 @@ class RobertaTokens:
         found = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.context_length, return_tensors="pt")
         return found["input_ids"], found["attention_mask"]
 
+    def unread(self,
+        text: str,
+    ) -> list[str]:  # at most one
+        "The end of a text for which there is no room."
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][self.context_length - 2:]
+        return [self.tokenizer.decode(ids).strip()] if ids else []
+
 # %% ../nbs/11_clap.ipynb #11940ebb
 class Clap:
     "A frozen language-audio encoder. On one machine an embedding is the same to the last bit, whatever else is embedded with it."
@@ -211,10 +218,11 @@ class Clap:
         digest: str,             # hash of the weights
         protocol: dict,          # how sounds are prepared, for reports
         device=None,
+        unread=lambda text: [],  # text → the parts of it that are not read
     ):
         self.device = pick_device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self.features, self.tokenizer, self.protocol = features, tokenizer, protocol
+        self.features, self.tokenizer, self.protocol, self.unread = features, tokenizer, protocol, unread
         self.sample_rate = protocol["sample_rate"]
         self.identity = {"name": name, "hash": digest}
 
@@ -329,10 +337,14 @@ def pocket_clap(
     device=None,  # the best there is by default
 ) -> Clap:
     "The pocket CLAP behind the same face"
+    def unread(text):
+        beyond = tokenizer.decode(tokenizer.encode(text)[tokenizer.context_length - 2:]).strip()
+        return tokenizer.unknown(text) + [beyond] * bool(beyond)
     def features(waveform, sample_rate):
         waveform = resampled(waveform, sample_rate, mel.sample_rate)
         return (log_mel(F.pad(waveform, (0, max(0, mel.n_fft - len(waveform))))[None, None], mel),)
-    return Clap(model, features, lambda texts: (tokenizer(texts),), name, tensors_digest(model.state_dict()), {"sample_rate": mel.sample_rate, "labels": "seen"}, device)
+    protocol = {"sample_rate": mel.sample_rate, "labels": "seen"}
+    return Clap(model, features, lambda texts: (tokenizer(texts),), name, tensors_digest(model.state_dict()), protocol, device, unread)
 
 
 def read_clap(
@@ -375,7 +387,7 @@ def published_clap(
     if tokenizer is None: tokenizer = [_from_hub("FacebookAI/roberta-base", n, "tokenizer=…").parent for n in TOKENIZER][0]
     tokens = RobertaTokens(tokenizer, sizes["text_config"]["vocab_size"])
     protocol = {"sample_rate": SAMPLE_RATE, "resampler": {"library": "torchaudio"} | RESAMPLER, "bits": 16, "up to 10 s": "repeatpad", "over 10 s": "first, middle and last 10 s, and all of it shrunk"}
-    return Clap(load_laion(LaionNetwork(sizes), tensors, file), laion_features, tokens, name, tensors_digest(tensors), protocol, device)
+    return Clap(load_laion(LaionNetwork(sizes), tensors, file), laion_features, tokens, name, tensors_digest(tensors), protocol, device, tokens.unread)
 
 # %% ../nbs/11_clap.ipynb #81b7b826
 def load_clap(

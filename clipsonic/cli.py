@@ -487,7 +487,7 @@ def add_evaluate(commands):
         clipsonic evaluate made/ --prompts prompts.csv --metrics clap,clap_windows --embedder clap --skip-bad""")
     p.add_argument("generated", nargs="+", metavar="GENERATED", help="sound or video files to score, or folders of them")
     p.add_argument("--reference", nargs="+", metavar="REAL", help="real ones, for fad, fad_infinity, fid, nearest, and, where they have the same names, kl")
-    p.add_argument("--prompts", metavar="CSV", help="file,prompt and perhaps label: what each sound should be, for clap, clap_windows, and with labels accuracy and diversity")
+    p.add_argument("--prompts", metavar="CSV", help="file,prompt and perhaps label: what each sound should be, for clap, clap_windows, and with labels accuracy and diversity; a prompt that holds a comma goes in quotes")
     p.add_argument("--metrics", metavar="NAMES", help="with commas between: fad, fad_infinity, kl, fid, clap, clap_windows, accuracy, is, nearest, diversity (default: all that can be had but fad_infinity, fid and clap_windows)")
     p.add_argument("--embedder", default="pocket", help="what listens for fad: pocket, vggish, vggish-relu, vggish-pca, clap, 630k-fusion, cnn14, cnn14-32k, inception, or the folder of a pocket CLAP (default: pocket)")
     p.add_argument("--weights", metavar="FILE", help="local weights of a published embedder (vggish and clap are downloaded otherwise)")

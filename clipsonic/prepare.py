@@ -43,8 +43,9 @@ def _columns(fields):
 
 def _row(columns):
     "A `Row` of one line's columns; ValueError says what is wrong with them."
-    start = float(columns.get("start", columns.get("start_seconds", 0)))
-    if not (columns["id"] and 0 <= start < float("inf")): raise ValueError("it needs an id, and a start of 0 or more seconds")
+    start = columns.get("start", columns.get("start_seconds"))
+    if start is not None: start = float(start)
+    if not (columns["id"] and 0 <= (start or 0) < float("inf")): raise ValueError("it needs an id, and a start of 0 or more seconds")
     return Row(columns["id"], start, columns.get("label") or None, columns.get("split") or None)
 
 def _read_csv(path):
