@@ -14,7 +14,7 @@ from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['KINDS', 'FORMATS', 'NEEDS', 'later', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'whole_file',
-           'whole_folder', 'check_writable', 'csv_lines', 'read_csv', 'media_kind', 'same_name', 'Audio',
+           'whole_folder', 'check_writable', 'csv_lines', 'read_csv', 'media_kind', 'as_text', 'same_name', 'Audio',
            'noise_streams', 'randn_streams', 'pick_device', 'runs_here']
 
 # %% ../nbs/00_core.ipynb #c7678613
@@ -165,6 +165,12 @@ def media_kind(
 ) -> str:              # "video", "audio", "image", "text"; "" for an ending that says nothing
     "What a file is by its name, on every machine the same."
     return _KIND_OF.get(Path(name).suffix[1:].lower(), "")
+
+def as_text(
+    path: str | Path,
+) -> str:
+    "A path in characters that can be written anywhere: bytes that are no UTF-8 become escapes."
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 def same_name(
     name: str,

@@ -28,7 +28,7 @@ from fastcore.basics import patch
 
 from . import __version__
 from .clap import RESAMPLER
-from .core import Audio, InputError, MediaError, media_kind, read_csv, same_name, whole_file
+from .core import Audio, InputError, MediaError, as_text, media_kind, read_csv, same_name, whole_file
 from .embedders import CNN14, Embedder, classifier_embedder, clap_embedder, inception_embedder, load_embedder, pocket_classifier
 from .fad import Estimate, bootstrap_interval, fad_floor, fad_infinity
 from .mel import MelConfig
@@ -83,6 +83,7 @@ def heard(
         raise MediaError(f"{path} holds no sound that can be read", "unreadable") from error
     except Exception as error:
         reason = "not finite" if "not finite" in str(error) else "unreadable"
+        if isinstance(error, UnicodeError): error = OSError("its name is no UTF-8, so rename it")
         raise MediaError(f"{path} cannot be read: {type(error).__name__}: {error}", reason) from error
     if audio.seconds < SHORTEST: raise MediaError(f"{path} lasts {audio.seconds:.3f} s: at least {SHORTEST} s are needed", "too short")
     if audio.level < SILENCE: raise MediaError(f"{path} has a level of {audio.level:.0f} dBFS", "silent")
@@ -177,14 +178,14 @@ def digests(
     sounds: list[Sound],
 ) -> dict[str, str]:  # name → SHA-256 of the file's bytes; files that cannot be read are left out
     "Hashes, of the files that have changed since"
-    known, found, fresh = {path: rest for path, *rest in self.ask((s.path for s in sounds), "SELECT path, stamp, digest FROM asked JOIN files ON path = key")}, {}, []
+    known, found, fresh = {path: rest for path, *rest in self.ask((as_text(s.path) for s in sounds), "SELECT path, stamp, digest FROM asked JOIN files ON path = key")}, {}, []
     for sound in sounds:
         try:
             about = os.stat(sound.path)
-            stamp, (before, digest) = f"{about.st_size} {about.st_mtime_ns} {about.st_ino}", known.get(sound.path, ("", ""))
+            stamp, (before, digest) = f"{about.st_size} {about.st_mtime_ns} {about.st_ino}", known.get(as_text(sound.path), ("", ""))
             if before != stamp:
                 digest = hashlib.sha256(Path(sound.path).read_bytes()).hexdigest()
-                fresh.append((sound.path, stamp, digest))
+                fresh.append((as_text(sound.path), stamp, digest))
             found[sound.name] = digest
         except OSError: continue
     self.write("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", fresh)

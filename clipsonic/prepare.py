@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .clip import load_clip
-from .core import Audio, InputError, MediaError, csv_lines, media_kind, read_csv, same_name, whole_file
+from .core import Audio, InputError, MediaError, as_text, csv_lines, media_kind, read_csv, same_name, whole_file
 from .shards import pack_clip, shard_info, write_info, write_shard
 from .threads import cores
 from .video import probe, read_audio, read_frames
@@ -126,7 +126,7 @@ def find_files(
         if not root.exists(): raise InputError(f"{root}: there is no such file or folder")
         above = os.path.join(common or (root if root.is_dir() else root.parent), "")
         for path in _walk(root) if root.is_dir() else [str(root)]:
-            name = os.fsencode(path[len(above):].replace(os.sep, "/")).decode("utf-8", "backslashreplace")  # a name may be no text at all
+            name = as_text(path[len(above):].replace(os.sep, "/"))
             found.setdefault(path, Found(path, name, os.stat(path).st_size if os.path.exists(path) else 0))
     return sorted(found.values(), key=lambda f: (_likely(f.name), f.name, f.path))
 

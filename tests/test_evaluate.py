@@ -1,7 +1,9 @@
 """Sounds from a folder, scored: damaged files by the thousand, the same bits every time, caches that lie, and what the terminal says."""
 import json
+import os
 import shutil
 import sqlite3
+import sys
 from collections import Counter
 from dataclasses import replace
 from unittest.mock import patch
@@ -236,6 +238,15 @@ def test_a_prompt_may_hold_a_comma_in_quotes_and_names_may_hold_anything(tmp_pat
     asked = read_prompts(tmp_path / 'p.csv', find_sounds(folder))
     assert {name: a['prompt'] for name, a in asked.items()} == {'50 %': 'a dog, then a cat', 'caf\xe9 %d': 'rain', 'a, b;c': 'say ""hi""', 'a': 'one', 'a.wav': 'two'}
     assert quiet(folder, embedder=EAR, metrics=['is'])['is_pocket']['n'] == 5
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='names are any bytes on Linux alone')
+def test_a_name_that_is_no_text_ends_nothing(made, tmp_path):
+    (folder := tmp_path / 'made').mkdir()
+    for name in (b'caf\xe9.wav', b'b.wav'): shutil.copy(made / '000.wav', os.fsencode(folder) + b'/' + name)
+    for _ in range(2):
+        result = quiet(folder, embedder=EAR, metrics=['is'], skip_bad=True, cache_file=tmp_path / 'cache.sqlite')
+        assert result['is_pocket']['n'] == 2 - len(result['files']['bad']) and {b['file'] for b in result['files']['bad']} <= {r'generated/caf\xe9.wav'}
+        json.dumps(result, ensure_ascii=False).encode()
 
 def test_names_in_another_unicode_form_belong_together(tmp_path):
     for side, name in (('made', 'caf\xe9'), ('real', 'cafe\u0301')):
