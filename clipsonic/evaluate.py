@@ -354,7 +354,7 @@ def fad(e: Evaluation, role="embedder") -> dict:
         least = fad_floor(real, len(made), torch.Generator().manual_seed(e.seed))
         floor = {"value": least.value, "n": least.n, "others": len(real) - least.n}
     if rows < dimensions:
-        warnings.warn(f"a distance from {rows} features in the {dimensions} dimensions of {found['by']} is mostly bias: "
+        warnings.warn(f"a distance from {rows} features in the {dimensions} dimensions of {found['by']} has a large bias: "
                       f"compare it only with that of as many sounds, or take more than {dimensions} on both sides", stacklevel=5)
     return found | {"floor": floor}
 
@@ -491,7 +491,7 @@ def _result(e, metrics, classifier, pocket, others):
     named = {ear.name: {"hash": ear.hash, "sample_rate": ear.sample_rate, **ear.protocol} for _, ear in e.rows}
     bad = [{"file": f"{which}/{s.file}", "reason": e.bad[which][s.name].reason, "detail": str(e.bad[which][s.name]).replace(s.path, s.file)} for which, found in e.sounds.items() for s in found if s.name in e.bad[which]]
     files = {"bad": bad, "others": [f"{which}/{name}" for which, names in others.items() for name in names], "shared": shared(e)}
-    return figures | {"left_out": left_out, "unread": e.unread, "files": {which: len(found) for which, found in e.sounds.items()} | files,
+    return figures | {"left_out": left_out, "prompts": {"unread": e.unread}, "files": {which: len(found) for which, found in e.sounds.items()} | files,
                       "protocol": {"embedders": named, "resampler": {"library": "torchaudio"} | RESAMPLER, "clip_length": "whole", "silence_dBFS": SILENCE, "shortest_seconds": SHORTEST,
                                    "resamples": e.resamples, "seed": e.seed, "version": __version__, "torch": torch.__version__}}
 
@@ -515,7 +515,7 @@ def evaluate(
     seed: int = 0,  # of the bootstrap
     device: str | torch.device | None = None,  # the best there is by default
     progress: bool = True,  # bars
-) -> dict:  # figure → {"value", "low", "high", "n", "by"}; "left_out": metric → why; "unread": prompt → parts that CLAP does not read; "files": numbers, "bad", "others", "shared"; "protocol"
+) -> dict:  # figure → {"value", "low", "high", "n", "by"}; "left_out": metric → why; "prompts" → "unread": prompt → parts; "files": numbers, "bad", "others", "shared"; "protocol"
     "Scores sounds. Raises `InputError`, and what the networks' loading raises"
     if out is not None and not Path(out).absolute().parent.is_dir(): raise InputError(f"cannot write {out}: the folder {Path(out).parent} does not exist; make it first")
     sounds, others = {}, {}
@@ -543,7 +543,9 @@ def figure_lines(
     lost, others = Counter((b["file"].split("/")[0], b["reason"]) for b in result["files"]["bad"]), result["files"]["others"]
     floors = {name: f["floor"] for name, f in result.items() if f.get("floor")}
     notes = [f"{name}: {f['n']} sounds of the reference lie {number(f['value'])} from its {f['others']} others; so much is bias and chance" for name, f in floors.items()]
-    for prompt, parts in [*result["unread"].items()][:1]: notes.append(f"prompts that CLAP does not read whole: {len(result['unread'])}; of {prompt!r} not {_listed(parts)}")
+    if unread := result["prompts"]["unread"]:
+        prompt = next(iter(unread))
+        notes.append(f"prompts that CLAP does not read whole: {len(unread)}; of {prompt!r} not {_listed(unread[prompt])}")
     notes += [f"{metric} is left out: {why}" for metric, why in result["left_out"].items()]
     if others: notes.append(f"not listened to, as pictures or texts: {len(others)} ({_listed(others)})")
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, width)).rstrip() for row in (head, *rows)] + [f"left out of {which}: {n} {reason}" for (which, reason), n in sorted(lost.items())] + notes
