@@ -156,8 +156,9 @@ def read_csv(
 # %% ../nbs/00_core.ipynb #36db1524
 KINDS = {"video": "mp4 m4v mov mkv webm avi wmv asf flv ts mts m2ts mpg mpeg m2v vob ogv 3gp 3g2 mxf dv",
          "audio": "wav wave w64 rf64 flac ogg oga opus mp3 mp2 m4a aac ac3 wma aif aiff aifc au snd caf amr ape wv mka",
-         "image": "png jpg jpeg jpe gif bmp tif tiff webp avif heic heif svg ico ppm pgm psd",
-         "text": "txt md rst csv tsv json jsonl xml html htm yaml yml toml ini log srt vtt ass ssa sub lrc nfo pdf py ipynb"}
+         "image": "png jpg jpeg jpe gif bmp tif tiff webp avif heic heif jp2 jxl svg ico ppm pgm psd dng exr",
+         "text": "txt md rst tex rtf pdf csv tsv json jsonl xml html htm css js yaml yml toml ini cfg log srt vtt ass ssa sub "
+                 "lrc nfo py ipynb sh"}
 _KIND_OF = {ending: kind for kind, endings in KINDS.items() for ending in endings.split()}
 
 def media_kind(

@@ -9,6 +9,7 @@ __all__ = ['check_features', 'shrink', 'Moments', 'nuclear_norm', 'frechet_dista
 
 # %% ../nbs/30_fad.ipynb #62f0bf0f
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -18,7 +19,7 @@ import torch
 from fastcore.basics import patch
 
 from .checkpoint import check_replaceable, load_config, load_tensors, save_checkpoint
-from .core import CheckpointError, InputError
+from .core import CheckpointError, ClipsonicError, InputError
 from .threads import on_threads
 
 # %% ../nbs/30_fad.ipynb #54a6d64f
@@ -169,9 +170,12 @@ def cached_moments(
     of: dict,  # the stamp, as for `save_moments`
     make: Callable[[], Moments],  # called where the folder has no such moments
 ) -> Moments:
-    "The moments with this stamp: read where they are whole, otherwise made and saved"
+    "The moments with this stamp: read where they are whole, otherwise made and saved. A disk that takes none is a warning"
     try: return load_moments(folder, of)
-    except CheckpointError: save_moments(folder, moments := make(), of)
+    except CheckpointError: moments = make()
+    try: save_moments(folder, moments, of)
+    except InputError: raise
+    except ClipsonicError as error: warnings.warn(f"{error}: the moments are not kept", stacklevel=2)
     return moments
 
 # %% ../nbs/30_fad.ipynb #47ecf35f

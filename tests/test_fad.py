@@ -205,6 +205,16 @@ def test_the_cache_makes_what_it_lacks_or_what_is_damaged(tmp_path):
     assert [cached({"a": 2}), cached({"a": 2}), len(made)] == [9, 9, 3]
 
 
+def test_a_disk_that_takes_no_moments_ends_nothing(tmp_path):
+    "A file system of 32 kB, where this process may mount one"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", tmp_path], capture_output=True).returncode: pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.warns(UserWarning, match="No space left.*the moments are not kept"): moments = cached_moments(tmp_path / "real", {"a": 1}, lambda: Moments.of(draw(200, 100)))
+        assert moments.n == 200 and not list(tmp_path.iterdir())
+    finally: subprocess.run(["umount", tmp_path], check=True)
+    with pytest.raises(InputError, match="make it first"): cached_moments(tmp_path / "no" / "real", {"a": 1}, lambda: moments)
+
+
 # ---- simulations: clouds of independent normals, where the truth is a formula
 def cloud(mean, std, n, generator): return mean + std * torch.randn(n, len(std), generator=generator, dtype=torch.float64)
 
