@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'RESAMPLER', 'SAMPLES', 'FRAMES', 'PUBLISHED', 'UNUSED', 'RENAMED', 'INERT', 'TOKENIZER', 'FILES',
-           'resampled', 'sixteen_bits', 'repeat_pad', 'decibel_mel', 'four_views', 'laion_features', 'LaionNetwork',
-           'transformers_names', 'load_laion', 'laion_tensors', 'RobertaTokens', 'Clap', 'ClapConfig', 'convolve',
-           'AudioTower', 'PocketNetwork', 'pocket_clap', 'read_clap', 'published_clap', 'load_clap']
+           'resampling_ratio', 'resampled', 'sixteen_bits', 'repeat_pad', 'decibel_mel', 'four_views', 'laion_features',
+           'LaionNetwork', 'transformers_names', 'load_laion', 'laion_tensors', 'RobertaTokens', 'Clap', 'ClapConfig',
+           'convolve', 'AudioTower', 'PocketNetwork', 'pocket_clap', 'read_clap', 'published_clap', 'load_clap']
 
 # %% ../nbs/11_clap.ipynb #8b586486
 import math, re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -34,21 +35,28 @@ def _transformers():
 SAMPLE_RATE = 48000  # Hz
 RESAMPLER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.9475937167399596, "beta": 14.769656459379492}
 
-@lru_cache
-def _resampler(sample_rate, to_rate, dtype, device):
+@lru_cache(16)
+def _resampler(ratio, dtype, device):
     from torchaudio.transforms import Resample
-    return Resample(sample_rate, to_rate, dtype=dtype, **RESAMPLER).to(device)
+    return Resample(ratio.numerator, ratio.denominator, dtype=dtype, **RESAMPLER).to(device)
+
+def resampling_ratio(
+    sample_rate: int,  # Hz
+    to_rate: int,      # Hz
+) -> Fraction:         # sample_rate / to_rate, or one less than a cent (1/100 of a semitone) from it
+    "The ratio of two rates with a filter that fits into memory"
+    exact = Fraction(sample_rate, to_rate)
+    if exact.numerator * exact.denominator <= 50_000_000: return exact
+    return exact.limit_denominator(math.isqrt(10_000_000 * to_rate // sample_rate))
 
 def resampled(
     waveform: torch.Tensor,  # (…, time)
     sample_rate: int,        # Hz
     to_rate: int,            # Hz
 ) -> torch.Tensor:           # (…, time · to_rate / sample_rate)
-    "The waveform at another rate, by torchaudio's resampler with the parameters above. Raises InputError for two rates that share no useful factor."
-    common = math.gcd(sample_rate, to_rate)
-    if (sample_rate // common) * (to_rate // common) > 50_000_000:  # the filter would have as many taps, and more
-        raise InputError(f"{sample_rate} Hz cannot be brought to {to_rate} Hz exactly: resample the sound to a usual rate first")
-    return waveform if sample_rate == to_rate else _resampler(sample_rate, to_rate, waveform.dtype, waveform.device)(waveform)
+    "The waveform at another rate, by torchaudio's resampler with the parameters above."
+    ratio = resampling_ratio(sample_rate, to_rate)
+    return waveform if ratio == 1 else _resampler(ratio, waveform.dtype, waveform.device)(waveform)
 
 # %% ../nbs/11_clap.ipynb #bd590d68
 def sixteen_bits(
@@ -192,6 +200,13 @@ class RobertaTokens:
         found = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.context_length, return_tensors="pt")
         return found["input_ids"], found["attention_mask"]
 
+    def unread(self,
+        text: str,
+    ) -> list[str]:  # at most one
+        "The end of a text for which there is no room."
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"][self.context_length - 2:]
+        return [self.tokenizer.decode(ids).strip()] if ids else []
+
 # %% ../nbs/11_clap.ipynb #11940ebb
 class Clap:
     "A frozen language-audio encoder. On one machine an embedding is the same to the last bit, whatever else is embedded with it."
@@ -203,10 +218,11 @@ class Clap:
         digest: str,             # hash of the weights
         protocol: dict,          # how sounds are prepared, for reports
         device=None,
+        unread=lambda text: [],  # text → the parts of it that are not read
     ):
         self.device = pick_device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self.features, self.tokenizer, self.protocol = features, tokenizer, protocol
+        self.features, self.tokenizer, self.protocol, self.unread = features, tokenizer, protocol, unread
         self.sample_rate = protocol["sample_rate"]
         self.identity = {"name": name, "hash": digest}
 
@@ -225,7 +241,7 @@ def encode_audio(self: Clap,
     found = f"{waveforms.dtype} {tuple(waveforms.shape)}" if isinstance(waveforms, torch.Tensor) else type(waveforms).__name__
     if not (isinstance(waveforms, torch.Tensor) and waveforms.is_floating_point() and waveforms.ndim == 3 and waveforms.shape[1] == 1 and waveforms.numel()):
         raise InputError(f"waveforms must be a tensor of floats of the shape (batch, 1, time), not {found}")
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 1 <= sample_rate <= 192_000: raise InputError(f"sample_rate must be a whole number of hertz up to 192000, not {sample_rate!r}")
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 1 <= sample_rate <= 655_350: raise InputError(f"sample_rate must be a whole number of hertz up to 655350, not {sample_rate!r}")
     if broken := [i for i, w in enumerate(waveforms) if not w.isfinite().all()]: raise InputError(f"waveforms {broken[:5]} hold values that are not finite")
     rows = [self.model.encode_audio(*self.features(w.to(self.device).float(), sample_rate)) for w in waveforms[:, 0]]
     return F.normalize(torch.cat(rows).float(), dim=-1)
@@ -321,10 +337,14 @@ def pocket_clap(
     device=None,  # the best there is by default
 ) -> Clap:
     "The pocket CLAP behind the same face"
+    def unread(text):
+        beyond = tokenizer.decode(tokenizer.encode(text)[tokenizer.context_length - 2:]).strip()
+        return tokenizer.unknown(text) + [beyond] * bool(beyond)
     def features(waveform, sample_rate):
         waveform = resampled(waveform, sample_rate, mel.sample_rate)
         return (log_mel(F.pad(waveform, (0, max(0, mel.n_fft - len(waveform))))[None, None], mel),)
-    return Clap(model, features, lambda texts: (tokenizer(texts),), name, tensors_digest(model.state_dict()), {"sample_rate": mel.sample_rate, "labels": "seen"}, device)
+    protocol = {"sample_rate": mel.sample_rate, "labels": "seen"}
+    return Clap(model, features, lambda texts: (tokenizer(texts),), name, tensors_digest(model.state_dict()), protocol, device, unread)
 
 
 def read_clap(
@@ -367,7 +387,7 @@ def published_clap(
     if tokenizer is None: tokenizer = [_from_hub("FacebookAI/roberta-base", n, "tokenizer=…").parent for n in TOKENIZER][0]
     tokens = RobertaTokens(tokenizer, sizes["text_config"]["vocab_size"])
     protocol = {"sample_rate": SAMPLE_RATE, "resampler": {"library": "torchaudio"} | RESAMPLER, "bits": 16, "up to 10 s": "repeatpad", "over 10 s": "first, middle and last 10 s, and all of it shrunk"}
-    return Clap(load_laion(LaionNetwork(sizes), tensors, file), laion_features, tokens, name, tensors_digest(tensors), protocol, device)
+    return Clap(load_laion(LaionNetwork(sizes), tensors, file), laion_features, tokens, name, tensors_digest(tensors), protocol, device, tokens.unread)
 
 # %% ../nbs/11_clap.ipynb #81b7b826
 def load_clap(

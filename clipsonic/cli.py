@@ -14,7 +14,6 @@ __all__ = ['Parser', 'add_command', 'file_name', 'sound_folder', 'sound_paths', 
 import argparse
 import contextlib
 import difflib
-import mimetypes
 import os
 import re
 import sys
@@ -59,8 +58,8 @@ def add_command(
 # %% ../nbs/60_cli.ipynb #279df007
 def file_name(query: str) -> str:  # without ending
     "A file name made of a prompt, or of the name of a picture or film."
-    kind = (mimetypes.guess_type(query)[0] or "").split("/")[0]
-    text = Path(query).stem if kind in ("image", "video") else query
+    from clipsonic.core import media_kind
+    text = Path(query).stem if media_kind(query) in ("image", "video") else query
     return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "sound"
 
 # %% ../nbs/60_cli.ipynb #25ea25ae
@@ -488,7 +487,7 @@ def add_evaluate(commands):
         clipsonic evaluate made/ --prompts prompts.csv --metrics clap,clap_windows --embedder clap --skip-bad""")
     p.add_argument("generated", nargs="+", metavar="GENERATED", help="sound or video files to score, or folders of them")
     p.add_argument("--reference", nargs="+", metavar="REAL", help="real ones, for fad, fad_infinity, fid, nearest, and, where they have the same names, kl")
-    p.add_argument("--prompts", metavar="CSV", help="file,prompt and perhaps label: what each sound should be, for clap, clap_windows, and with labels accuracy and diversity")
+    p.add_argument("--prompts", metavar="CSV", help="file,prompt and perhaps label: what each sound should be, for clap, clap_windows, and with labels accuracy and diversity; a prompt that holds a comma goes in quotes")
     p.add_argument("--metrics", metavar="NAMES", help="with commas between: fad, fad_infinity, kl, fid, clap, clap_windows, accuracy, is, nearest, diversity (default: all that can be had but fad_infinity, fid and clap_windows)")
     p.add_argument("--embedder", default="pocket", help="what listens for fad: pocket, vggish, vggish-relu, vggish-pca, clap, 630k-fusion, cnn14, cnn14-32k, inception, or the folder of a pocket CLAP (default: pocket)")
     p.add_argument("--weights", metavar="FILE", help="local weights of a published embedder (vggish and clap are downloaded otherwise)")

@@ -4,7 +4,8 @@
 
 # %% ../nbs/00_core.ipynb #ac6f3622
 from __future__ import annotations
-import base64, io, numbers, os, secrets, shutil, warnings
+import base64, csv, io, numbers, os, secrets, shutil, unicodedata, warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -12,8 +13,9 @@ from pathlib import Path
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['FORMATS', 'NEEDS', 'later', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'whole_file',
-           'whole_folder', 'check_writable', 'Audio', 'noise_streams', 'randn_streams', 'pick_device', 'runs_here']
+__all__ = ['KINDS', 'FORMATS', 'NEEDS', 'later', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'whole_file',
+           'whole_folder', 'check_writable', 'csv_lines', 'read_csv', 'media_kind', 'as_text', 'same_name', 'Audio',
+           'noise_streams', 'randn_streams', 'pick_device', 'runs_here']
 
 # %% ../nbs/00_core.ipynb #c7678613
 class later:
@@ -115,6 +117,68 @@ def check_writable(
     except OSError as error: raise ClipsonicError(f"could not write into {there}: {error.strerror or error}") from error
     finally: trial.unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #af2bd777
+def csv_lines(
+    path: str | Path,
+) -> Iterator[tuple[int, list[str]]]:  # number of the line in the file; its fields, without space around them
+    "The lines of a csv that are not empty. Raises InputError naming file and line."
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            for fields in reader:
+                if fields: yield reader.line_num, [field.strip() for field in fields]
+    except OSError as error: raise InputError(f"{path} cannot be read as a csv: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as a csv: save it as UTF-8 ({error})") from error
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}; a field in quotes ends with its quote, and has each "
+                         'other quote twice ("")') from error
+
+def read_csv(
+    path: str | Path,
+    columns: list[str],  # that the header must have; it may have more
+) -> list[tuple[int, dict[str, str]]]:  # number of the line in the file; its fields by column
+    "A table with a header, separated by commas. Raises InputError naming file and line."
+    lines = csv_lines(path)
+    _, names = next(lines, (0, []))
+    if not set(columns) <= set(names) or len(set(names) - {""}) < len([name for name in names if name]):
+        raise InputError(f"{path}: expected a csv with the columns {' and '.join(columns)}, once each and with commas "
+                         f"between them, but its first line is {','.join(names)!r}")
+    rows = []
+    for number, fields in lines:
+        if len(fields) != len(names):
+            raise InputError(f'{path}, line {number}: {len(fields)} fields for {len(names)} columns ({", ".join(names)}): '
+                             'put a field that holds a comma in quotes, "like, this"')
+        rows.append((number, dict(zip(names, fields))))
+    if not rows: raise InputError(f"{path} has no rows below its header")
+    return rows
+
+# %% ../nbs/00_core.ipynb #36db1524
+KINDS = {"video": "mp4 m4v mov mkv webm avi wmv asf flv ts mts m2ts mpg mpeg m2v vob ogv 3gp 3g2 mxf dv",
+         "audio": "wav wave w64 rf64 flac ogg oga opus mp3 mp2 m4a aac ac3 wma aif aiff aifc au snd caf amr ape wv mka",
+         "image": "png jpg jpeg jpe gif bmp tif tiff webp avif heic heif jp2 jxl svg ico ppm pgm psd dng exr",
+         "text": "txt md rst tex rtf pdf csv tsv json jsonl xml html htm css js yaml yml toml ini cfg log srt vtt ass ssa sub "
+                 "lrc nfo py ipynb sh"}
+_KIND_OF = {ending: kind for kind, endings in KINDS.items() for ending in endings.split()}
+
+def media_kind(
+    name: str | Path,  # of a file
+) -> str:              # "video", "audio", "image", "text"; "" for an ending that says nothing
+    "What a file is by its name, on every machine the same."
+    return _KIND_OF.get(Path(name).suffix[1:].lower(), "")
+
+def as_text(
+    path: str | Path,
+) -> str:
+    "A path in characters that can be written anywhere: bytes that are no UTF-8 become escapes."
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+def same_name(
+    name: str,
+) -> str:
+    "A name as it is compared with others."
+    return unicodedata.normalize("NFC", name)
+
 # %% ../nbs/00_core.ipynb #22468ae6
 def _whole(value, name, low, high):
     "`value` as an int, if it is a whole number from `low` to `high`."
@@ -138,7 +202,7 @@ class Audio:
             raise InputError(f"waveform must have the shape (channel, time) and hold samples, not {tuple(w.shape)}")
         self.waveform = w = w.detach().float().cpu()
         if not np.isfinite(w.numpy()).all(): raise InputError(f"waveform holds {int((~w.isfinite()).sum())} values that are not finite")  # numpy's is ten times as fast
-        self.sample_rate = _whole(self.sample_rate, "sample_rate", 1, 192_000)
+        self.sample_rate = _whole(self.sample_rate, "sample_rate", 1, 655_350)  # FLAC's highest
 
 # %% ../nbs/00_core.ipynb #c70973ad
 @patch(as_prop=True)

@@ -32,6 +32,7 @@ class Embedder:
     embed: Callable  # (1, time) waveform at that rate → (row, feature); a long sound may have several rows
     shortest: float = 0.0  # seconds that it needs
     text: Callable | None = None  # list of texts → (text, feature), for networks of language and sound
+    unread: Callable = lambda text: []  # text → the parts of it that `text` does not read
     classes: tuple = ()  # names, for classifiers, whose features are log-probabilities
     protocol: dict = field(default_factory=dict)  # what else a figure depends on
     threads: int | None = None  # of the processor that the network can put to use; None: all there are
@@ -87,7 +88,7 @@ def clap_embedder(
     def text(texts):
         with on_threads(threads): return clap.encode_text(texts)
     return Embedder(f"CLAP {clap.identity['name']}", clap.identity["hash"], clap.sample_rate, lambda waveform: clap.encode_audio(waveform[None], clap.sample_rate),
-                    text=text, protocol=clap.protocol | {"device": clap.device.type}, threads=threads)
+                    text=text, unread=clap.unread, protocol=clap.protocol | {"device": clap.device.type}, threads=threads)
 
 # %% ../nbs/34_embedders.ipynb #6ed89ab5
 def vggish_embedder(

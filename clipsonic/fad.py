@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['check_features', 'shrink', 'Moments', 'nuclear_norm', 'frechet_distance', 'moments_from_covariance', 'save_moments',
            'load_moments', 'cached_moments', 'Estimate', 'some', 'halves', 'fad_infinity', 'recentred', 'redrawn',
-           'bootstrap_interval']
+           'bootstrap_interval', 'fad_floor']
 
 # %% ../nbs/30_fad.ipynb #62f0bf0f
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -18,7 +19,7 @@ import torch
 from fastcore.basics import patch
 
 from .checkpoint import check_replaceable, load_config, load_tensors, save_checkpoint
-from .core import CheckpointError, InputError
+from .core import CheckpointError, ClipsonicError, InputError
 from .threads import on_threads
 
 # %% ../nbs/30_fad.ipynb #54a6d64f
@@ -169,9 +170,12 @@ def cached_moments(
     of: dict,  # the stamp, as for `save_moments`
     make: Callable[[], Moments],  # called where the folder has no such moments
 ) -> Moments:
-    "The moments with this stamp: read where they are whole, otherwise made and saved"
+    "The moments with this stamp: read where they are whole, otherwise made and saved. A disk that takes none is a warning"
     try: return load_moments(folder, of)
-    except CheckpointError: save_moments(folder, moments := make(), of)
+    except CheckpointError: moments = make()
+    try: save_moments(folder, moments, of)
+    except InputError: raise
+    except ClipsonicError as error: warnings.warn(f"{error}: the moments are not kept", stacklevel=2)
     return moments
 
 # %% ../nbs/30_fad.ipynb #47ecf35f
@@ -268,11 +272,27 @@ def bootstrap_interval(
     generator: torch.Generator,  # on the CPU: which clips are drawn
     resamples: int = 200,  # 0: no interval
     level: float = 0.95,  # of the interval
-) -> Estimate:  # plain FAD and its interval at this number of clips
+) -> Estimate:  # plain FAD and its interval at this number of clips; none for a single clip of several rows
     "The Fréchet distance with a recentred basic bootstrap interval. Raises `InputError`"
     if resamples and resamples < 20: raise InputError(f"resamples={resamples}: expected 20 or more, or 0 for no interval")
     value = frechet_distance(*(x if isinstance(x, Moments) else some(x, torch.arange(len(x))) for x in (features, reference)))
-    if not resamples: return Estimate(value, None, None, len(features))
+    single = 1 in (len(x) for x in (features, reference) if not isinstance(x, Moments))
+    if single or not resamples: return Estimate(value, None, None, len(features))
     pairs = islice(zip(redrawn(features, generator), redrawn(reference, generator)), resamples)
     drawn = torch.tensor([frechet_distance(*pair) for pair in pairs], dtype=torch.float64)
     return recentred(value, drawn, len(features), 0.0, level)
+
+# %% ../nbs/30_fad.ipynb #98f3cc81
+@on_threads(1)
+def fad_floor(
+    reference: torch.Tensor | list[torch.Tensor],  # (clip, dimension), or each clip's (row, dimension); four clips or more
+    n: int,  # clips of the set that was measured
+    generator: torch.Generator,  # on the CPU: which clips are taken
+    deals: int = 10,  # times that they are taken, for the mean
+) -> Estimate:  # without an interval; its n is half the reference where that is less than asked for
+    "The Fréchet distance between n clips of the reference and its others: bias and chance. Raises `InputError`"
+    n = min(n, len(reference) // 2)
+    if n < 2: raise InputError(f"a floor needs two clips, and a reference of four or more, not {n} of {len(reference)}")
+    dealt = [torch.randperm(len(reference), generator=generator).split([n, len(reference) - n]) for _ in range(deals)]
+    found = [frechet_distance(*(some(reference, i) for i in parts)) for parts in dealt]
+    return Estimate(sum(found) / deals, None, None, n)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from . import __version__
-from .core import InputError, noise_streams, whole_file
+from .core import InputError, noise_streams, same_name, whole_file
 from .pipeline import Pipeline
 from .prepare import prepare, read_index
 from .scores import interval
@@ -59,8 +59,9 @@ def labelled_clips(
     if shard_info(data)["clip"].get("hash") != pipeline.clip.identity["hash"]:
         raise InputError(f"{data} holds embeddings of the CLIP {shard_info(data)['clip']}, and the model {pipeline.name!r} has {pipeline.clip.identity}: prepare the videos with that one")
     if index is None: return kept(data, labels=True)
-    known = {(row.id, start): row.label for row in rows if split is None or row.split == split for start in {row.start, None}}
-    clips, bare = kept(data, lambda clip: known.get((clip["id"], clip["start"]), known.get((clip["id"], None))))  # the row of its start, else of its video
+    known = {(same_name(row.id), start): row.label for row in rows if split is None or row.split == split for start in {row.start, None}}
+    def label(clip): return known.get((same_name(clip["id"]), clip["start"]), known.get((same_name(clip["id"]), None)))
+    clips, bare = kept(data, label)  # the row of its start, else of its video
     if not clips: raise InputError(f"{index} names no clip of {data}")
     return clips, bare
 

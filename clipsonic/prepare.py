@@ -7,7 +7,7 @@ __all__ = ['TRIMMED', 'Row', 'read_index', 'Unused', 'Found', 'find_files', 'Sou
            'Job', 'jobs_of', 'decode_clip', 'map_files', 'plan', 'Report', 'prepare']
 
 # %% ../nbs/13_prepare.ipynb #da89d864
-import csv, dataclasses, hashlib, io, json, mimetypes, multiprocessing, os, random, re, signal, threading, time
+import csv, dataclasses, hashlib, io, json, multiprocessing, os, random, re, signal, threading, time
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from .clip import load_clip
-from .core import Audio, InputError, MediaError, whole_file
+from .core import Audio, InputError, MediaError, as_text, csv_lines, media_kind, read_csv, same_name, whole_file
 from .shards import pack_clip, shard_info, write_info, write_shard
 from .threads import cores
 from .video import probe, read_audio, read_frames
@@ -35,28 +35,27 @@ class Row:
 # %% ../nbs/13_prepare.ipynb #567a94ba
 TRIMMED = re.compile(r"(?P<id>.+)_(?P<start>\d{6})")  # the stem of a trimmed file: id and start
 
-def _row(fields, names):
-    "A `Row` of one line's fields; ValueError says what is wrong with it."
-    if len(fields) == 2 and not names:
-        if not (match := TRIMMED.fullmatch(Path(fields[0]).stem)): raise ValueError(f"{fields[0]!r} is not like XXXXXXXXXXX_000300.mp4")
-        return Row(match["id"], float(match["start"]), fields[1])
-    row = dict(zip(names or ("id", "start", "label", "split"), fields, strict=True))
-    start = float(row.get("start", row.get("start_seconds", 0)))
-    if not (row["id"] and 0 <= start < float("inf")): raise ValueError("it needs an id, and a start of 0 or more seconds")
-    return Row(row["id"], start, row.get("label") or None, row.get("split") or None)
+def _columns(fields):
+    "The columns of a line without a header; ValueError says what is wrong with it."
+    if len(fields) != 2: return dict(zip(("id", "start", "label", "split"), fields, strict=True))
+    if not (match := TRIMMED.fullmatch(Path(fields[0]).stem)): raise ValueError(f"{fields[0]!r} is not like XXXXXXXXXXX_000300.mp4")
+    return {"id": match["id"], "start": match["start"], "label": fields[1]}
+
+def _row(columns):
+    "A `Row` of one line's columns; ValueError says what is wrong with them."
+    start = columns.get("start", columns.get("start_seconds"))
+    if start is not None: start = float(start)
+    if not (columns["id"] and 0 <= (start or 0) < float("inf")): raise ValueError("it needs an id, and a start of 0 or more seconds")
+    return Row(columns["id"], start, columns.get("label") or None, columns.get("split") or None)
 
 def _read_csv(path):
     "Rows of a VGGSound csv in any of its forms."
-    rows, names = [], None
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        for n, fields in enumerate(csv.reader(file), 1):
-            if not fields: continue
-            if n == 1 and "id" in fields: names = fields
-            else:
-                try: rows.append(_row(fields, names))
-                except ValueError as error:
-                    raise InputError(f"{path}, line {n}: {','.join(fields)!r} is neither \"id,start_seconds,label,split\" "
-                                     f"nor \"ID_000300.mp4,label\": {error}") from error
+    headed, rows = "id" in next(csv_lines(path), (0, []))[1], []
+    for n, line in read_csv(path, ["id"]) if headed else csv_lines(path):
+        try: rows.append(_row(line if headed else _columns(line)))
+        except ValueError as error:
+            raise InputError(f"{path}, line {n}: {','.join(line.values() if headed else line)!r} is neither \"id,start_seconds,label,split\" "
+                             f"nor \"ID_000300.mp4,label\": {error} (a field that holds a comma goes in quotes)") from error
     return rows
 
 # %% ../nbs/13_prepare.ipynb #1cbe1ef1
@@ -78,8 +77,7 @@ def read_index(
     path = Path(path)
     if not path.is_file(): raise InputError(f"{path}: there is no such index file")
     try: rows = _read_music(path, seed) if path.suffix.lower() == ".json" else _read_csv(path)
-    except UnicodeDecodeError as error: raise InputError(f"{path} is not a text file: {error}") from error
-    except (csv.Error, TypeError, RecursionError) as error: raise InputError(f"{path} cannot be read as an index: {error}") from error
+    except (TypeError, RecursionError) as error: raise InputError(f"{path} cannot be read as an index: {error}") from error
     if not rows: raise InputError(f"{path} has no rows")
     return rows
 
@@ -116,7 +114,7 @@ def _walk(root):
 
 def _likely(name):
     "0 for a name that a video may have, more for what often lies beside it: sound, then pictures, subtitles and notes."
-    return {"video": 0, "audio": 1}.get((mimetypes.guess_type(name)[0] or "video").split("/")[0], 2)
+    return {"video": 0, "": 0, "audio": 1}.get(media_kind(name), 2)
 
 def find_files(
     videos,  # a folder or file, or several
@@ -128,7 +126,7 @@ def find_files(
         if not root.exists(): raise InputError(f"{root}: there is no such file or folder")
         above = os.path.join(common or (root if root.is_dir() else root.parent), "")
         for path in _walk(root) if root.is_dir() else [str(root)]:
-            name = os.fsencode(path[len(above):].replace(os.sep, "/")).decode("utf-8", "backslashreplace")  # a name may be no text at all
+            name = as_text(path[len(above):].replace(os.sep, "/"))
             found.setdefault(path, Found(path, name, os.stat(path).st_size if os.path.exists(path) else 0))
     return sorted(found.values(), key=lambda f: (_likely(f.name), f.name, f.path))
 
@@ -151,12 +149,12 @@ def match_index(
 ) -> tuple[list[Source], list[Unused]]:
     "Find each row's file; name rows without a file and files without a row."
     stems, sources, unused, served, stand_ins, seen = {}, [], [], set(), set(), set()
-    for file in files: stems.setdefault(file.stem, file)
+    for file in files: stems.setdefault(same_name(file.stem), file)
     for row in rows:
-        trimmed = None if row.start is None else stems.get(f"{row.id}_{int(row.start):06d}")
-        if file := trimmed or stems.get(row.id):
+        trimmed = None if row.start is None else stems.get(same_name(f"{row.id}_{int(row.start):06d}"))
+        if file := trimmed or stems.get(same_name(row.id)):
             served.add(file)
-            stand_ins |= {file.stem, row.id}
+            stand_ins |= {same_name(file.stem), same_name(row.id)}
         if split and row.split != split: continue
         if (row.id, row.start) in seen: unused.append(Unused("", row.id, row.start, "duplicate", "the index names it more than once"))
         elif file is None: unused.append(Unused("", row.id, row.start, "missing", "the index names it, but there is no such file"))
@@ -164,7 +162,7 @@ def match_index(
         seen.add((row.id, row.start))
     for file in files:
         if file not in served:
-            why = ("duplicate", "another file is that clip") if file.stem in stand_ins else ("not in the index", "no row of the index names it")
+            why = ("duplicate", "another file is that clip") if same_name(file.stem) in stand_ins else ("not in the index", "no row of the index names it")
             unused.append(Unused(file.name, file.stem, None, *why))
     return sources, unused
 

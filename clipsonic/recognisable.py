@@ -6,7 +6,6 @@
 __all__ = ['real_clips', 'read_prompts', 'render', 'generated', 'measure', 'table']
 
 # %% ../nbs/75_recognisable.ipynb #6f1de993
-import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 
 from . import __version__
 from .checkpoint import tensors_digest
-from .core import InputError, whole_file
+from .core import InputError, read_csv, whole_file
 from .mel import log_mel
 from .pipeline import Pipeline
 from .scores import listen, load_classifier
@@ -36,8 +35,7 @@ def real_clips(shards,            # folder of labelled shards
 def read_prompts(path,  # csv with the columns label and prompts ("; " between the prompts)
                 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]: # (label, prompt) of the labels themselves, and of the other wordings
     "The labels and their paraphrases. Raises InputError."
-    with open(path, newline="") as f: rows = list(csv.DictReader(f))
-    if not rows or not {"label", "prompts"} <= rows[0].keys(): raise InputError(f"{path}: expected a csv with the columns label and prompts")
+    rows = [row for _, row in read_csv(path, ["label", "prompts"])]
     pairs = [(r["label"], p) for r in rows for p in r["prompts"].split("; ")]
     return [(r["label"], r["label"]) for r in rows], [(label, p) for label, p in pairs if p != label]
 

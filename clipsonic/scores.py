@@ -149,10 +149,11 @@ def interval(
     values: torch.Tensor,  # (n,) one figure a clip
     draws: int = 2000,  # of the bootstrap
     seed: int = 0,  # of the draws
-) -> Estimate:  # the mean, with its 95 % interval
+) -> Estimate:  # the mean, with its 95 % interval; one clip has none
     "Mean and 95 % bootstrap interval"
     if values.ndim != 1 or not len(values) or not values.isfinite().all(): raise InputError(f"figures of shape {tuple(values.shape)}: expected one finite number a clip, and at least one clip")
     values, g = values.double(), torch.Generator().manual_seed(seed)
+    if len(values) == 1: return Estimate(values.item(), None, None, 1)
     means = torch.stack([values[torch.randint(len(values), (len(values),), generator=g)].mean() for _ in range(draws)])
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(values.mean().item(), low, high, len(values))
@@ -202,10 +203,11 @@ def inception_score(
     made: dict[str, torch.Tensor],  # name → (class,) log-probabilities
     draws: int = 200,  # of the bootstrap
     seed: int = 0,  # of the draws
-) -> Estimate:  # 1 … number of classes
+) -> Estimate:  # 1 … number of classes; 1, without an interval, for one clip
     "exp of the mean KL divergence of the clips' probabilities from their mean (Salimans et al. 2016), with a bootstrap interval as `30_fad`'s"
     logs, g = torch.stack([made[name].double() for name in sorted(made)]), torch.Generator().manual_seed(seed)
     def score(x): return F.kl_div((x.logsumexp(0) - math.log(len(x))).expand_as(x), x, reduction="batchmean", log_target=True).exp()
+    if len(logs) == 1: return Estimate(1.0, None, None, 1)
     value, drawn = score(logs).item(), torch.stack([score(logs[torch.randint(len(logs), (len(logs),), generator=g)]) for _ in range(draws)])
     return recentred(value, drawn, len(logs), least=1.0)
 

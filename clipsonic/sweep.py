@@ -150,7 +150,7 @@ def sweep(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> dict:  # {"rows": [{"name", "system", "w", …, "evaluations", figure: {"value", "low", "high", "n", "by"}, "bad"}], "protocol"}
+) -> dict:  # {"rows": [{"name", "system", "w", …, "evaluations", figure: {"value", "low", "high", "n", "by"}, "bad", "left_out"}], "protocol"}
     "Renders and scores every setting, and writes the figures. Raises InputError"
     within("draws", draws, 1, 1000, whole=True)
     for path in out, sets:
@@ -164,7 +164,7 @@ def sweep(
     for name, folder in ({"real": sets / "real"} | folders).items():
         if name != "real":
             row = evaluate(folder, sets / "real", sets / "real" / "prompts.csv", None, ear, classifier=classifier, skip_bad=True, cache_file=cache, seed=seed, device=device, progress=progress)
-            rows.append({"name": name} | known.get(name, {}) | {key: figure for key, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"]})
+            rows.append({"name": name} | known.get(name, {}) | {key: figure for key, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"], "left_out": row["left_out"]})
         heard[name], _ = listen_to(find_sounds(folder), ear, kept := FeatureCache(cache), progress=progress)
         kept.db.close()
     firsts = {(r.get("system"), r.get("draw")): r["name"] for r in reversed(rows)} | {(None, None): rows[0]["name"]}

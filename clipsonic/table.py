@@ -17,7 +17,7 @@ import torch
 
 from . import __version__
 from .checkpoint import tensors_digest
-from .core import Audio, InputError, noise_streams, whole_file
+from .core import Audio, InputError, noise_streams, read_csv, whole_file
 from .embedders import classifier_embedder
 from .evaluate import evaluate
 from .pipeline import Pipeline, as_audio
@@ -107,7 +107,7 @@ def render_set(
     "Renders what is not there yet, beside a csv of what was asked"
     from tqdm.auto import tqdm
     folder.mkdir(exist_ok=True)
-    with whole_file(folder / "prompts.csv") as partial, partial.open("w", newline="") as f: csv.writer(f).writerows([("file", "prompt", "label"), *((f"{i:04d}", label, label) for i, label in enumerate(asked["label"]))])
+    with whole_file(folder / "prompts.csv") as partial, partial.open("w", newline="", encoding="utf-8") as f: csv.writer(f).writerows([("file", "prompt", "label"), *((f"{i:04d}", label, label) for i, label in enumerate(asked["label"]))])
     lacking = [i for i in range(len(asked["id"])) if not (folder / f"{i:04d}.wav").exists()]
     for i, audio in tqdm(sounds_of(pipeline, name, asked, lacking, seconds, seed, **settings), desc=folder.name, total=len(lacking), unit="clip", delay=1, disable=not progress): audio.save(folder / f"{i:04d}.wav")
 
@@ -151,17 +151,17 @@ def table(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> dict:  # {"rows": {set: {figure: {"value", "low", "high", "n", "by"}, "bad": files that could not be measured}}, "protocol"}
+) -> dict:  # {"rows": {set: {figure: {"value", "low", "high", "n", "by"}, "bad": files that could not be measured, "left_out": figures that could not}}, "protocol"}
     "Renders the sets, scores them, and writes the table. Raises InputError"
     if not Path(out).absolute().parent.is_dir(): raise InputError(f"cannot write {out}: the folder {Path(out).parent} does not exist; make it first")
     about, sets, rows = make_sets(shards, sets, trained, model, n, seconds, seed, device, progress), Path(sets), {}
-    with open(sets / "real" / "prompts.csv", newline="") as f: known = {row["label"] for row in csv.DictReader(f)} <= set(classifier_embedder(classifier).classes)
+    known = {row["label"] for _, row in read_csv(sets / "real" / "prompts.csv", ["label"])} <= set(classifier_embedder(classifier).classes)
     for folder in sorted((f for f in sets.iterdir() if (f / "prompts.csv").exists()), key=lambda f: [*SETS, f.name].index(f.name)):
         alone, pairs = folder.name == "real", folder.name not in ("real", "training")
         metrics = ([] if alone else ["fad", "fid", "nearest"]) + ["kl"] * pairs + ["clap", "is", "diversity"] + ["accuracy"] * known
         row = evaluate(folder, None if alone else sets / "real", folder / "prompts.csv", metrics, embedder, weights, classifier=classifier,
                        skip_bad=True, cache_file=sets / "features.sqlite", seed=seed, device=device, progress=progress)
-        rows[folder.name] = {name: figure for name, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"]}
+        rows[folder.name] = {name: figure for name, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"], "left_out": row["left_out"]}
         protocol = row["protocol"]
     result = {"rows": rows, "protocol": {"sets": about, "measures": protocol, "version": __version__}}
     with whole_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")

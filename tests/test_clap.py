@@ -118,9 +118,14 @@ def test_a_tokenizer_that_is_missing_or_anothers_is_refused(transformers, tmp_pa
     (tmp_path / 'vocab.json').write_text('no json')
     with pytest.raises(CheckpointError, match='cannot be read'): RobertaTokens(tmp_path, 263)
 
+def test_what_has_no_room_among_its_tokens_is_known(transformers, tmp_path):
+    write_tokenizer(tmp_path)
+    tokens = RobertaTokens(tmp_path, 263, context_length=6)
+    assert tokens.unread('dog') == [] and tokens.unread('dogdogdogdog') == [] and tokens.unread('dogdogdogdogcat') == ['cat']
+
 @pytest.mark.parametrize('waveforms, rate, says', [(torch.zeros(2, 9), 48000, 'batch, 1, time'), (torch.zeros(1, 2, 9), 48000, 'batch, 1, time'), (torch.zeros(1, 1, 0), 48000, 'batch, 1, time'),
                                                    (torch.zeros(1, 1, 9, dtype=torch.int16), 48000, 'int16'), (np.zeros((1, 1, 9)), 48000, 'ndarray'), (torch.zeros(1, 1, 9), 0, 'sample_rate'),
-                                                   (torch.zeros(1, 1, 9), 16000.0, 'sample_rate'), (torch.zeros(1, 1, 9), 44099, '44099 Hz'),
+                                                   (torch.zeros(1, 1, 9), 16000.0, 'sample_rate'), (torch.zeros(1, 1, 9), 1_000_000, 'sample_rate'),
                                                    (torch.tensor([[[0.]], [[torch.nan]]]), 48000, r'waveforms \[1\]')], ids=lambda v: str(v)[:20])
 def test_wrong_sounds_are_refused(clap, waveforms, rate, says):
     with pytest.raises(InputError, match=says): clap.encode_audio(waveforms, rate)
@@ -179,6 +184,12 @@ def test_the_pocket_clap_gives_the_same_in_any_batch_and_at_any_rate(pocket):
     at_16k = pocket.encode_audio(resampled(sounds, 48000, 16000), 16000)
     assert (at_16k[:2] - together[:2]).abs().max() < 1e-3
     assert pocket.encode_audio(torch.ones(1, 1, 1) * 0.1, 16000).isfinite().all()  # a single sample
+
+def test_what_is_not_read_of_a_text_is_known(pocket):
+    assert pocket.unread('a dog barking, a violin') == [] and pocket.unread('a zebra, a dog') == ['zebra']
+    long = pocket.unread('a dog barking ' * 6)
+    assert len(long) == 1 and long[0].endswith('a dog barking')
+    assert torch.equal(pocket.encode_text(['a dog barking ' * 6]), pocket.encode_text(['a dog barking ' * 5 + 'a violin']))  # there they are cut
 
 def test_a_pocket_clap_that_is_none_is_refused(tmp_path):
     import shutil

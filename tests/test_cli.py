@@ -20,7 +20,7 @@ from PIL import Image
 
 from clipsonic import __version__
 from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, weights_folder
-from clipsonic.cli import main, parser, sound_paths, what_next
+from clipsonic.cli import file_name, main, parser, sound_paths, what_next
 from clipsonic.core import Audio, ClipsonicError
 from clipsonic.video import probe, read_frames, write_video
 from conftest import said
@@ -50,6 +50,9 @@ def sound_of(path): return torch.from_numpy(soundfile.read(path, dtype='float32'
 def files(folder='.'): return sorted(p.name for p in Path(folder).iterdir() if p.name not in ('photo.png', 'text.txt'))
 
 # what is written
+
+def test_sounds_are_named_after_films_and_pictures_on_every_machine():
+    assert [file_name(query) for query in ('my holiday.ts', 'clips/a.MKV', 'b.webp', 'a dog. Barking')] == ['my-holiday', 'a', 'b', 'a-dog-barking']
 
 def test_generate_writes_what_was_named(run, here, model):
     status, out, err = run('generate', 'a dog barking', '--model', model, '-o', 'dog.wav', *fast)

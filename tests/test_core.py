@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from clipsonic.core import Audio, ClipsonicError, InputError, noise_streams, pick_device, randn_streams, whole_file, whole_folder
+from clipsonic.core import Audio, ClipsonicError, InputError, noise_streams, pick_device, randn_streams, read_csv, whole_file, whole_folder
 
 def tone(seconds=1., rate=16000, channels=1):
     return Audio(0.5 * torch.sin(torch.arange(int(seconds * rate)) * 0.3).expand(channels, -1), rate)
@@ -29,6 +29,21 @@ def test_bad_waveform(waveform, says):
 @pytest.mark.parametrize("rate", [0, -1, 16000.0, "16000", None, True, 1_000_000])
 def test_bad_rate(rate):
     with pytest.raises(InputError, match="sample_rate"): Audio(torch.zeros(1, 9), rate)
+
+@pytest.mark.parametrize("data, says", [
+    (b"file,prompt\n0.wav,caf\xe9\n", "save it as UTF-8"), ("file,prompt\n0.wav,rain\n".encode("utf-16"), "save it as UTF-8"), (b"", "first line is ''"), (b"file,prompt\n", "no rows"),
+    (b'file,prompt\n0.wav,"rain" and wind\n', "line 2"), (b"sep=;\nfile;prompt\n", "first line is 'sep=;'"), (b"file,prompt\n0.wav,rain,\n", "line 2: 3 fields for 2 columns")])
+def test_tables_that_cannot_be_read_are_named(tmp_path, data, says):
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(InputError, match="t.csv") as error: read_csv(tmp_path / "t.csv", ["file", "prompt"])
+    assert says in str(error.value)
+
+def test_a_table_out_of_a_spreadsheet(tmp_path):
+    "A byte order mark, lines of Windows, an empty column at the end, columns that nobody asked for"
+    (tmp_path / "t.csv").write_bytes("\ufefffile,n,prompt,\r\n0.wav,1,\"rain, then wind\",\r\n\r\n".encode())
+    assert read_csv(tmp_path / "t.csv", ["file", "prompt"]) == [(2, {"file": "0.wav", "n": "1", "prompt": "rain, then wind", "": ""})]
+    with pytest.raises(InputError, match="none.csv cannot be read as a csv: No such file"): read_csv(tmp_path / "none.csv", ["file"])
+    with pytest.raises(InputError, match="cannot be read as a csv"): read_csv(tmp_path, ["file"])
 
 def test_waveform_is_plain_float32():
     audio = Audio(torch.zeros(1, 9, dtype=torch.float64, requires_grad=True), np.int64(8000))

@@ -1,8 +1,11 @@
 """Sounds from a folder, scored: damaged files by the thousand, the same bits every time, caches that lie, and what the terminal says."""
 import json
+import os
 import shutil
 import sqlite3
+import sys
 from collections import Counter
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -13,7 +16,7 @@ import torch
 from clipsonic.cli import main
 from clipsonic.core import Audio, InputError, MediaError
 from clipsonic.embedders import Embedder, classifier_embedder, load_embedder
-from clipsonic.evaluate import METRICS, FeatureCache, evaluate, figure_lines, find_sounds, heard, listen_to, read_prompts
+from clipsonic.evaluate import METRICS, FeatureCache, evaluate, figure_lines, find_sounds, heard, listen_to, read_prompts, sounds_and_others
 from clipsonic.fad import frechet_distance
 from clipsonic.video import read_audio
 from test_fad import slack, spread
@@ -161,9 +164,43 @@ def test_a_cache_that_somebody_writes_to_is_left_alone(made, tmp_path):
     FeatureCache(cache).db.close()
     db, connect = sqlite3.connect(cache, isolation_level=None), sqlite3.connect
     db.execute('BEGIN EXCLUSIVE')
-    with patch('sqlite3.connect', lambda path, timeout: connect(path, timeout=0.1)), pytest.raises(InputError, match='cannot be opened .*locked'): FeatureCache(cache)
-    assert cache.is_file() and not (tmp_path / 'cache.sqlite.broken').exists()
-    with pytest.raises(InputError, match='cannot be opened'): FeatureCache(tmp_path / 'none' / 'cache.sqlite')
+    with patch('sqlite3.connect', lambda path, timeout: connect(path, timeout=0.1)), pytest.warns(UserWarning, match='cache.sqlite cannot be used .*locked.*--cache') as told:
+        assert quiet(made, embedder=EAR, metrics=['is'], cache_file=cache) == quiet(made, embedder=EAR, metrics=['is'])
+    assert len(told) == 1 and cache.is_file() and not (tmp_path / 'cache.sqlite.broken').exists()
+
+@pytest.mark.parametrize('environment', [{'HOME': '/dev/null'}, {'CLIPSONIC_CACHE': '/dev/null/x'}, {}])
+def test_no_place_for_a_cache_ends_nothing(made, tmp_path, monkeypatch, environment):
+    for name in ('CLIPSONIC_CACHE', 'XDG_CACHE_HOME', 'HOME', 'USERPROFILE'): monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items(): monkeypatch.setenv(name, value)
+    if not environment:  # a container's user who is in no list
+        pwd = pytest.importorskip('pwd')
+        def nobody(uid): raise KeyError(uid)
+        monkeypatch.setattr(pwd, 'getpwuid', nobody)
+    with pytest.warns(UserWarning, match='the cache of features cannot be made .*--cache FILE.*CLIPSONIC_CACHE') as told: result = quiet(made, embedder=EAR, metrics=['is'], cache_file=None)
+    assert len(told) == 1 and result == quiet(made, embedder=EAR, metrics=['is'])
+
+@pytest.mark.parametrize('limit, reason', [('busy_timeout = 20', 'locked'), ('max_page_count = 6', 'is full')])
+def test_a_cache_that_takes_nothing_new_is_read_on(made, tmp_path, limit, reason):
+    cache, sounds = FeatureCache(tmp_path / 'cache.sqlite'), find_sounds(made)
+    before, _ = listen_to(sounds[:2], EAR, cache, progress=False)
+    cache.db.execute(f'PRAGMA {limit}')
+    other = sqlite3.connect(tmp_path / 'cache.sqlite', isolation_level=None)
+    if reason == 'locked': other.execute('BEGIN IMMEDIATE')  # who writes lets others read
+    with pytest.warns(UserWarning, match=f'cache.sqlite cannot be written .*{reason}.*--cache') as told:
+        for _ in range(2): rows, bad = listen_to(sounds, Embedder('wide', '0', 16000, lambda w: torch.ones(300, 30)), cache, progress=False)
+        again, _ = listen_to(sounds[:2], replace(EAR, embed=None), cache, progress=False)  # nobody listens
+    assert len(told) == 1 and len(rows) == 12 and not bad and all(torch.equal(again[k], before[k]) for k in before)
+
+def test_a_cache_that_breaks_while_it_is_read_is_worked_out_anew(made, tmp_path):
+    path, sounds = tmp_path / 'cache.sqlite', find_sounds(made)
+    wide = Embedder('wide', '0', 16000, lambda w: torch.ones(300, 30))
+    listen_to(sounds, wide, kept := FeatureCache(path), progress=False)
+    kept.db.close()
+    data = bytearray(path.read_bytes())
+    data[20 * 4096:30 * 4096] = b'\xff' * 40960  # its first pages are whole
+    path.write_bytes(data)
+    with pytest.warns(UserWarning, match='is damaged') as told: rows, _ = listen_to(sounds, wide, FeatureCache(path), progress=False)
+    assert len(told) == 1 and len(rows) == 12 and (tmp_path / 'cache.sqlite.broken').is_file()
 
 def test_several_rows_a_clip_are_drawn_together(made, real):
     "VGGish's way: an embedder with several rows a clip, whose neighbours are alike"
@@ -182,13 +219,79 @@ def test_requests_that_cannot_be_met_are_named(made, real, prompts, tmp_path):
     with pytest.raises(InputError, match='holds no sounds'): quiet(tmp_path / 'empty')
     twins = shutil.copytree(made, tmp_path / 'twins')
     soundfile.write(twins / '000.flac', burst(3), 16000)
-    with pytest.raises(InputError, match="several files named '000'"): quiet(twins)
+    with pytest.raises(InputError, match="several sounds named '000' .000.flac, 000.wav."): quiet(twins)
 
 @pytest.mark.parametrize('text, message', [('a,b\n1,2\n', 'columns file and prompt'), ('file,prompt\n000.wav,\n', 'line 2: .000.wav. has no prompt'), ('file,prompt\nx.wav,a dog\n', "no sound 'x.wav'"),
-                                           ('file,prompt\n000.wav,a dog\n000,a cat\n', "line 3: '000' comes a second time"), ('file,prompt\n000.wav,a dog\n', 'no line for 11 of 12 sounds: 001.wav')])
+                                           ('file,prompt\n000.wav,a dog\n000,a cat\n', "line 3: '000' comes a second time"), ('file,prompt\n000.wav,a dog\n', 'no line for 11 of 12 sounds: 001.wav'),
+                                           ('file,prompt\n000.wav,a dog, then a cat\n', 'prompts.csv, line 2: 3 fields for 2 columns .file, prompt.: put a field that holds a comma in quotes'),
+                                           ('file,prompt,label\n000.wav,"a dog",dog\n\n001.wav,a dog, then a cat,dog\n', 'line 4: 4 fields for 3 columns'),
+                                           ('file;prompt\n000.wav;a dog\n', "commas between them, but its first line is 'file;prompt'"), ('file\tprompt\n000.wav\ta dog\n', 'commas between them'),
+                                           ('file,prompt\n000.wav,"a dog\n001.wav,a cat\n', 'line 3: unexpected end of data'), ('file,prompt,prompt\n000.wav,a dog,a cat\n', 'once each')])
 def test_prompts_and_sounds_must_belong_together(made, tmp_path, text, message):
     (tmp_path / 'prompts.csv').write_text(text)
     with pytest.raises(InputError, match=message): quiet(made, prompts=tmp_path / 'prompts.csv')
+
+def test_a_prompt_may_hold_a_comma_in_quotes_and_names_may_hold_anything(tmp_path):
+    (folder := tmp_path / 'a folder').mkdir()
+    for i, name in enumerate(('50 %.wav', 'caf\xe9 %d.wav', 'a, b;c.wav', 'a.wav.wav', 'a.wav')): soundfile.write(folder / name, burst(i), 16000)
+    (tmp_path / 'p.csv').write_text('file, prompt\n50 %.wav, "a dog, then a cat"\ncafe\u0301 %d.wav,rain\n"a, b;c.wav",say ""hi""\na.wav,one\na.wav.wav,two\n', encoding='utf-8-sig')
+    asked = read_prompts(tmp_path / 'p.csv', find_sounds(folder))
+    assert {name: a['prompt'] for name, a in asked.items()} == {'50 %': 'a dog, then a cat', 'caf\xe9 %d': 'rain', 'a, b;c': 'say ""hi""', 'a': 'one', 'a.wav': 'two'}
+    assert quiet(folder, embedder=EAR, metrics=['is'])['is_pocket']['n'] == 5
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='names are any bytes on Linux alone')
+def test_a_name_that_is_no_text_ends_nothing(made, tmp_path):
+    (folder := tmp_path / 'made').mkdir()
+    for name in (b'caf\xe9.wav', b'b.wav'): shutil.copy(made / '000.wav', os.fsencode(folder) + b'/' + name)
+    for _ in range(2):
+        result = quiet(folder, embedder=EAR, metrics=['is'], skip_bad=True, cache_file=tmp_path / 'cache.sqlite')
+        assert result['is_pocket']['n'] == 2 - len(result['files']['bad']) and {b['file'] for b in result['files']['bad']} <= {r'generated/caf\xe9.wav'}
+        json.dumps(result, ensure_ascii=False).encode()
+
+def test_names_in_another_unicode_form_belong_together(tmp_path):
+    for side, name in (('made', 'caf\xe9'), ('real', 'cafe\u0301')):
+        (tmp_path / side).mkdir()
+        for i in range(2): soundfile.write(tmp_path / side / f'{name} {i}.wav', burst(i), 16000)
+    with pytest.warns(UserWarning, match='2 of 2 generated sounds are in the reference too, byte for byte: caf\xe9 0.wav'): result = quiet(tmp_path / 'made', tmp_path / 'real', embedder=EAR)
+    assert result['kl_pocket']['n'] == 2 and abs(result['kl_pocket']['value']) < 1e-9 and result['left_out'] == {} and result['files']['shared'] == ['caf\xe9 0.wav', 'caf\xe9 1.wav']
+
+def test_what_is_left_out_is_said(made, real, tmp_path, capsys):
+    "By default; asked for by name, it is an error"
+    one, some = made / '000.wav', [real / f'{i:03d}.flac' for i in range(5)]
+    assert main(['evaluate', str(one), '--reference', *map(str, some), '--cache', ':memory:', '--device', 'cpu', '-o', str(tmp_path / 'row.json')]) == 0
+    printed, result = capsys.readouterr().out, json.loads((tmp_path / 'row.json').read_text())
+    assert result['left_out'] == {'fad': 'a distance of sets needs two sounds or more in each, not 1 and 5', 'kl': '1 of 1 generated and 1 of 5 real sounds have a partner of the same name; alone: 001, 002, 003, 004'}
+    assert all(f'{m} is left out: {why}' in printed for m, why in result['left_out'].items())
+    assert result['nearest']['n'] == 1 and result['nearest']['low'] is None and 'fad' not in result
+    for metrics, message in ((['fad'], "'fad': a distance of sets needs two"), (['kl'], 'a reference of the same names .1 of 1 generated and 1 of 5')):
+        with pytest.raises(InputError, match=message): quiet(one, some, metrics=metrics)
+    assert quiet(one, some, metrics=['fad', 'nearest'], skip_bad=True)['left_out'].keys() == {'fad'}
+    (tmp_path / 'p.csv').write_text('file,prompt,label\n000,a,dog barking\n001,b,rain falling\n002,c,\n')
+    result = quiet([made / f'{i:03d}.wav' for i in range(3)], prompts=tmp_path / 'p.csv')
+    assert result['left_out'].keys() == {'accuracy', 'diversity'} and result['left_out']['accuracy'] == '1 of 3 prompts have no label: 002'
+    (tmp_path / 'p.csv').write_text('file,prompt,label\n000,a,dog barking\n001,b,rain falling\n002,c,dog barking\n')
+    result = quiet([made / f'{i:03d}.wav' for i in range(3)], prompts=tmp_path / 'p.csv')
+    assert result['left_out'] == {} and result['diversity']['n'] == 2
+    (tmp_path / 'p.csv').write_text('file,prompt,label\n000,a,dog barking\n001,b,a zebra\n')
+    result = quiet([made / f'{i:03d}.wav' for i in range(2)], prompts=tmp_path / 'p.csv')
+    assert result['left_out'] == {'accuracy': 'pocket-listener does not know a zebra', 'diversity': 'no label has two sounds'}
+
+def test_what_clap_does_not_read_of_a_prompt_is_said(made, tmp_path):
+    (tmp_path / 'p.csv').write_text('file,prompt\n000,a zebra barking\n001,value\n')
+    result = quiet([made / '000.wav', made / '001.wav'], prompts=tmp_path / 'p.csv', metrics=['clap'])
+    assert result['prompts']['unread'] == {'a zebra barking': ['zebra'], 'value': ['value']}
+    assert figure_lines(result)[-1] == "prompts that CLAP does not read whole: 2; of 'a zebra barking' not zebra"
+
+def test_a_distance_of_few_sounds_has_its_floor_beside_it(made, real):
+    with pytest.warns(UserWarning, match='from 12 features in the 128 dimensions of CLAP pocket-clap has a large bias'): result = quiet(made, real, metrics=['fad'])
+    assert result['fad']['floor'].keys() == {'value', 'n', 'others'} and (result['fad']['floor']['n'], result['fad']['floor']['others']) == (6, 6)
+    assert result['fad']['floor']['value'] > 0 and f"fad: 6 sounds of the reference lie {result['fad']['floor']['value']:.4g} from its 6 others" in figure_lines(result)[-1]
+
+@pytest.mark.parametrize('rate', [384000, 256000, 44099, 22254, 8000])
+def test_sounds_of_any_rate_are_measured(tmp_path, rate):
+    hertz = Embedder('pitch', '0', 16000, lambda w: (torch.fft.rfft(w * torch.hann_window(w.shape[1])).abs().argmax() * 16000 / w.shape[1]).reshape(1, 1))
+    soundfile.write(tmp_path / 'a.wav', 0.3 * np.sin(2 * np.pi * 1000 * np.arange(rate // 2) / rate), rate)
+    assert hertz(heard(tmp_path / 'a.wav')).item() == pytest.approx(1000, abs=3)
 
 def test_in_the_terminal(made, real, prompts, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('CLIPSONIC_CACHE', str(tmp_path / 'kept'))
@@ -210,7 +313,12 @@ def test_files_beside_the_sounds_are_no_sounds_and_videos_are(tmp_path):
     for name in ('notes.txt', 'prompts.csv', 'picture.png', 'about.json', '.hidden.wav'): (folder / name).write_text('x')
     soundfile.write(folder / 'a.wav', burst(0), 16000)
     film(folder / 'b.mp4')
-    assert [s.name for s in find_sounds(folder)] == ['a', 'b']
+    film(folder / 'c.ts')  # which Debian's list of MIME types calls a text
+    sounds, others = sounds_and_others(folder)
+    assert [s.name for s in sounds] == ['a', 'b', 'c'] and others == ['about.json', 'notes.txt', 'picture.png', 'prompts.csv']
+    result = quiet(folder, embedder=EAR, metrics=['is'])
+    assert result['is_pocket']['n'] == 3 and result['files']['others'] == [f'generated/{name}' for name in others]
+    assert figure_lines(result)[-1] == 'not listened to, as pictures or texts: 4 (generated/about.json, generated/notes.txt, generated/picture.png, generated/prompts.csv)'
     with pytest.raises(MediaError): heard(folder / 'notes.txt')
     assert heard(folder / 'b.mp4').seconds > 0.5
 

@@ -8,7 +8,7 @@ import torch
 
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
-from clipsonic.fad import (Moments, bootstrap_interval, cached_moments, check_features, fad_infinity, frechet_distance, halves, load_moments,
+from clipsonic.fad import (Moments, bootstrap_interval, cached_moments, check_features, fad_floor, fad_infinity, frechet_distance, halves, load_moments,
                            moments_from_covariance, save_moments)
 
 
@@ -205,6 +205,16 @@ def test_the_cache_makes_what_it_lacks_or_what_is_damaged(tmp_path):
     assert [cached({"a": 2}), cached({"a": 2}), len(made)] == [9, 9, 3]
 
 
+def test_a_disk_that_takes_no_moments_ends_nothing(tmp_path):
+    "A file system of 32 kB, where this process may mount one"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", tmp_path], capture_output=True).returncode: pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.warns(UserWarning, match="No space left.*the moments are not kept"): moments = cached_moments(tmp_path / "real", {"a": 1}, lambda: Moments.of(draw(200, 100)))
+        assert moments.n == 200 and not list(tmp_path.iterdir())
+    finally: subprocess.run(["umount", tmp_path], check=True)
+    with pytest.raises(InputError, match="make it first"): cached_moments(tmp_path / "no" / "real", {"a": 1}, lambda: moments)
+
+
 # ---- simulations: clouds of independent normals, where the truth is a formula
 def cloud(mean, std, n, generator): return mean + std * torch.randn(n, len(std), generator=generator, dtype=torch.float64)
 
@@ -291,6 +301,23 @@ def test_the_bootstrap_interval_holds_the_mean_of_plain_fad(d, n):
     assert ((found[:, 1] <= expected) & (expected <= found[:, 2])).float().mean() > 0.88
     assert ((found[:, 2] - found[:, 1]) / 3.92).mean() < 2 * found[:, 0].std()  # wide, but not absurd
     with pytest.raises(InputError, match="resamples=19"): bootstrap_interval(draw(5, 2), draw(5, 2), g, resamples=19)
+
+
+def test_the_floor_is_plain_fad_of_two_sets_of_one_distribution():
+    (mean, a), _, _ = clouds("shifted", 32)
+    g = torch.Generator().manual_seed(3)
+    real = cloud(mean, a, 400, g)
+    expected = sum(frechet_distance(cloud(mean, a, 16, g), cloud(mean, a, 384, g)) for _ in range(40)) / 40
+    floor = fad_floor(real, 16, torch.Generator().manual_seed(0), deals=40)
+    assert abs(floor.value / expected - 1) < 0.1 and floor.value > 1 and (floor.n, floor.low) == (16, None)
+    assert floor == fad_floor(real, 16, torch.Generator().manual_seed(0), deals=40)
+    assert fad_floor([x[None] for x in real], 16, torch.Generator().manual_seed(0), deals=2) == fad_floor(real, 16, torch.Generator().manual_seed(0), deals=2)
+    assert fad_floor(real[:20], 16, g).n == 10  # no more than half
+    with pytest.raises(InputError, match="not 1 of 400"): fad_floor(real, 1, g)
+
+
+def test_a_single_clip_of_several_rows_has_no_interval():
+    assert bootstrap_interval([draw(50, 2)], draw(60, 2), torch.Generator()).low is None
 
 
 def test_importing_costs_torch_only():

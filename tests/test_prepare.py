@@ -13,7 +13,7 @@ import torch
 
 from clipsonic.clip import Clip, ClipConfig, build_clip, pocket_preprocess
 from clipsonic.core import InputError, MediaError
-from clipsonic.prepare import Row, Settings, find_files, map_files, match_index, prepare, read_index, without_index
+from clipsonic.prepare import Found, Row, Settings, find_files, map_files, match_index, prepare, read_index, without_index
 from clipsonic.shards import all_clips, batches, shard_info
 from clipsonic.video import read_audio
 from conftest import root
@@ -199,6 +199,26 @@ def test_bad_json(tmp_path, text):
 def test_a_csv_with_a_header(tmp_path):
     (tmp_path/'real.csv').write_text('id,start,label,source\nxyz_000010,10,dog,somewhere\n')
     assert read_index(tmp_path/'real.csv') == [Row('xyz_000010', 10., 'dog', None)]
+
+    (tmp_path/'real.csv').write_text('id,start_time,label\nxyz,10,dog\n')
+    assert read_index(tmp_path/'real.csv') == [Row('xyz', None, 'dog', None)]   # all of it, and not its first seconds
+
+@pytest.mark.parametrize('text, says', [('id,start,label\nabc,1,birds, many\n', 'line 2: 4 fields for 3 columns'), ('abc,1,birds, many,train\n', 'line 1.*a field that holds a comma goes in quotes'),
+                                        ('abc_000001.mp4,birds, many\n', 'line 1.*goes in quotes'), ('id;start;label\nabc;1;dog\n', 'line 1'), ('abc,1,"birds,train\nabd,1,dog,train\n', 'line 2: unexpected end'),
+                                        ('id,label,label\nabc,dog,cat\n', 'once each')])
+def test_a_torn_csv_is_named(tmp_path, text, says):
+    (tmp_path/'torn.csv').write_text(text)
+    with pytest.raises(InputError, match=f'torn.csv.*{says}'): read_index(tmp_path/'torn.csv')
+
+def test_rows_find_files_whose_names_are_written_in_another_unicode_form():
+    files = [Found(f'/{name}', name, 1) for name in ('cafe\u0301.mp4', 'the\u0301_000010.mp4')]
+    sources, unused = match_index([Row('caf\xe9', None), Row('th\xe9', 10.)], files)
+    assert [s.file for s in sources] == files and not unused
+
+def test_a_transport_stream_is_a_video_on_every_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr('mimetypes.guess_type', lambda *_, **__: ('text/vnd.trolltech.linguist', None))  # as Debian's list has it
+    for name in ('a.srt', 'a.ts'): (tmp_path/name).write_bytes(b'')
+    assert [f.name for f in find_files(tmp_path)] == ['a.ts', 'a.srt']
 
 def test_folders_are_told_apart(tmp_path):
     for folder in 'one', 'two': (tmp_path/folder).mkdir(); film(tmp_path/folder/'a.mp4', 1.)
