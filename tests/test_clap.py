@@ -183,11 +183,12 @@ def test_the_pocket_clap_gives_the_same_in_any_batch_and_at_any_rate(pocket):
 def test_a_pocket_clap_that_is_none_is_refused(tmp_path):
     import shutil
 
-    from clipsonic.checkpoint import weights_folder
+    from clipsonic.checkpoint import load_config, weights_folder, write_config
     with pytest.raises(CheckpointError, match='classifier'): load_clap(weights_folder('pocket-listener'))
     with pytest.raises(InputError, match="leave 'words' out"): load_clap('pocket', tokenizer='words')
     folder = shutil.copytree(weights_folder('pocket-clap'), tmp_path / 'clap')
-    config = json.loads((folder / 'config.json').read_text())
-    for change, says in [({'vocabulary': None}, 'describes no CLAP'), ({'model': {'width': 3}}, 'describes no CLAP'), ({'vocabulary': config['vocabulary'][:9]}, 'size|shape')]:
-        (folder / 'config.json').write_text(json.dumps(config | change))
+    config = load_config(folder)
+    for change, says in [({'vocabulary': None}, 'vocabulary is null'), ({'model': {'width': 3}}, r"model has the unknown .'width'"),
+                         ({'vocabulary': config['vocabulary'][::-1]}, 'ascending order'), ({'vocabulary': config['vocabulary'][:9]}, 'misshapen')]:
+        write_config(folder, config | change)
         with pytest.raises(CheckpointError, match=says): load_clap(folder)

@@ -72,8 +72,8 @@ def test_what_is_not_the_published_prior(published, tmp_path, capsys):
         with pytest.raises(CheckpointError, match=match): convert_prior(tmp_path / "odd.pth", tmp_path / "out", config)
         assert not (tmp_path / "out").exists()
     lacking = {k: v for k, v in published.items() if "layers.1.0.to_q" not in k}
-    refused(lacking, "1 missing: net.causal_transformer.layers.1.0.to_q.weight")
-    refused(published | {"net.null_text_embeds": torch.zeros(1, 1, 32)}, "1 foreign: net.null_text_embeds")
+    refused(lacking, "1 missing: causal_transformer.layers.1.0.to_q.weight")
+    refused(published | {"net.null_text_embeds": torch.zeros(1, 1, 32)}, "1 foreign: null_text_embeds")
     refused(published | {"net.learned_query": torch.zeros(9)}, "learned_query")
     refused({"a": 1}, "holds no prior")
     refused([1], "holds no prior")
