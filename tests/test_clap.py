@@ -108,6 +108,12 @@ def test_a_file_is_read_without_running_anything(tmp_path, state):
     write_file(tmp_path / 'nan.pt', state | {'text_projection.0.bias': torch.full((16,), torch.nan)})
     with pytest.raises(CheckpointError, match='not finite numbers, in text_projection.0.bias'): laion_tensors(tmp_path / 'nan.pt')
 
+def test_other_trainers_wrappers_are_taken_off(tmp_path, state):
+    for wrapped in state, {'model': {f'_orig_mod.module.{k}': v for k, v in state.items()}}, {'ema': state, 'model': {k: v * 0 for k, v in state.items()}}:
+        torch.save(wrapped, tmp_path / 'theirs.pt')
+        found = laion_tensors(tmp_path / 'theirs.pt')
+        assert found.keys() == {k for k in state if not UNUSED.match(k)} and all(torch.equal(found[k], state[k]) for k in found)
+
 def test_a_tokenizer_that_is_missing_or_anothers_is_refused(transformers, tmp_path):
     with pytest.raises(InputError, match='lacks vocab.json and merges.txt.*roberta-base'): RobertaTokens(tmp_path)
     write_tokenizer(tmp_path)
