@@ -113,6 +113,7 @@ def parsed(
     expected = {int: "a whole number", str: "a text", bool: "true or false", dict: "an object"}[annotation]
     return value if type(value) is annotation else refuse(expected)
 
+# %% ../nbs/03_checkpoint.ipynb #709540a8
 def _dataclass(cls, value, key):
     "The dataclass that an object of JSON describes. Raises ValueError."
     if not isinstance(value, dict): raise ValueError(f"{key} is {_short(value)}: expected an object")

@@ -259,9 +259,10 @@ class Log:
         self.path, self.rows = folder / "log.csv", []
         if first and self.path.exists():
             try:
-                with self.path.open(encoding="utf-8") as f: rows = list(csv.DictReader(f))
+                with self.path.open(encoding="utf-8") as f: rows = list(reader := csv.DictReader(f))
+                if "step" not in (reader.fieldnames or ()): raise ValueError("it has no column step")
                 self.rows = [r for r in rows if int(r["step"]) <= first]
-            except (KeyError, TypeError, ValueError, csv.Error) as error:
+            except (TypeError, ValueError, csv.Error) as error:
                 raise CheckpointError(f"{self.path} is damaged ({error}): rename it, and a new one is begun") from error
         try: from torch.utils.tensorboard import SummaryWriter
         except ImportError: self.board = None

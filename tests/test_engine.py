@@ -168,7 +168,7 @@ def test_a_state_and_a_model_of_two_runs_are_told_apart(half, tmp_path):
     write_config(run / "model", load_config(half / "model") | {"step": 9})  # killed between the two: the model is newer
     train(Pair(), run, resume=True, progress=False, cpu=True)
 
-@pytest.mark.parametrize("text", [b"step\nx\n", b"a,b\n1,2\n", b"loss,step\n1\n", b"\xff\xfe"])
+@pytest.mark.parametrize("text", [b"", b"step\nx\n", b"a,b\n1,2\n", b"loss,step\n1\n", b"\xff\xfe"])
 def test_a_damaged_log_is_named(half, tmp_path, text):
     run = shutil.copytree(half, tmp_path / "run")
     (run / "log.csv").write_bytes(text)
