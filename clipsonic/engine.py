@@ -225,7 +225,7 @@ def resume(self:Engine) -> None:
     then, now = config["config"], json.loads(json.dumps(self.recipe.config()))
     changed = [f"{k} {then.get(k)!r}, now {now.get(k)!r}" for k in {**then, **now} if then.get(k) != now.get(k)]
     if changed: raise CheckpointError(f"{self.out} was begun with other settings or data: {'; '.join(changed)}. Train into another folder")
-    self.check_model(config["next"])
+    self.check_model(now, config["next"])
     tensors = load_tensors(where, "state")
     check_finite(tensors, where)
     def taken(prefix): return {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
@@ -245,10 +245,12 @@ def resume(self:Engine) -> None:
     if threads <= cores(): self.threads = threads
 
 @patch
-def check_model(self:Engine, step:int) -> None:
-    "Raises `CheckpointError` where `model/` is older than `training/`: it is saved first."
+def check_model(self:Engine, now:dict, step:int) -> None:
+    "Raises `CheckpointError` where `model/` has other settings than `training/`, or is older: it is saved first."
     if not (self.out / "model").is_dir(): return
-    config = load_config(self.out / "model", self.recipe.config()["kind"], {"step": int})
+    config = load_config(self.out / "model", now["kind"], {"step": int})
+    if odd := [key for key in now if config.get(key) != now[key]]:
+        raise CheckpointError(f"{self.out}: model/ is of another run than training/, in {', '.join(odd)}. {AGAIN}")
     if config["step"] < step:
         raise CheckpointError(f"{self.out}: model/ is of step {config['step']}, and training/ of step {step}. {AGAIN}")
 

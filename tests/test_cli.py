@@ -164,6 +164,22 @@ def test_info_about_models_and_media(run, here, model):
     status, out, _ = run('info', 'a.wav')
     assert status == 0 and 'sample_rate: 16000' in out
 
+def test_info_says_whether_digests_agree(run, here, model):
+    shutil.copytree(model, 'odd')
+    assert run('info', 'odd')[1].count('digests: agree') == 4
+    file = Path('odd/clip/model.safetensors')
+    file.write_bytes(file.read_bytes()[:-1] + b'x')
+    config = json.loads(Path('odd/denoiser/config.json').read_text())
+    Path('odd/denoiser/config.json').write_text(json.dumps(config | {'steps': 4}))
+    config = json.loads(Path('odd/vocoder/config.json').read_text())
+    del config['sha256']
+    Path('odd/vocoder/config.json').write_text(json.dumps(config))
+    status, out, _ = run('info', 'odd')
+    said = [line.strip() for line in out.splitlines() if 'digests:' in line]
+    assert status == 0 and said == ['digests: agree', 'digests: model.safetensors damaged or changed', 'digests: config.json damaged or changed', 'digests: none']
+    status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
+    assert status == 2 and 'config.json is damaged, or was changed' in err
+
 def test_info_about_shards(run, here):
     from clipsonic.shards import write_info
     Path('shards').mkdir()

@@ -165,6 +165,12 @@ def test_a_state_and_a_model_of_two_runs_are_told_apart(half, tmp_path):
     shutil.copytree(half / "training", run / "training", dirs_exist_ok=True)
     write_config(run / "model", load_config(run / "model") | {"kind": "toy"})
     resumed(run, "holds a toy, not a pair")
+    wider = Pair()
+    wider.config = lambda: {"kind": "pair", "width": 7}
+    write_config(run / "training", load_config(half / "training") | {"config": wider.config()})
+    write_config(run / "model", load_config(half / "model") | {"width": 8})
+    with pytest.raises(CheckpointError, match="of another run than training/, in width"): train(wider, run, resume=True, progress=False, cpu=True)
+    shutil.copytree(half / "training", run / "training", dirs_exist_ok=True)
     write_config(run / "model", load_config(half / "model") | {"step": 9})  # killed between the two: the model is newer
     train(Pair(), run, resume=True, progress=False, cpu=True)
 
