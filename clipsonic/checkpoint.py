@@ -139,7 +139,7 @@ def parsed_settings(
     return found
 
 # %% ../nbs/03_checkpoint.ipynb #c5e380cc
-AGAIN = "Get the folder again"  # what to do about a damaged one
+AGAIN = "Take the folder from another copy, or make it again"  # what to do about a damaged one
 
 def _config(file):
     "What a config.json says, without a look at its digests. Raises CheckpointError."

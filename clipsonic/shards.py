@@ -72,7 +72,7 @@ def _open(shards, name):
 
 # %% ../nbs/12_shards.ipynb #3f840df9
 Clips = Annotated[int, 0, 2**40]
-INFO = {"shards": dict[str, Clips], "count": Clips, "clip": dict[str, str], "dim": Size, "sample_rate": Rate,
+INFO = {"shards": dict[str, Annotated[int, 0, 10**6]], "count": Clips, "clip": dict[str, str], "dim": Size, "sample_rate": Rate,
         "total_seconds": Annotated[float, 0, 2**40], "labelled": Clips | None}  # what shards.json must say
 
 def _check_info(info):
@@ -105,7 +105,7 @@ def shard_info(
 # %% ../nbs/12_shards.ipynb #350f52ee
 LARGEST = 2**28  # bytes of a member, and samples of a clip: more than four hours
 Seconds = Annotated[float, 0, 2**20]
-META = {"id": str, "file": str, "start": Seconds, "seconds": Seconds, "times": list[Seconds], "label": str | None}
+META = {"id": str, "file": str, "start": float, "seconds": Seconds, "times": list[Seconds], "label": str | None}
 
 def _members(stream):
     "The files of a tar, as webdataset groups them. Raises ValueError for what no shard of ours holds."
@@ -145,7 +145,7 @@ def _decode(sample, info):
     meta = json.loads(sample["meta.json"])
     if not isinstance(meta, dict): raise ValueError("meta.json is no object")
     parsed_settings(meta, META)
-    if not meta["times"] or max(meta["times"]) > meta["seconds"]:
+    if not meta["times"] or max(meta["times"]) > meta["seconds"] + 1:
         raise ValueError(f"its frames lie at {str(meta['times'])[:80]} of {meta['seconds']} s")
     clip = _embeddings(sample["clip.npy"], (len(meta["times"]), info["dim"]))
     return dict(meta, pcm=_sound(sample["audio.flac"], meta["seconds"], info["sample_rate"]), clip=clip)

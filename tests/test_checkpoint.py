@@ -152,7 +152,7 @@ def test_every_change_of_a_weight_is_found(folder):
     whole = file.read_bytes()
     for at in range(len(whole) - 60, len(whole)):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
-        raises(["model.safetensors is damaged or another", "Get the folder again"], load_tensors, folder, "model")
+        raises(["model.safetensors is damaged or another", "Take the folder from another copy"], load_tensors, folder, "model")
     assert describe(folder)["files"]["model"]["agrees"] is False and describe(folder)["agrees"]
     file.write_bytes(whole)
     assert describe(folder)["files"]["model"]["agrees"] and len(load_tensors(folder, "model")) == 4
@@ -244,7 +244,7 @@ def put(config, path, value):
     for key in above: config = config[key]
     config[last] = value
 
-DAMAGE = [("denoiser", "unet.channels", "16"), ("denoiser", "unet.blocks", 20), ("denoiser", "unet.mult", [1, 0]), ("denoiser", "unet.attention", None), ("denoiser", "mel.hop_length", 0),
+DAMAGE = [("denoiser", "unet.channels", "16"), ("denoiser", "unet.channels", 4096), ("denoiser", "unet.mult", [1, 0]), ("denoiser", "unet.attention", None), ("denoiser", "mel.hop_length", 0),
           ("denoiser", "mel.low", [0]), ("denoiser", "mel", 3), ("denoiser", "diffusion.timesteps", 10**9), ("denoiser", "diffusion.schedule", "linear"), ("denoiser", "diffusion.prediction", 1),
           ("denoiser", "clip", "tiny"), ("denoiser", "steps", 0), ("denoiser", "sampler", "none"), ("denoiser", "frames", 10**6), ("denoiser", "guidance_interval", [900, 100]), ("denoiser", "guidance_interval", [0]),
           ("clip", "model.text_heads", 3), ("clip", "model.std", [0, 1, 1]), ("clip", "model.mean", [0, 0]), ("clip", "model.image_size", None), ("clip", "model.vision", "hf-hub:somebody/model"),
@@ -258,7 +258,7 @@ def test_a_damaged_config_is_named(runs, tmp_path, part, path, value):
     config = json.loads((model / part / "config.json").read_text())
     put(config, path, value)
     (model / part / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=f"{model / part}.*[.] Get the folder again"): Pipeline.load(model, "cpu")
+    with pytest.raises(CheckpointError, match=f"{model / part}.*[.] Take the folder from another copy"): Pipeline.load(model, "cpu")
 
 def test_other_loaders_name_a_damaged_config(runs, tmp_path):
     for load, source, path, value in ((load_clap, weights_folder("pocket-clap"), "model.audio_width", 0), (load_classifier, weights_folder("pocket-listener"), "model.classes", [1, 2]),
@@ -267,7 +267,7 @@ def test_other_loaders_name_a_damaged_config(runs, tmp_path):
         config = load_config(folder)
         put(config, path, value)
         write_config(folder, config)
-        raises(["config.json, " + path, "Get the folder again"], load, folder)
+        raises(["config.json, " + path, "Take the folder from another copy"], load, folder)
 
 # what others have saved
 
