@@ -287,7 +287,7 @@ def load_network(
     tensors: dict[str, torch.Tensor],
     where: str | Path,  # names the source in the error
 ) -> torch.nn.Module:
-    "The network with these weights. Raises CheckpointError where it cannot be built or, as `load_strict`, they do not fit."
+    "The network with these weights. Raises CheckpointError where it cannot be built, or they do not fit."
     room = 2 * sum(value.numel() for value in tensors.values()) + 2**22  # timm builds layers that it takes away again
     try:
         with _at_most(room, where): network = make()

@@ -72,8 +72,8 @@ def _open(shards, name):
 
 # %% ../nbs/12_shards.ipynb #3f840df9
 Clips = Annotated[int, 0, 2**40]
-INFO = {"shards": dict[str, Annotated[int, 0, 10**6]], "count": Clips, "clip": dict[str, str], "dim": Size, "sample_rate": Rate,
-        "total_seconds": Annotated[float, 0, 2**40], "labelled": Clips | None}  # what shards.json must say
+INFO = {"shards": dict[str, Annotated[int, 0, 10**6]], "count": Clips, "clip": dict[str, str], "dim": Size,
+        "sample_rate": Rate, "total_seconds": Annotated[float, 0, 2**40], "labelled": Clips | None}  # what shards.json must say
 
 def _check_info(info):
     "Raises ValueError for a shards.json that is none of ours, and for names that lead out of the folder."

@@ -176,7 +176,8 @@ def test_info_says_whether_digests_agree(run, here, model):
     Path('odd/vocoder/config.json').write_text(json.dumps(config))
     status, out, _ = run('info', 'odd')
     said = [line.strip() for line in out.splitlines() if 'digests:' in line]
-    assert status == 0 and said == ['digests: agree', 'digests: model.safetensors damaged or changed', 'digests: config.json damaged or changed', 'digests: none']
+    assert status == 0 and said == ['digests: agree', 'digests: model.safetensors damaged or changed',
+                                    'digests: config.json damaged or changed', 'digests: none']
     status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
     assert status == 2 and 'config.json is damaged, or was changed' in err
 

@@ -128,11 +128,18 @@ def test_a_changed_state_is_found_by_its_digest(half, tmp_path):
 def add(value): return lambda tensor: tensor + value
 def fill(value): return lambda tensor: torch.full_like(tensor, value)
 
-STATES = [("network/leader/weight", fill(float("nan")), "not finite numbers, in network/leader/weight"), ("average/follower/bias", fill(float("inf")), "not finite numbers, in average"),
-          ("optimizer/leader/0.exp_avg", fill(float("nan")), "not finite"), ("optimizer/leader/0.exp_avg_sq", fill(-1.0), "negative mean square"), ("optimizer/leader/1.step", add(1), "of 7.0 steps of 6"),
-          ("optimizer/leader/1.step", add(0.5), "of 6.5 steps"), ("optimizer/leader/1.step", fill(0), "of 0.0 steps"), ("optimizer/leader/0.exp_avg", lambda t: t[:, :1], "no parameter of this optimiser has the state 0"),
-          ("optimizer/leader/0.exp_avg", lambda t: t.int(), "int32"), ("optimizer/follower/0.step", None, "no parameter of this optimiser"), ("network/leader/bias", None, "1 missing: bias"),
-          ("network/leader/weight", lambda t: t.T, "misshapen"), ("network/leader/weight", lambda t: t.long(), "1 of another type: weight torch.int64")]
+STATES = [
+    ("network/leader/weight", fill(float("nan")), "not finite numbers, in network/leader/weight"),
+    ("average/follower/bias", fill(float("inf")), "not finite numbers, in average"),
+    ("optimizer/leader/0.exp_avg", fill(float("nan")), "not finite"),
+    ("optimizer/leader/0.exp_avg_sq", fill(-1.0), "negative mean square"),
+    ("optimizer/leader/1.step", add(1), "of 7.0 steps of 6"), ("optimizer/leader/1.step", add(0.5), "of 6.5 steps"),
+    ("optimizer/leader/1.step", fill(0), "of 0.0 steps"),
+    ("optimizer/leader/0.exp_avg", lambda t: t[:, :1], "no parameter of this optimiser has the state 0"),
+    ("optimizer/leader/0.exp_avg", lambda t: t.int(), "int32"),
+    ("optimizer/follower/0.step", None, "no parameter of this optimiser"),
+    ("network/leader/bias", None, "1 missing: bias"), ("network/leader/weight", lambda t: t.T, "misshapen"),
+    ("network/leader/weight", lambda t: t.long(), "1 of another type: weight torch.int64")]
 
 @pytest.mark.parametrize("name, change, says", STATES)
 def test_what_a_state_holds_is_checked(half, tmp_path, name, change, says):
@@ -144,13 +151,17 @@ def test_what_a_state_holds_is_checked(half, tmp_path, name, change, says):
     save_checkpoint(run / "training", config, {"state": tensors})
     resumed(run, f"training.*{says}")
 
-@pytest.mark.parametrize("name", ["optimizer/leader/7.step", "optimizer/leader/x.step", "optimizer/leader/step", "network/third/weight", "other"])
+ELSE = ["optimizer/leader/7.step", "optimizer/leader/x.step", "optimizer/leader/step", "network/third/weight", "other"]
+
+@pytest.mark.parametrize("name", ELSE)
 def test_a_state_of_something_else_is_named(half, tmp_path, name):
     run = shutil.copytree(half, tmp_path / "run")
     save_checkpoint(run / "training", load_config(half / "training"), {"state": state(half) | {name: torch.ones(())}})
     resumed(run, "no parameter of this optimiser|1 foreign")
 
-CONFIGS = [("next", 0), ("next", -6), ("next", 6.0), ("next", "6"), ("next", None), ("next", 10**30), ("recipe", 7), ("recipe", None), ("config", None), ("config", []), ("config", {}), ("threads", 0), ("threads", "two")]
+CONFIGS = [
+    ("next", 0), ("next", -6), ("next", 6.0), ("next", "6"), ("next", None), ("next", 10**30), ("recipe", 7),
+    ("recipe", None), ("config", None), ("config", []), ("config", {}), ("threads", 0), ("threads", "two")]
 
 @pytest.mark.parametrize("key, value", CONFIGS)
 def test_what_a_state_s_config_says_is_checked(half, tmp_path, key, value):
@@ -169,7 +180,8 @@ def test_a_state_and_a_model_of_two_runs_are_told_apart(half, tmp_path):
     wider.config = lambda: {"kind": "pair", "width": 7}
     write_config(run / "training", load_config(half / "training") | {"config": wider.config()})
     write_config(run / "model", load_config(half / "model") | {"width": 8})
-    with pytest.raises(CheckpointError, match="of another run than training/, in width"): train(wider, run, resume=True, progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="of another run than training/, in width"):
+        train(wider, run, resume=True, progress=False, cpu=True)
     shutil.copytree(half / "training", run / "training", dirs_exist_ok=True)
     write_config(run / "model", load_config(half / "model") | {"step": 9})  # killed between the two: the model is newer
     train(Pair(), run, resume=True, progress=False, cpu=True)

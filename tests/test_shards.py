@@ -119,7 +119,9 @@ def test_a_web_server(shards):
         with pytest.raises(InputError, match='404'): shard_info(f'{here}/nowhere/{{}}')
     finally: server.shutdown(); server.server_close()
 
-@pytest.mark.parametrize('address', ['pipe:echo {}', 'pipe:echo', 'ftp://host/shards', 'sftp://host/{}', 'zip://a::https://host', 'data://x', '-://'])
+ADDRESSES = ['pipe:echo {}', 'pipe:echo', 'ftp://host/shards', 'sftp://host/{}', 'zip://a::https://host', 'data://x', '-://']
+
+@pytest.mark.parametrize('address', ADDRESSES)
 def test_other_addresses_are_refused(address):
     with pytest.raises(InputError, match='give a folder, or an address'): shard_info(address)
 
@@ -145,17 +147,23 @@ def test_damage_is_named(tmp_path):
     tar.unlink()
     with pytest.raises(ClipsonicError, match='clipsonic-000001.tar'): take(folder, 2, 3)
 
-NAMES = ['../set/clipsonic-000000.tar', '/etc/hosts', 'pipe:echo', 'parts/a.tar', 'https://host/a.tar', '..tar', '.hidden.tar', 'a.tar.gz', 'a\\b.tar', '', 'a.tar\n', '-']
+NAMES = [
+    '../set/clipsonic-000000.tar', '/etc/hosts', 'pipe:echo', 'parts/a.tar', 'https://host/a.tar', '..tar',
+    '.hidden.tar', 'a.tar.gz', 'a\\b.tar', '', 'a.tar\n', '-']
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_shard_is_a_plain_name(shards, tmp_path, name):
-    write_info(tmp_path, {name: 5}, **{k: v for k, v in shard_info(shards).items() if k not in ('kind', 'count', 'shards')})
+    about = {k: v for k, v in shard_info(shards).items() if k not in ('kind', 'count', 'shards')}
+    write_info(tmp_path, {name: 5}, **about)
     for address in tmp_path, f'file://{tmp_path}':
         with pytest.raises(InputError, match='shards.json.*plain name of a tar'): next(all_clips(address))
     with pytest.raises(InputError, match='has no shard'): read_shard(shards, name)
 
-WRONG = [('count', 22), ('count', '23'), ('count', True), ('dim', 0), ('dim', 1e9), ('sample_rate', -1), ('total_seconds', float('nan')), ('total_seconds', None),
-         ('labelled', 'all'), ('clip', {}), ('clip', {'name': 1, 'hash': ''}), ('shards', ['clipsonic-000000.tar']), ('shards', {'clipsonic-000000.tar': 2.0}), ('shards', {})]
+WRONG = [
+    ('count', 22), ('count', '23'), ('count', True), ('dim', 0), ('dim', 1e9), ('sample_rate', -1),
+    ('total_seconds', float('nan')), ('total_seconds', None), ('labelled', 'all'), ('clip', {}),
+    ('clip', {'name': 1, 'hash': ''}), ('shards', ['clipsonic-000000.tar']),
+    ('shards', {'clipsonic-000000.tar': 2.0}), ('shards', {})]
 
 @pytest.mark.parametrize('key, value', WRONG)
 def test_what_shards_json_says_is_checked(shards, tmp_path, key, value):
@@ -177,14 +185,22 @@ def flac(samples, rate=16000, channels=1):
 def meta(**changes): return json.dumps(json.loads(sample(0)['meta.json']) | changes).encode()
 
 MEMBERS = {
-    'no flac': (dict(audio_flac=b'RIFF'), 'clip .000000000.'), 'another rate': (dict(audio_flac=flac(9, 8000)), 'at 8000 Hz'), 'stereo': (dict(audio_flac=flac(9, channels=2)), '2 channels'),
-    'longer than it says': (dict(audio_flac=flac(99_000)), 'claims 99000 samples'), 'no sound': (dict(audio_flac=flac(0)), 'claims 0 samples|clip .000000000.'),
-    'another width': (dict(clip_npy=array(np.ones((3, 31)))), r'expected floats of the shape \(3, 32\)'), 'fewer frames': (dict(clip_npy=array(np.ones((2, 32)))), 'expected floats'),
-    'whole numbers': (dict(clip_npy=array(np.ones((3, 32), int))), 'int64'), 'not finite': (dict(clip_npy=array(np.full((3, 32), np.inf))), 'not finite'),
-    'no length': (dict(clip_npy=array(np.zeros((3, 32)))), 'without a length'), 'objects': (dict(clip_npy=b'none'), 'clip .000000000.'),
-    'no object': (dict(meta_json=b'[1]'), 'no object'), 'no JSON': (dict(meta_json=b'{'), 'clip .000000000.'), 'no id': (dict(meta_json=meta(id=None)), 'id is null'),
-    'no times': (dict(meta_json=meta(times=[])), 'frames lie at'), 'times beyond': (dict(meta_json=meta(times=[.5, 1.5, 9.])), 'frames lie at'),
-    'a time that is none': (dict(meta_json=meta(times=[.5, 'x', 2.])), r'times\[1\] is .x.'), 'times not finite': (dict(meta_json=meta(times=[.5, float('nan'), 2.])), 'times'),
+    'no flac': (dict(audio_flac=b'RIFF'), 'clip .000000000.'),
+    'another rate': (dict(audio_flac=flac(9, 8000)), 'at 8000 Hz'),
+    'stereo': (dict(audio_flac=flac(9, channels=2)), '2 channels'),
+    'longer than it says': (dict(audio_flac=flac(99_000)), 'claims 99000 samples'),
+    'no sound': (dict(audio_flac=flac(0)), 'claims 0 samples|clip .000000000.'),
+    'another width': (dict(clip_npy=array(np.ones((3, 31)))), r'expected floats of the shape \(3, 32\)'),
+    'fewer frames': (dict(clip_npy=array(np.ones((2, 32)))), 'expected floats'),
+    'whole numbers': (dict(clip_npy=array(np.ones((3, 32), int))), 'int64'),
+    'not finite': (dict(clip_npy=array(np.full((3, 32), np.inf))), 'not finite'),
+    'no length': (dict(clip_npy=array(np.zeros((3, 32)))), 'without a length'),
+    'objects': (dict(clip_npy=b'none'), 'clip .000000000.'), 'no object': (dict(meta_json=b'[1]'), 'no object'),
+    'no JSON': (dict(meta_json=b'{'), 'clip .000000000.'), 'no id': (dict(meta_json=meta(id=None)), 'id is null'),
+    'no times': (dict(meta_json=meta(times=[])), 'frames lie at'),
+    'times beyond': (dict(meta_json=meta(times=[.5, 1.5, 9.])), 'frames lie at'),
+    'a time that is none': (dict(meta_json=meta(times=[.5, 'x', 2.])), r'times\[1\] is .x.'),
+    'times not finite': (dict(meta_json=meta(times=[.5, float('nan'), 2.])), 'times'),
     'a label that is none': (dict(meta_json=meta(label=7)), 'label is 7')}
 
 @pytest.mark.parametrize('change, says', MEMBERS.values(), ids=MEMBERS)
