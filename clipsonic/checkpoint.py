@@ -5,15 +5,49 @@
 # %% ../nbs/03_checkpoint.ipynb #848ad9b0
 from __future__ import annotations
 import hashlib, json, math, re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from threading import get_ident
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 from .core import CheckpointError, ClipsonicError, InputError, later, whole_folder
 
 # %% auto #0
-__all__ = ['save_checkpoint', 'checkpoint_folder', 'load_config', 'load_tensors', 'counted', 'load_strict', 'check_replaceable',
-           'tensors_digest', 'check_finite', 'read_torch', 'describe', 'weights_folder', 'vocoder_folder']
+__all__ = ['AGAIN', 'file_digest', 'config_digest', 'write_config', 'save_checkpoint', 'checkpoint_folder', 'parsed',
+           'parsed_settings', 'load_config', 'check_finite', 'digest_of', 'load_tensors', 'counted', 'check_fit',
+           'load_strict', 'load_network', 'check_replaceable', 'tensors_digest', 'read_torch', 'unwrapped', 'describe',
+           'weights_folder', 'vocoder_folder']
 
 # %% ../nbs/03_checkpoint.ipynb #adef5d45
 torch = later("torch")  # so that a folder that is no checkpoint is refused without it
+
+# %% ../nbs/03_checkpoint.ipynb #33711742
+def file_digest(
+    file: str | Path,
+) -> str:  # 64 hexadecimal digits
+    "The SHA-256 of a file."
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while piece := opened.read(2**20): digest.update(piece)
+    return digest.hexdigest()
+
+def config_digest(
+    config: dict,  # in JSON's types
+) -> str:  # 64 hexadecimal digits
+    "The SHA-256 of a config's settings, whatever their order and layout in the file; its digests are left out."
+    settings = json.loads(json.dumps({key: value for key, value in config.items() if key != "sha256"}))
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+def write_config(
+    folder: str | Path,  # a checkpoint's, with its weights in it
+    config: dict,        # in JSON's types
+):
+    "Write `config.json`, with the digests of the folder's weights and its own under `sha256`."
+    digests = {"config.json": config_digest(config)}
+    digests |= {file.name: file_digest(file) for file in sorted(Path(folder).glob("*.safetensors"))}
+    (Path(folder) / "config.json").write_text(json.dumps({**config, "sha256": digests}, indent=2) + "\n")
 
 # %% ../nbs/03_checkpoint.ipynb #3aa66883
 def save_checkpoint(
@@ -28,7 +62,6 @@ def save_checkpoint(
     from safetensors.torch import save_file
     if not isinstance(config.get("kind"), str): raise InputError(f"a checkpoint's config needs a kind, such as 'denoiser': {config}")
     with whole_folder(folder) as partial:
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name, state in tensors.items():
             state = {k: v.detach().cpu().to(dtype if dtype and v.is_floating_point() else v.dtype).contiguous().clone()
                      for k, v in state.items()}
@@ -36,6 +69,7 @@ def save_checkpoint(
             except SafetensorError as error: raise ClipsonicError(f"could not write {folder}/{name}.safetensors: {error}") from error
         for name, content in (files or {}).items():
             (partial / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        write_config(partial, config)
 
 # %% ../nbs/03_checkpoint.ipynb #9917ffa7
 def checkpoint_folder(
@@ -46,20 +80,97 @@ def checkpoint_folder(
     meant = not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file()
     return folder / "model" if meant else folder
 
+# %% ../nbs/03_checkpoint.ipynb #d643ed56
+def _short(value):
+    "A value for an error, not too long."
+    return text if len(text := repr(value)) <= 80 else f"{text[:77]}..."
+
+def parsed(
+    annotation,  # a type, a dataclass, or tuple, list, dict, Literal, Annotated[…, low, high] and X | None of them
+    value,       # in JSON's types
+    key: str,    # names the value in the error
+):               # the value; lists as tuples and objects as dataclasses where they are annotated so
+    "A value that is what the annotation says. Raises ValueError that names the key, the value and what was expected."
+    def refuse(expected): raise ValueError(f"{key} is {_short(value)}: expected {expected}")
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        kind, low, high = args
+        return parsed(kind, value, key) if type(value) in (int, float) and low <= value <= high else \
+            refuse(f"a {'whole ' if kind is int else ''}number from {low} to {high}")
+    if type(None) in args: return None if value is None else parsed(args[0], value, key)
+    if origin is Literal: return value if value in args else refuse(f"one of {', '.join(map(repr, args))}")
+    if origin is dict:
+        if not isinstance(value, dict): refuse("an object")
+        return {k: parsed(args[1], v, f"{key}.{k}") for k, v in value.items()}
+    if origin in (list, tuple):
+        if not isinstance(value, (list, tuple)): refuse("a list")
+        kinds = [args[0]] * len(value) if origin is list or args[-1] is ... else args
+        if len(value) != len(kinds): refuse(f"{len(kinds)} values")
+        return origin(parsed(kind, v, f"{key}[{i}]") for i, (kind, v) in enumerate(zip(kinds, value)))
+    if is_dataclass(annotation): return _dataclass(annotation, value, key)
+    if annotation is float: return value if type(value) in (int, float) and math.isfinite(value) else refuse("a number")
+    if annotation is int and type(value) is int and abs(value) >= 2**53: refuse("a smaller number")
+    expected = {int: "a whole number", str: "a text", bool: "true or false", dict: "an object"}[annotation]
+    return value if type(value) is annotation else refuse(expected)
+
+# %% ../nbs/03_checkpoint.ipynb #709540a8
+def _dataclass(cls, value, key):
+    "The dataclass that an object of JSON describes. Raises ValueError."
+    if not isinstance(value, dict): raise ValueError(f"{key} is {_short(value)}: expected an object")
+    hints = get_type_hints(cls, include_extras=True)
+    if foreign := sorted(value.keys() - hints.keys()): raise ValueError(f"{key} has the unknown {_short(foreign)}")
+    given = {k: parsed(hints[k], v, f"{key}.{k}") for k, v in value.items()}
+    if lacking := [f.name for f in fields(cls) if f.default is f.default_factory is MISSING and f.name not in given]:
+        raise ValueError(f"{key} lacks {', '.join(lacking)}")
+    try: return cls(**given)
+    except ValueError as error: raise ValueError(f"{key}: {error}") from error
+
+def parsed_settings(
+    config: dict,    # in JSON's types
+    settings: dict,  # name → annotation
+) -> dict:           # these settings, as `parsed` returns them; those that are absent and may be are left out
+    "What an object of JSON says. Raises ValueError."
+    found = {}
+    for key, annotation in settings.items():
+        value = config.get(key)
+        if value is not None: found[key] = parsed(annotation, value, key)
+        elif type(None) not in get_args(annotation):
+            raise ValueError(f"{key} is {'null' if key in config else 'missing'}")
+    return found
+
 # %% ../nbs/03_checkpoint.ipynb #c5e380cc
+AGAIN = "Take the folder from another copy, or make it again"  # what to do about a damaged one
+
+def _config(file):
+    "What a config.json says, without a look at its digests. Raises CheckpointError."
+    try: config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not JSON: {error}. {AGAIN}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("kind"), str):
+        raise CheckpointError(f"{file} is not a clipsonic config: it names no kind. {AGAIN}")
+    try: parsed(dict[str, str] | None, config.get("sha256"), "sha256")
+    except ValueError as error: raise CheckpointError(f"{file}: {error}. {AGAIN}") from error
+    return config
+
 def load_config(
     folder: str | Path,
     kind: str | None = None,  # what the checkpoint must be; None: anything
-) -> dict:
+    settings: dict | None = None,  # name → annotation: what the config must say, besides anything else
+) -> dict:                    # the config, with these settings as `parsed` returns them
     "A checkpoint's config. Raises CheckpointError that says what was found instead."
     file = checkpoint_folder(folder) / "config.json"
     if not file.is_file(): raise CheckpointError(f"{folder} is not a checkpoint: {_found(Path(folder))}")
-    try: config = json.loads(file.read_text())
-    except ValueError as error: raise CheckpointError(f"{file} is not JSON: {error}") from error
-    found = config.get("kind") if isinstance(config, dict) else None
-    if not isinstance(found, str): raise CheckpointError(f"{file} is not a clipsonic config: it names no kind")
-    if kind is not None and found != kind: raise CheckpointError(f"{folder} holds a {found}, not a {kind}")
-    return config
+    config = _config(file)
+    what, settings = config["kind"][:80], settings or {}
+    if kind not in (None, what): raise CheckpointError(f"{folder} holds a {what}, not a {kind}")
+    try: found = parsed_settings(config, settings)
+    except ValueError as error:
+        said = f"in {file.name}, {error}"
+        raise CheckpointError(f"{folder}: its config describes no {what} of ours: {said}. {AGAIN}") from error
+    if (config.get("sha256") or {}).get(file.name) not in (None, config_digest(config)):
+        raise CheckpointError(f'{file} is damaged, or was changed after it was saved. {AGAIN}. '
+                              f'Changed on purpose? Remove the line "{file.name}" from its "sha256"')
+    return {key: value for key, value in config.items() if key not in settings} | found
 
 # %% ../nbs/03_checkpoint.ipynb #7bf08c61
 def _found(folder):
@@ -75,6 +186,27 @@ def _found(folder):
     return f"it holds no config.json, only {', '.join(inside[:5]) or 'nothing'}{', …' if len(inside) > 5 else ''}"
 
 # %% ../nbs/03_checkpoint.ipynb #bf89fa77
+def check_finite(
+    tensors: dict[str, torch.Tensor],
+    where: str | Path,  # names their source in the error
+):
+    "Raises CheckpointError that names the tensors with values that are not finite numbers."
+    if broken := [k for k, v in tensors.items() if not v.isfinite().all()]:
+        raise CheckpointError(f"{where} holds values that are not finite numbers, in {', '.join(broken[:5])}. {AGAIN}")
+
+
+def digest_of(
+    folder: str | Path,
+    name: str,  # of a file in it
+) -> str | None:  # None: the folder was saved before there were digests
+    "A file's SHA-256 when its folder was saved. Raises CheckpointError for a file that came later."
+    config = checkpoint_folder(folder) / "config.json"
+    digests = _config(config).get("sha256") if config.is_file() else None
+    if digests and name not in digests:
+        raise CheckpointError(f"{config.parent / name} was not saved with the folder. {AGAIN}")
+    return digests[name] if digests else None
+
+
 def load_tensors(
     folder: str | Path,
     name: str,  # file name without ending
@@ -86,9 +218,15 @@ def load_tensors(
     if not file.is_file():
         others = ", ".join(sorted(p.name for p in file.parent.glob("*.safetensors"))) or "no safetensors file"
         raise CheckpointError(f"{folder} lacks {file.name}; it holds {others}")
-    try: return load_file(file)
+    expected = digest_of(folder, file.name)
+    try: found, tensors = expected and file_digest(file), load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged ({file.stat().st_size} bytes): {error}") from error
+        raise CheckpointError(f"{file} is damaged ({file.stat().st_size} bytes): {error}. {AGAIN}") from error
+    if found != expected:
+        raise CheckpointError(f"{file} is damaged or another: its SHA-256 begins {found[:8]}, "
+                              f"and that in config.json {expected[:8]}. {AGAIN}")
+    if not expected: check_finite(tensors, file)
+    return tensors
 
 # %% ../nbs/03_checkpoint.ipynb #92aa188d
 def counted(
@@ -98,19 +236,64 @@ def counted(
     return "; ".join(f"{len(names)} {what}: {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}" for what, names in wrong.items() if names)
 
 
+def check_fit(
+    module: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    where: str | Path,  # names the source in the error
+):
+    "Raises CheckpointError that names each missing, foreign or misshapen tensor, and whole numbers for real ones."
+    own = module.state_dict()
+    wrong = {"missing": sorted(own.keys() - tensors.keys()), "foreign": sorted(tensors.keys() - own.keys()),
+             "misshapen": [f"{k} {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
+                           for k in own.keys() & tensors.keys() if tensors[k].shape != own[k].shape],
+             "of another type": [f"{k} {tensors[k].dtype} instead of {own[k].dtype}"
+                                 for k in own.keys() & tensors.keys()
+                                 if tensors[k].is_floating_point() != own[k].is_floating_point()]}
+    if any(wrong.values()): raise CheckpointError(f"the weights in {where} do not fit {type(module).__name__}: {counted(wrong)}")
+
+
 def load_strict(
     module: torch.nn.Module,
     tensors: dict[str, torch.Tensor],
     where: str | Path,  # names the source in the error
 ) -> torch.nn.Module:
-    "Copy `tensors` into `module`, in the module's dtype. Raises CheckpointError that names each missing, foreign or misshapen one."
-    own = module.state_dict()
-    wrong = {"missing": sorted(own.keys() - tensors.keys()), "foreign": sorted(tensors.keys() - own.keys()),
-             "misshapen": [f"{k} {tuple(tensors[k].shape)} instead of {tuple(own[k].shape)}"
-                           for k in own.keys() & tensors.keys() if tensors[k].shape != own[k].shape]}
-    if any(wrong.values()): raise CheckpointError(f"the weights in {where} do not fit {type(module).__name__}: {counted(wrong)}")
+    "Copy `tensors` into `module`, in the module's dtype. Raises CheckpointError, as `check_fit`."
+    check_fit(module, tensors, where)
     module.load_state_dict(tensors)
     return module
+
+# %% ../nbs/03_checkpoint.ipynb #c6a81215
+@contextmanager
+def _at_most(
+    numbers: int,  # of all parameters together
+    where: str | Path,  # names the config in the error
+):
+    "While the block lasts, this thread builds no larger network. Raises CheckpointError."
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+    here, built = get_ident(), 0
+    def count(module, name, parameter):
+        nonlocal built
+        if get_ident() != here or parameter is None: return
+        built += parameter.numel()
+        if built > numbers:
+            raise CheckpointError(f"{where}: its config describes a larger network than its weights. {AGAIN}")
+    hook = register_module_parameter_registration_hook(count)
+    try: yield
+    finally: hook.remove()
+
+
+def load_network(
+    make: Callable[[], torch.nn.Module],  # builds the network that the config describes
+    tensors: dict[str, torch.Tensor],
+    where: str | Path,  # names the source in the error
+) -> torch.nn.Module:
+    "The network with these weights. Raises CheckpointError where it cannot be built, or they do not fit."
+    room = 2 * sum(value.numel() for value in tensors.values()) + 2**22  # timm builds layers that it takes away again
+    try:
+        with _at_most(room, where): network = make()
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: its config describes no network of ours: {error}. {AGAIN}") from error
+    return load_strict(network, tensors, where)
 
 # %% ../nbs/03_checkpoint.ipynb #1f0c025a
 def check_replaceable(
@@ -142,14 +325,6 @@ class _Inert:
     def __setstate__(self, state): pass
 
 
-def check_finite(
-    tensors: dict[str, torch.Tensor],
-    where: str | Path,  # names their source in the error
-):
-    "Raises CheckpointError that names the tensors with values that are not finite numbers."
-    if broken := [k for k, v in tensors.items() if not v.isfinite().all()]: raise CheckpointError(f"{where} holds values that are not finite numbers, in {', '.join(broken[:5])}")
-
-
 def read_torch(
     file: str | Path,  # of torch.save
     inert: tuple[str, ...] = (),  # full names of classes whose objects are read as nothing
@@ -163,23 +338,54 @@ def read_torch(
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(f"{file} cannot be read as tensors: it is no file of torch.save, or is damaged, or holds objects that are not let in{f' ({foreign[1]})' if foreign else ''}") from error
 
+# %% ../nbs/03_checkpoint.ipynb #b1722057
+def _leaves(saved, before="", depth=4):
+    "(dotted name, value) of what is in dictionaries in dictionaries."
+    if not isinstance(saved, dict) or not depth: yield before[:-1].replace("_orig_mod.", ""), saved
+    else:
+        for key, value in saved.items(): yield from _leaves(value, f"{before}{key}.", depth - 1)
+
+
+def unwrapped(
+    saved,  # what `read_torch` has read
+    names: Iterable[str],  # of some of the network's tensors, as the publisher's own code has them
+    where: str | Path,  # names the source in the error
+    what: str,  # the network is, for the error
+) -> dict[str, torch.Tensor]:  # by such names
+    "A network's tensors, out of the dictionaries and prefixes that a trainer puts around them. Raises CheckpointError."
+    leaves = dict(_leaves(saved))
+    before = Counter(key.removesuffix(name) for name in names for key in leaves if f".{key}".endswith(f".{name}"))
+    best = max(before, key=lambda prefix: (before[prefix], prefix.count("ema"), -len(prefix)), default="")
+    found = {key.removeprefix(best): value for key, value in leaves.items() if key.startswith(best)}
+    if not before or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        holds = ", ".join(map(str, saved))[:80] if isinstance(saved, dict) else type(saved).__name__
+        raise CheckpointError(f"{where} holds no {what}: expected named tensors, and found {holds}")
+    return found
+
 # %% ../nbs/03_checkpoint.ipynb #7ae84db7
 def describe(
     folder: str | Path,
-) -> dict:  # kind, config, bytes, files: {name: {parameters, dtypes, bytes}}, parts: {subfolder: the same}
-    "What a checkpoint folder holds, and the checkpoints inside it. Raises CheckpointError."
+) -> dict:  # kind, config, parameters, bytes, agrees; files: name → parameters, dtypes, bytes, agrees; parts: likewise
+    "What a checkpoint holds, with those in it; `agrees`: with its digest, None without. Raises CheckpointError."
     from safetensors import SafetensorError, safe_open
     folder, files = checkpoint_folder(folder), {}
-    config = load_config(folder)
+    if not (folder / "config.json").is_file(): load_config(folder)  # raises
+    config = _config(folder / "config.json")
+    digests = config.get("sha256") or {}
+    agrees = config_digest(config) == digests["config.json"] if "config.json" in digests else None
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, "pt") as opened: slices = [opened.get_slice(key) for key in opened.keys()]
             shapes, dtypes = [s.get_shape() for s in slices], sorted({s.get_dtype() for s in slices})
-        except (SafetensorError, OSError) as error: raise CheckpointError(f"{file} is damaged: {error}") from error
-        files[file.stem] = {"parameters": sum(map(math.prod, shapes)), "dtypes": dtypes, "bytes": file.stat().st_size}
-    parts = {p.parent.name: describe(p.parent) for p in sorted(folder.glob("*/config.json"))}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged: {error}. {AGAIN}") from error
+        files[file.stem] = {"parameters": sum(map(math.prod, shapes)), "dtypes": dtypes, "bytes": file.stat().st_size,
+                            "agrees": file_digest(file) == digests.get(file.name) if digests else None}
+    inner = [config.parent for config in sorted(folder.glob("*/config.json")) if not config.parent.is_symlink()]
+    parts = {part.name: describe(part) for part in inner}
     return {"kind": config["kind"], "parameters": sum(p["parameters"] for p in (*files.values(), *parts.values())),
-            "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()), "config": config, "files": files, "parts": parts}
+            "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()), "config": config,
+            "agrees": agrees, "files": files, "parts": parts}
 
 # %% ../nbs/03_checkpoint.ipynb #02eaa0e7
 def weights_folder(

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .checkpoint import check_finite, load_config, load_strict, load_tensors, read_torch, tensors_digest, weights_folder
-from .clip import PocketTokenizer
-from .core import CheckpointError, InputError, pick_device
+from .checkpoint import check_finite, load_config, load_network, load_strict, load_tensors
+from .checkpoint import read_torch, tensors_digest, unwrapped, weights_folder
+from .clip import PocketTokenizer, Token, read_tokenizer
+from .core import CheckpointError, Count, InputError, Size, pick_device
 from .mel import MelConfig, log_mel
 
 # %% ../nbs/11_clap.ipynb #c882ad3f
@@ -167,10 +169,8 @@ def laion_tensors(
     file: str | Path,  # such as 630k-audioset-fusion-best.pt
 ) -> dict[str, torch.Tensor]:  # by laion_clap's names, without the unused
     "The tensors in LAION's file. Raises InputError and CheckpointError."
-    state = read_torch(file, INERT)
-    state = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no CLAP: expected a dict of tensors, perhaps under 'state_dict'")
-    state = {str(k).removeprefix("module."): v for k, v in state.items()}
+    names = ("logit_scale_a", "audio_branch.bn0.bias", "audio_projection.0.bias", "text_projection.0.bias")
+    state = unwrapped(read_torch(file, INERT), names, file, "CLAP")
     check_finite(state, file)
     return {k: v for k, v in state.items() if not UNUSED.match(k)}
 
@@ -260,16 +260,18 @@ def encode_text(self: Clap,
 @dataclass(frozen=True)
 class ClapConfig:
     "What the pocket CLAP is built from"
-    embed_dim: int = 128  # width of the shared space
-    audio_width: int = 24  # channels of the audio tower's first layer; eight times as many at its last
-    text_width: int = 128
-    text_heads: int = 4
-    text_layers: int = 2
-    context_length: int = 16  # tokens
+    embed_dim: Size = 128  # width of the shared space
+    audio_width: Size = 24  # channels of the audio tower's first layer; eight times as many at its last
+    text_width: Size = 128
+    text_heads: Count = 4
+    text_layers: Count = 2
+    context_length: Annotated[int, 3, 1024] = 16  # tokens
     mel: MelConfig = field(default_factory=MelConfig)  # what it listens to
 
     def __post_init__(self):
         if isinstance(self.mel, dict): object.__setattr__(self, "mel", MelConfig(**self.mel))
+        if self.text_width % self.text_heads:
+            raise InputError(f"text_width={self.text_width}: expected a multiple of text_heads={self.text_heads}")
 
 # %% ../nbs/11_clap.ipynb #5678dab1
 def convolve(c_in, c_out, kernel=3, stride=1):
@@ -352,12 +354,11 @@ def read_clap(
     device=None,  # the best there is by default
 ) -> Clap:
     "A pocket CLAP from its folder. Raises CheckpointError."
-    settings = load_config(folder, kind="clap")
-    try:
-        config, tokenizer = ClapConfig(**settings["model"]), PocketTokenizer(settings["vocabulary"], settings["model"]["context_length"])
-        with torch.random.fork_rng(devices=[]): model = PocketNetwork(config, tokenizer.vocab_size)
-    except (KeyError, TypeError, ValueError) as error: raise CheckpointError(f"{folder}: its config describes no CLAP of ours: {error}") from error
-    load_strict(model, load_tensors(folder, "model"), where=folder)
+    settings = load_config(folder, "clap", {"model": ClapConfig, "vocabulary": list[Token], "name": str | None})
+    config = settings["model"]
+    tokenizer = read_tokenizer(folder, settings["vocabulary"], config.context_length)
+    with torch.random.fork_rng(devices=[]):
+        model = load_network(lambda: PocketNetwork(config, tokenizer.vocab_size), load_tensors(folder, "model"), folder)
     return pocket_clap(model, tokenizer, config.mel, settings.get("name", "pocket"), device)
 
 # %% ../nbs/11_clap.ipynb #9139ddd2

@@ -281,7 +281,7 @@ def left_off(run: str) -> str:
     "What a run that was interrupted has saved."
     from clipsonic.checkpoint import load_config
     from clipsonic.core import CheckpointError
-    try: step = load_config(Path(run) / "training", kind="training")["next"]
+    try: step = load_config(Path(run) / "training", "training", {"next": int})["next"]
     except CheckpointError: return f"{run}: nothing was saved yet"
     return f"{run}: saved at step {step}; the same command with --resume goes on from there"
 
@@ -340,7 +340,13 @@ def model_lines(about: dict, indent: str = ""):
     "What `describe` found, line by line."
     dtypes = sorted({d for f in about["files"].values() for d in f["dtypes"]})
     yield f"{indent}{about['kind']}: {about['parameters']:,} parameters{' in ' + ', '.join(dtypes) if dtypes else ''}, {about['bytes'] / 1e6:.1f} MB"
-    yield from (f"{indent}  {key}: {short(value)}" for key, value in about["config"].items() if key != "kind" and value not in (None, [], {}))
+    config = {key: value for key, value in about["config"].items() if key != "kind" and value not in (None, [], {})}
+    digests = config.pop("sha256", None)
+    yield from (f"{indent}  {key}: {short(value)}" for key, value in config.items())
+    agree = {"config.json": about["agrees"]}
+    agree |= {f"{name}.safetensors": file["agrees"] for name, file in about["files"].items()}
+    changed = ", ".join(name for name, same in agree.items() if same is False)
+    yield f"{indent}  digests: {f'{changed} damaged or changed' if changed else 'agree' if digests else 'none'}"
     for name, part in about["parts"].items():
         yield f"{indent}  {name}/"
         yield from model_lines(part, indent + "    ")

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['KINDS', 'FORMATS', 'NEEDS', 'later', 'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'whole_file',
-           'whole_folder', 'check_writable', 'csv_lines', 'read_csv', 'media_kind', 'as_text', 'same_name', 'Audio',
-           'noise_streams', 'randn_streams', 'pick_device', 'runs_here']
+__all__ = ['Count', 'Size', 'Rate', 'KINDS', 'FORMATS', 'NEEDS', 'later', 'ClipsonicError', 'InputError', 'CheckpointError',
+           'MediaError', 'whole_file', 'whole_folder', 'check_writable', 'csv_lines', 'read_csv', 'media_kind',
+           'as_text', 'same_name', 'Audio', 'noise_streams', 'randn_streams', 'pick_device', 'runs_here']
 
 # %% ../nbs/00_core.ipynb #c7678613
 class later:
@@ -45,6 +46,11 @@ class MediaError(ClipsonicError):
     ):
         super().__init__(message)
         self.reason = reason
+
+# %% ../nbs/00_core.ipynb #8ae709d2
+Count = Annotated[int, 1, 1024]    # of layers, heads, blocks
+Size = Annotated[int, 1, 65536]    # of channels, bands, tokens, samples of a frame
+Rate = Annotated[int, 1, 192_000]  # Hz
 
 # %% ../nbs/00_core.ipynb #8e3233cf
 def _beside(path):

@@ -13,17 +13,17 @@ from functools import lru_cache
 from fastcore.basics import patch
 import torch
 import torch.nn.functional as F
-from .core import Audio, InputError
+from .core import Audio, InputError, Rate, Size
 
 # %% ../nbs/01_mel.ipynb #61a45aaa
 @dataclass(frozen=True)
 class MelConfig:
     "How a waveform becomes a log-mel spectrogram. Raises InputError for a combination that cannot work."
-    sample_rate: int = 16000        # Hz
-    n_fft: int = 2048               # samples that one frame sees; a multiple of hop_length
-    win_length: int = 2048          # samples of its window, at most n_fft
-    hop_length: int = 512           # samples from one frame to the next
-    n_mels: int = 64                # bands
+    sample_rate: Rate = 16000       # Hz
+    n_fft: Size = 2048              # samples that one frame sees; a multiple of hop_length
+    win_length: Size = 2048         # samples of its window, at most n_fft
+    hop_length: Size = 512          # samples from one frame to the next
+    n_mels: Size = 64               # bands
     f_min: float = 0.               # Hz
     f_max: float = 8000.            # Hz, at most half the sample rate
     floor: float = 1e-5             # mel magnitudes below this are taken for this

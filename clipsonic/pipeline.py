@@ -7,7 +7,6 @@ __all__ = ['SMALL_WORDS', 'PLAIN_WORDS', 'CALLS', 'check_clip', 'check_prior', '
            'bare', 'words_for', 'numbered', 'as_audio', 'kept', 'generate', 'pack']
 
 # %% ../nbs/52_pipeline.ipynb #eae01733
-import json
 import math
 import re
 import warnings
@@ -20,12 +19,13 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from fastcore.meta import delegates
 
-from .checkpoint import check_replaceable, checkpoint_folder, load_config, load_tensors, save_checkpoint
+from .checkpoint import check_replaceable, checkpoint_folder, load_config, load_tensors
+from .checkpoint import save_checkpoint, write_config
 from .clap import load_clap
 from .clip import load_clip
 from .core import Audio, CheckpointError, InputError, noise_streams, pick_device, whole_folder
 from .generation import Edit, film_condition, given_audio
-from .prior import Prior, load_prior
+from .prior import Prior, PriorConfig, load_prior
 from .request import LONGEST, SHORTEST, Request, check_names, check_prior_used, checked_model
 from .request import with_parameters, within
 from .systems import SYSTEMS, load_denoiser
@@ -51,11 +51,14 @@ def check_prior(
     clip,  # the CLIP at hand
 ):
     "Raises CheckpointError where a prior works in another space, or where one that has read labels is to be PD; InputError for another name."
-    config = load_config(folder, kind="prior")
+    says = {"model": PriorConfig, "clip": dict[str, str] | None, "reads_labels": bool | None}
+    config = load_config(folder, "prior", says)
     if name not in ("pd", "sd"): raise InputError(f"unknown prior {name!r}: choose from 'pd', 'sd'")
     if name == "pd" and config.get("reads_labels"): raise CheckpointError(f"the prior in {folder} has read the labels of videos: it is an SD prior, and no PD")
     if config.get("clip"): check_clip(config["clip"], clip.identity, folder, "prior")
-    if (width := config.get("model", {}).get("dim")) != clip.dim: raise CheckpointError(f"the prior in {folder} works on {width}-wide embeddings, and CLIP {clip.identity['name']!r} has {clip.dim}-wide ones")
+    if (width := config["model"].dim) != clip.dim:
+        raise CheckpointError(f"the prior in {folder} works on {width}-wide embeddings, "
+                              f"and CLIP {clip.identity['name']!r} has {clip.dim}-wide ones")
 
 # %% ../nbs/52_pipeline.ipynb #63dd56d9
 def fitting_vocoder(
@@ -409,5 +412,6 @@ def pack(
         for name, folder in parts.items():
             tensors = {file.stem: load_tensors(folder, file.stem) for file in sorted(folder.glob("*.safetensors"))}
             save_checkpoint(partial / name, load_config(folder), tensors, dtype=dtype)
-        for name, content in {"config.json": json.dumps(config, indent=2) + "\n", **(files or {})}.items(): (partial / name).write_text(content)
+        for name, content in (files or {}).items(): (partial / name).write_text(content)
+        write_config(partial, config)
     return out

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint import check_finite, check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint
-from .core import CheckpointError, InputError, pick_device, randn_streams
+from .checkpoint import check_finite, check_replaceable, counted, load_config, load_network, load_strict
+from .checkpoint import load_tensors, read_torch, save_checkpoint, unwrapped
+from .core import CheckpointError, Count, InputError, Size, pick_device, randn_streams
 from .diffusion import Diffusion, cosine_betas
 from .samplers import check_streams, ddim
 from .threads import on_threads
@@ -30,16 +31,20 @@ from .threads import on_threads
 @dataclass(frozen=True)
 class PriorConfig:
     "What a prior is built from; the defaults are the paper's, for ViT-L/14 (CLIPSonic Appendix A)"
-    dim: int = 768  # width of the CLIP space
-    depth: int = 12  # layers
-    heads: int = 12  # of attention
-    dim_head: int = 64  # width of a head
-    ff_mult: int = 4  # width inside a feed-forward layer, in multiples of `dim`
-    tokens: int = 77  # of a text
-    timesteps: int = 1000  # T of the cosine schedule
+    dim: Size = 768  # width of the CLIP space
+    depth: Count = 12  # layers
+    heads: Count = 12  # of attention
+    dim_head: Size = 64  # width of a head
+    ff_mult: Count = 4  # width inside a feed-forward layer, in multiples of `dim`
+    tokens: Size = 77  # of a text
+    timesteps: Size = 1000  # T of the cosine schedule
     cosine_attention: bool = True  # False for the published prior, which is older
-    steps: int = 64  # of a walk at use, where nobody asks for another number
-    samples: int = 2  # walks a text at use, likewise
+    steps: Size = 64  # of a walk at use, at most `timesteps`, where nobody asks for another number
+    samples: Count = 2  # walks a text at use, likewise
+
+    def __post_init__(self):
+        if self.steps > self.timesteps:
+            raise InputError(f"steps={self.steps}: expected at most timesteps={self.timesteps}")
 
 
 class LayerNorm(nn.Module):
@@ -270,12 +275,9 @@ def load_prior(
     device: str | torch.device | None = None,  # the best there is by default
 ) -> Prior:
     "A trained prior, ready to draw. Raises `CheckpointError`"
-    settings = load_config(folder, kind="prior")
-    try:
-        config = PriorConfig(**settings["model"])
-        network = DiffusionPriorNetwork(config)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error: raise CheckpointError(f"{folder}: its config describes no prior of ours: {error}") from error
-    load_strict(network, load_tensors(folder, "prior"), where=folder)
+    settings = load_config(folder, "prior", {"model": PriorConfig, "clip": dict[str, str] | None})
+    config = settings["model"]
+    network = load_network(lambda: DiffusionPriorNetwork(config), load_tensors(folder, "prior"), folder)
     return Prior(network.to(pick_device(device)).eval().requires_grad_(False), config, settings.get("clip"), str(folder))
 
 # %% ../nbs/23_prior.ipynb #9f088205
@@ -284,16 +286,16 @@ INERT = ("packaging.version.Version", "packaging.version._Version", "packaging._
 
 
 def published_prior_tensors(
-    state: dict,  # tensors by name, of a `DiffusionPrior` of about release 1.1
+    saved: dict,  # what the file of a `DiffusionPrior` of about release 1.1 holds
     config: PriorConfig,
     where: str | Path,  # names the source in errors
 ) -> dict:  # tensors by today's names
     "Every parameter under today's name. Raises `CheckpointError` that names what is missing or foreign"
     with torch.device("meta"): ours = DiffusionPriorNetwork(config).state_dict()
     absent = {"null_text_embeds": ours["null_text_embeds"].shape, "null_image_embed": ours["null_image_embed"].shape}
-    theirs = {name: f"net.{'null_text_embed' if name == 'null_text_encodings' else name}" for name in ours if name not in absent}
-    missing = [their for their in theirs.values() if their not in state]
-    foreign = [k for k in state if k not in theirs.values() and not k.startswith(("noise_scheduler.", "clip.")) and k != "_dummy"]
+    theirs = {name: "null_text_embed" if name == "null_text_encodings" else name for name in ours if name not in absent}
+    state = unwrapped(saved, theirs.values(), where, "prior")
+    missing, foreign = sorted(set(theirs.values()) - state.keys()), sorted(state.keys() - theirs.values())
     if missing or foreign: raise CheckpointError(f"the prior in {where} is not of the published layout: {counted({'missing': missing, 'foreign': foreign})}")
     tensors = {name: state[their].float() for name, their in theirs.items()} | {name: torch.zeros(shape) for name, shape in absent.items()}
     tensors["causal_transformer.rel_pos_bias.relative_attention_bias.weight"] = 128 * tensors["causal_transformer.rel_pos_bias.relative_attention_bias.weight"]
@@ -309,10 +311,8 @@ def convert_prior(
     "Converts the published prior, strictly. Raises `InputError` and `CheckpointError`"
     check_replaceable(out, "prior")
     if Path(file).resolve().is_relative_to(Path(out).resolve()): raise InputError(f"{file} lies in {out}, which would be replaced: give another folder")
-    state = read_torch(file, INERT, (dict, defaultdict))
-    state = next((state[k] for k in ("ema_model", "model") if isinstance(state, dict) and isinstance(state.get(k), dict)), state)
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no prior: expected a dict of tensors, perhaps under 'ema_model' or 'model'")
-    network, tensors = DiffusionPriorNetwork(config), published_prior_tensors(state, config, file)
+    saved = read_torch(file, INERT, (dict, defaultdict))
+    network, tensors = DiffusionPriorNetwork(config), published_prior_tensors(saved, config, file)
     load_strict(network, tensors, where=file)
     check_finite(network.state_dict(), file)
     save_checkpoint(out, prior_settings(config, clip) | {"converted": {"file": Path(file).name}}, {"prior": network.state_dict()})

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .clap import AudioTower
-from .checkpoint import load_config, load_strict, load_tensors, save_checkpoint
-from .core import InputError, pick_device
+from .checkpoint import load_config, load_network, load_tensors, save_checkpoint
+from .core import InputError, Size, pick_device
 from .fad import Estimate, recentred
 from .mel import MelConfig, log_mel
 
@@ -27,9 +27,9 @@ from .mel import MelConfig, log_mel
 @dataclass(frozen=True)
 class ClassifierConfig:
     "What a `Classifier` is built from"
-    classes: tuple  # names, in the order of the outputs
+    classes: tuple[str, ...]  # names, in the order of the outputs
     mel: MelConfig = field(default_factory=MelConfig)  # the spectrogram that it listens to
-    width: int = 32  # channels at the first layer; eight times as many at the last
+    width: Size = 32  # channels at the first layer; eight times as many at the last
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
@@ -245,7 +245,6 @@ def load_classifier(
     device: str | torch.device | None = None,  # the best there is by default
 ) -> Classifier:
     "A classifier in eval mode; `CheckpointError` for a folder that holds something else"
-    settings = load_config(folder, kind="classifier")
-    model = Classifier(ClassifierConfig(**settings["model"]))
-    load_strict(model, load_tensors(folder, "classifier"), folder)
+    config = load_config(folder, "classifier", {"model": ClassifierConfig})["model"]
+    model = load_network(lambda: Classifier(config), load_tensors(folder, "classifier"), folder)
     return model.to(pick_device(device)).eval().requires_grad_(False)

@@ -21,24 +21,24 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .core import InputError
+from .core import Count, InputError, Size
 from .threads import on_threads, whole_vectors
 
 # %% ../nbs/22_unet.ipynb #f5a05bce
 @dataclass(frozen=True)
 class UNetConfig:
     "What a `UNet` is built from; the defaults are the size that the paper trains. Raises InputError."
-    in_channels: int = 1  # a mel spectrogram is a picture with one channel
-    out_channels: int = 2  # ε, and v for the variance
-    channels: int = 128  # width of the first level
-    mult: tuple[int, ...] = (1, 2, 3, 4)  # width of each level, in multiples of `channels`
-    blocks: int = 3  # residual blocks a level
-    attention: tuple[int, ...] = (16, 8)  # levels that attend, named by the frames that a 64-frame input has there
-    heads: int = 4  # attention heads
-    condition_dim: int = 768  # width of the CLIP embedding
+    in_channels: Count = 1  # a mel spectrogram is a picture with one channel
+    out_channels: Count = 2  # ε, and v for the variance
+    channels: Size = 128  # width of the first level
+    mult: tuple[Count, ...] = (1, 2, 3, 4)  # width of each level, in multiples of `channels`
+    blocks: Count = 3  # residual blocks a level
+    attention: tuple[Count, ...] = (16, 8)  # levels that attend, named by the frames that a 64-frame input has there
+    heads: Count = 4  # attention heads
+    condition_dim: Size = 768  # width of the CLIP embedding
     conditioning: str = "add"  # "add": to the time embedding (CLIPSonic), or "concat": to every layer's output (CLIPSynth)
-    patch: int = 1  # side of the squares that are folded into channels
-    groups: int = 32  # of each normalisation; on a CPU, 16 channels or more a group are fast
+    patch: Count = 1  # side of the squares that are folded into channels
+    groups: Count = 32  # of each normalisation; on a CPU, 16 channels or more a group are fast
 
     def __post_init__(self):
         for name in ("mult", "attention"): object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives lists

@@ -25,8 +25,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from .checkpoint import check_finite, check_replaceable, counted, load_config, load_strict, load_tensors, read_torch, save_checkpoint, tensors_digest, vocoder_folder
-from .core import CheckpointError, InputError, pick_device
+from .checkpoint import check_finite, check_replaceable, counted, load_config, load_network, load_strict
+from .checkpoint import load_tensors, read_torch, save_checkpoint, tensors_digest, unwrapped, vocoder_folder
+from .core import CheckpointError, Count, InputError, Size, pick_device
 from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, log_mel, mel_pseudo_inverse, stft, stft_magnitude, with_phase
 from .threads import on_threads
 
@@ -67,10 +68,10 @@ class GriffinLim(nn.Module):
 class MelInversionConfig:
     "What a `MelInversion` is built from; the defaults are the pocket's 3 M parameters"
     mel: MelConfig = field(default_factory=MelConfig)  # the mel spectrogram that it undoes
-    width: int = 256  # channels of a frame
-    depth: int = 5  # blocks
-    kernel: int = 7  # frames that a block's convolution sees, odd
-    expansion: int = 4  # width inside a block, in multiples of `width`
+    width: Size = 256  # channels of a frame
+    depth: Count = 5  # blocks
+    kernel: Count = 7  # frames that a block's convolution sees, odd
+    expansion: Count = 4  # width inside a block, in multiples of `width`
 
     def __post_init__(self):
         if isinstance(self.mel, dict): object.__setattr__(self, "mel", MelConfig(**self.mel))
@@ -172,7 +173,7 @@ def magnitude_distance(
 class ISTFTHeadConfig:
     "What an `ISTFTHead` is built from"
     inversion: MelInversionConfig = field(default_factory=MelInversionConfig)  # guesses the magnitudes; the phases' blocks are as wide
-    depth: int = 5  # blocks for the phases
+    depth: Count = 5  # blocks for the phases
 
     def __post_init__(self):
         if isinstance(self.inversion, dict): object.__setattr__(self, "inversion", MelInversionConfig(**self.inversion))
@@ -223,11 +224,11 @@ class ISTFTHead(nn.Module):
 class GeneratorConfig:
     "What a `Generator` is built from; the defaults are BigVGAN-base's for this project's mel"
     mel: MelConfig = field(default_factory=MelConfig)  # what it makes a waveform of
-    channels: int = 512  # h_u: after the first convolution; every upsampling halves them
-    upsample_rates: tuple[int, ...] = (8, 8, 4, 2)  # their product is the mel's hop
-    upsample_kernels: tuple[int, ...] = (16, 16, 8, 4)  # k_u
-    kernels: tuple[int, ...] = (3, 7, 11)  # k_r: a residual block for each
-    dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))  # D_r of each block
+    channels: Size = 512  # h_u: after the first convolution; every upsampling halves them
+    upsample_rates: tuple[Count, ...] = (8, 8, 4, 2)  # their product is the mel's hop
+    upsample_kernels: tuple[Count, ...] = (16, 16, 8, 4)  # k_u
+    kernels: tuple[Count, ...] = (3, 7, 11)  # k_r: a residual block for each
+    dilations: tuple[tuple[Count, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))  # D_r of each block
     pairs: bool = True  # a plain convolution follows every dilated one (the published `resblock` 1; False: 2)
     activation: str = "snakebeta"  # BigVGAN: "snake" or "snakebeta"; HiFi-GAN: "leaky_relu"
     log_scale: bool = True  # snake's α and β are kept as logarithms
@@ -654,12 +655,11 @@ def load(
 ) -> Vocoder:
     "A vocoder, ready to use. `InputError` for a name that is none, `CheckpointError` for a folder that holds something else"
     if (folder := vocoder_folder(name)) is None: return cls()
-    settings = load_config(folder)
-    if settings["kind"] not in KINDS: raise CheckpointError(f"{name} holds a {settings['kind']}, not a vocoder ({' or '.join(KINDS)})")
-    configuration, network = KINDS[settings["kind"]]
-    try: network = network(configuration(**settings["model"]))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error: raise CheckpointError(f"{folder}: its config describes no {settings['kind']} of ours: {error}") from error
-    load_strict(network, load_tensors(folder, settings["kind"]), folder)
+    if (kind := load_config(folder)["kind"]) not in KINDS:
+        raise CheckpointError(f"{name} holds a {kind}, not a vocoder ({' or '.join(KINDS)})")
+    configuration, network = KINDS[kind]
+    config = load_config(folder, settings={"model": configuration})["model"]
+    network = load_network(lambda: network(config), load_tensors(folder, kind), folder)
     return cls(network.to(pick_device(device), memory_format=torch.channels_last).eval().requires_grad_(False))
 
 # %% ../nbs/24_vocoder.ipynb #de0e0d3b
@@ -734,11 +734,11 @@ def convert_vocoder(
     check_replaceable(out, "vocoder")
     if inside := [path for path in (file, config) if Path(path).resolve().is_relative_to(Path(out).resolve())]: raise InputError(f"{inside[0]} lies in {out}, which would be replaced: give another folder")
     state = read_torch(file)
-    state = state.get("generator", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise CheckpointError(f"{file} holds no generator: expected a dict of tensors, perhaps under 'generator'")
     try: network = Generator(published_config(settings))
     except (TypeError, ValueError, RuntimeError) as error: raise CheckpointError(f"{config} describes no generator: {error}") from error
-    load_strict(network, published_tensors(network, {str(k): v for k, v in state.items()}, file), file)
+    names = {published_name(name, network.config) for name in network.state_dict() if name.endswith(".bias")}
+    state = unwrapped(state, names, file, "generator")
+    load_strict(network, published_tensors(network, state, file), file)
     check_finite(network.state_dict(), file)
     save_vocoder(out, network, about={"converted": {"file": Path(file).name, "settings": settings}})
     return Path(out)

@@ -1,14 +1,22 @@
 "Checkpoints that are missing, foreign, damaged or half written, and what is said of them."
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 import pytest
 import torch
 
-from clipsonic.checkpoint import describe, load_config, load_strict, load_tensors, save_checkpoint, weights_folder
-from clipsonic.core import CheckpointError, ClipsonicError, InputError
+from clipsonic.checkpoint import (config_digest, describe, load_config, load_network, load_strict, load_tensors, parsed,
+                                  save_checkpoint, unwrapped, weights_folder, write_config)
+from clipsonic.clap import load_clap
+from clipsonic.core import CheckpointError, ClipsonicError, Count, InputError, Size
+from clipsonic.pipeline import Pipeline
+from clipsonic.scores import load_classifier
+from clipsonic.systems import load_denoiser
 
 def network(width=4): return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Linear(width, 1))
 
@@ -136,6 +144,176 @@ def test_killed_writer_leaves_a_whole_checkpoint(tmp_path, after):
     assert n >= after and all((load_tensors(run, name)["w"] == n).all() for name in ("model", "average"))
     save_checkpoint(tmp_path / "run", {"kind": "toy", "n": -1}, {})  # and life goes on
     assert load_config(tmp_path / "run")["n"] == -1
+
+# digests
+
+def test_every_change_of_a_weight_is_found(folder):
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    for at in range(len(whole) - 60, len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+        raises(["model.safetensors is damaged or another", "Take the folder from another copy"], load_tensors, folder, "model")
+    assert describe(folder)["files"]["model"]["agrees"] is False and describe(folder)["agrees"]
+    file.write_bytes(whole)
+    assert describe(folder)["files"]["model"]["agrees"] and len(load_tensors(folder, "model")) == 4
+
+def test_files_that_take_each_other_s_place(folder):
+    save_checkpoint(folder, {"kind": "toy"}, {"a": network().state_dict(), "b": network().state_dict()})
+    (folder / "a.safetensors").rename(folder / "c.safetensors")
+    (folder / "b.safetensors").rename(folder / "a.safetensors")
+    raises("a.safetensors is damaged or another", load_tensors, folder, "a")
+    raises("c.safetensors was not saved with the folder", load_tensors, folder, "c")
+    raises("lacks b.safetensors", load_tensors, folder, "b")
+
+def test_a_config_that_was_changed_by_hand(folder):
+    "Another order or layout is the same config; another value is refused, until its digest is taken out."
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(reversed(config.items()))))
+    assert load_config(folder)["width"] == 4
+    file.write_text(json.dumps(config | {"width": 5}))
+    raises(["config.json is damaged, or was changed", 'Remove the line "config.json"'], load_config, folder)
+    assert describe(folder)["agrees"] is False
+    del config["sha256"]["config.json"]
+    file.write_text(json.dumps(config | {"width": 5}))
+    assert load_config(folder)["width"] == 5 and len(load_tensors(folder, "model")) == 4
+    assert describe(folder)["agrees"] is None
+    for odd in (3, "x", ["a"], {"config.json": 1}):
+        file.write_text(json.dumps(config | {"sha256": odd}))
+        raises("sha256", load_config, folder)
+
+def older(folder):
+    "As it was saved before there were digests."
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text())
+        config.pop("sha256", None)
+        file.write_text(json.dumps(config))
+    return folder
+
+def test_an_older_folder_is_taken_if_its_weights_are_finite(folder):
+    assert load_config(older(folder)) == {"kind": "toy", "width": 4} and len(load_tensors(folder, "model")) == 4
+    assert describe(folder)["agrees"] is None and describe(folder)["files"]["model"]["agrees"] is None
+    save_checkpoint(folder, {"kind": "toy"}, {"model": {"w": torch.tensor([1.0, float("nan")])}})
+    raises("not finite numbers, in w", load_tensors, older(folder), "model")
+
+def test_a_digest_is_of_what_is_saved():
+    digest = config_digest({"a": 1, "b": (1, 2)})
+    assert digest == config_digest({"b": [1, 2], "a": 1, "sha256": {"x": "y"}}) != config_digest({"a": 2, "b": [1, 2]})
+
+def test_shipped_weights_are_as_they_were_saved():
+    def agree(about): return about["agrees"] and all(f["agrees"] for f in about["files"].values())
+    for name in ("pocket", "pocket-clap", "pocket-listener", "pocket-bigvgan"):
+        about = describe(weights_folder(name))
+        assert agree(about) and all(map(agree, about["parts"].values())), name
+
+# what a config says
+
+@dataclass
+class Part:
+    size: Size
+    rate: float = 1.0
+
+@dataclass
+class Whole:
+    count: Count = 2
+    parts: tuple[Part, ...] = ()
+    pair: tuple[int, int] = (0, 0)
+    name: str | None = None
+    way: Literal["up", "down"] = "up"
+    on: bool = True
+    share: Annotated[float, 0, 1] = 0.5
+    words: dict[str, list[str]] = field(default_factory=dict)
+
+def test_a_config_becomes_what_it_is_annotated_as():
+    given = {"count": 3, "parts": [{"size": 1}, {"size": 2, "rate": 4}], "pair": [5, -6], "way": "down", "share": 1,
+             "words": {"a": ["b"]}}
+    assert parsed(Whole, given, "model") == Whole(3, (Part(1), Part(2, 4)), (5, -6), None, "down", True, 1, {"a": ["b"]})
+
+REFUSED = [
+    ("count", "3"), ("count", 3.0), ("count", True), ("count", None), ("count", 0), ("count", -1), ("count", 10**9),
+    ("count", 10**40), ("count", [3]), ("pair", [1]), ("pair", [1, 2, 3]), ("pair", 7), ("pair", "12"),
+    ("pair", [1, 2**60]), ("parts", {}), ("parts", [{}]), ("parts", [{"size": 1, "zzz": 2}]),
+    ("parts", [{"size": 0}]), ("parts", [7]), ("parts", [{"size": 1, "rate": "fast"}]),
+    ("parts", [{"size": 1, "rate": float("nan")}]), ("parts", [{"size": 1, "rate": True}]), ("name", 7),
+    ("name", []), ("way", "left"), ("way", None), ("way", ["up"]), ("on", 1), ("on", "true"), ("share", 1.01),
+    ("share", float("inf")), ("share", False), ("words", []), ("words", {"a": "b"}), ("words", {"a": [1]}),
+    ("zzz", 1)]
+
+@pytest.mark.parametrize("key, value", REFUSED, ids=str)
+def test_what_a_config_says_is_checked(key, value):
+    with pytest.raises(ValueError, match=f"^model.*{key}"): parsed(Whole, {key: value}, "model")
+
+def test_a_network_larger_than_its_weights_is_not_built():
+    def deep(): return torch.nn.Sequential(*[torch.nn.Linear(1000, 1000) for _ in range(10**6)])
+    raises("larger network than its weights", load_network, deep, network().state_dict(), "run")
+    raises("describes no network", load_network, lambda: torch.nn.MultiheadAttention(4, 3), network().state_dict(), "run")
+    whole = {k: v.int() if k[0] == "0" else v for k, v in network().state_dict().items()}
+    raises("2 of another type: 0.bias torch.int32", load_network, network, whole, "run")
+
+def put(config, path, value):
+    *above, last = path.split(".")
+    for key in above: config = config[key]
+    config[last] = value
+
+DAMAGE = [
+    ("denoiser", "unet.channels", "16"), ("denoiser", "unet.channels", 4096), ("denoiser", "unet.mult", [1, 0]),
+    ("denoiser", "unet.attention", None), ("denoiser", "mel.hop_length", 0), ("denoiser", "mel.low", [0]),
+    ("denoiser", "mel", 3), ("denoiser", "diffusion.timesteps", 10**9), ("denoiser", "diffusion.schedule", "linear"),
+    ("denoiser", "diffusion.prediction", 1), ("denoiser", "clip", "tiny"), ("denoiser", "steps", 0),
+    ("denoiser", "sampler", "none"), ("denoiser", "frames", 10**6), ("denoiser", "guidance_interval", [900, 100]),
+    ("denoiser", "guidance_interval", [0]), ("clip", "model.text_heads", 3), ("clip", "model.std", [0, 1, 1]),
+    ("clip", "model.mean", [0, 0]), ("clip", "model.image_size", None),
+    ("clip", "model.vision", "hf-hub:somebody/model"), ("clip", "model.text_layers", 900),
+    ("clip", "vocabulary", [3, 2, 1]), ("clip", "vocabulary", [10**9]), ("clip", "vocabulary", None),
+    ("vocoder", "model.depth", 1.5), ("vocoder", "model.kernel", 4), ("vocoder", "model.width", 65536),
+    ("vocoder", "model.mel.n_fft", float("nan")), ("vocoder", "model", []), ("", "knows", [7]),
+    ("", "knows_threshold", "high"), ("", "template", False)]
+
+@pytest.mark.parametrize("part, path, value", DAMAGE, ids=str)
+def test_a_damaged_config_is_named(runs, tmp_path, part, path, value):
+    "Without digests, as in an older folder: types and bounds alone."
+    model = older(shutil.copytree(runs / "model", tmp_path / "model"))
+    config = json.loads((model / part / "config.json").read_text())
+    put(config, path, value)
+    (model / part / "config.json").write_text(json.dumps(config))
+    said = f"{model / part}.*[.] Take the folder from another copy"
+    with pytest.raises(CheckpointError, match=said): Pipeline.load(model, "cpu")
+
+def test_other_loaders_name_a_damaged_config(runs, tmp_path):
+    for load, source, path, value in ((load_clap, weights_folder("pocket-clap"), "model.audio_width", 0),
+                                      (load_classifier, weights_folder("pocket-listener"), "model.classes", [1, 2]),
+                                      (load_denoiser, runs / "denoiser" / "model", "unet.heads", -1)):
+        folder = shutil.copytree(source, tmp_path / load.__name__)
+        config = load_config(folder)
+        put(config, path, value)
+        write_config(folder, config)
+        raises(["config.json, " + path, "Take the folder from another copy"], load, folder)
+
+# what others have saved
+
+STATE = {"conv.weight": torch.ones(2), "conv.bias": torch.zeros(1), "out.bias": torch.zeros(1)}
+def under(prefix, state=STATE): return {prefix + k: v for k, v in state.items()}
+OTHER = {k: v + 7 for k, v in STATE.items()}
+WRAPPED = [
+    STATE, {"state_dict": STATE},
+    {"model": STATE, "epoch": 3, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}},
+    {"generator": under("module.")}, under("net."), under("_orig_mod."), under("module._orig_mod."),
+    {"state_dict": under("model.generator.") | under("model.discriminator.", {"out.bias": torch.ones(1)})},
+    {"model": OTHER, "ema_model": STATE},
+    {"ema": under("ema_model.") | under("online_model.", OTHER) | {"step": torch.tensor(3)}},
+    {"conv._orig_mod.weight": STATE["conv.weight"], "conv._orig_mod.bias": STATE["conv.bias"], "out.bias": STATE["out.bias"]}]
+
+@pytest.mark.parametrize("saved", WRAPPED, ids=lambda saved: ", ".join(map(str, saved)))
+def test_wrappers_of_trainers_are_taken_off(saved):
+    found = unwrapped(saved, ["conv.bias", "out.bias"], "their.pt", "generator")
+    assert found.keys() == STATE.keys() and all(torch.equal(found[k], STATE[k]) for k in STATE)
+
+def test_what_holds_no_network_is_named():
+    for saved in ({}, [1], None, torch.zeros(1), {"state_dict": {}}, {"conv.bias": 3}, {"optimizer": {"out": torch.zeros(1)}}):
+        raises(["their.pt holds no generator", "found"], unwrapped, saved, ["conv.bias", "out.bias"], "their.pt", "generator")
+    round_ = {"out.bias": torch.zeros(1)}
+    round_["model"] = round_  # a dictionary may hold itself
+    raises("holds no toy", unwrapped, round_, ["conv.bias"], "their.pt", "toy")
 
 def test_interrupted_swap_is_named(folder):
     folder.rename(folder.with_name(".run.previous"))

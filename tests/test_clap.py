@@ -108,6 +108,14 @@ def test_a_file_is_read_without_running_anything(tmp_path, state):
     write_file(tmp_path / 'nan.pt', state | {'text_projection.0.bias': torch.full((16,), torch.nan)})
     with pytest.raises(CheckpointError, match='not finite numbers, in text_projection.0.bias'): laion_tensors(tmp_path / 'nan.pt')
 
+def test_other_trainers_wrappers_are_taken_off(tmp_path, state):
+    compiled, silent = {f'_orig_mod.module.{k}': v for k, v in state.items()}, {k: v * 0 for k, v in state.items()}
+    for wrapped in state, {'model': compiled}, {'ema': state, 'model': silent}:
+        torch.save(wrapped, tmp_path / 'theirs.pt')
+        found = laion_tensors(tmp_path / 'theirs.pt')
+        assert found.keys() == {k for k in state if not UNUSED.match(k)}
+        assert all(torch.equal(found[k], state[k]) for k in found)
+
 def test_a_tokenizer_that_is_missing_or_anothers_is_refused(transformers, tmp_path):
     with pytest.raises(InputError, match='lacks vocab.json and merges.txt.*roberta-base'): RobertaTokens(tmp_path)
     write_tokenizer(tmp_path)
@@ -194,11 +202,13 @@ def test_what_is_not_read_of_a_text_is_known(pocket):
 def test_a_pocket_clap_that_is_none_is_refused(tmp_path):
     import shutil
 
-    from clipsonic.checkpoint import weights_folder
+    from clipsonic.checkpoint import load_config, weights_folder, write_config
     with pytest.raises(CheckpointError, match='classifier'): load_clap(weights_folder('pocket-listener'))
     with pytest.raises(InputError, match="leave 'words' out"): load_clap('pocket', tokenizer='words')
     folder = shutil.copytree(weights_folder('pocket-clap'), tmp_path / 'clap')
-    config = json.loads((folder / 'config.json').read_text())
-    for change, says in [({'vocabulary': None}, 'describes no CLAP'), ({'model': {'width': 3}}, 'describes no CLAP'), ({'vocabulary': config['vocabulary'][:9]}, 'size|shape')]:
-        (folder / 'config.json').write_text(json.dumps(config | change))
+    config = load_config(folder)
+    words = config['vocabulary']
+    for change, says in [({'vocabulary': None}, 'vocabulary is null'), ({'model': {'width': 3}}, r"has the unknown .'width'"),
+                         ({'vocabulary': words[::-1]}, 'ascending order'), ({'vocabulary': words[:9]}, 'misshapen')]:
+        write_config(folder, config | change)
         with pytest.raises(CheckpointError, match=says): load_clap(folder)

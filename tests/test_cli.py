@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from clipsonic import __version__
-from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, weights_folder
+from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, weights_folder, write_config
 from clipsonic.cli import file_name, main, parser, sound_paths, what_next
 from clipsonic.core import Audio, ClipsonicError
 from clipsonic.video import probe, read_frames, write_video
@@ -166,6 +166,23 @@ def test_info_about_models_and_media(run, here, model):
     run('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast)
     status, out, _ = run('info', 'a.wav')
     assert status == 0 and 'sample_rate: 16000' in out
+
+def test_info_says_whether_digests_agree(run, here, model):
+    shutil.copytree(model, 'odd')
+    assert run('info', 'odd')[1].count('digests: agree') == 4
+    file = Path('odd/clip/model.safetensors')
+    file.write_bytes(file.read_bytes()[:-1] + b'x')
+    config = json.loads(Path('odd/denoiser/config.json').read_text())
+    Path('odd/denoiser/config.json').write_text(json.dumps(config | {'steps': 4}))
+    config = json.loads(Path('odd/vocoder/config.json').read_text())
+    del config['sha256']
+    Path('odd/vocoder/config.json').write_text(json.dumps(config))
+    status, out, _ = run('info', 'odd')
+    said = [line.strip() for line in out.splitlines() if 'digests:' in line]
+    assert status == 0 and said == ['digests: agree', 'digests: model.safetensors damaged or changed',
+                                    'digests: config.json damaged or changed', 'digests: none']
+    status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
+    assert status == 2 and 'config.json is damaged, or was changed' in err
 
 def test_info_about_shards(run, here):
     from clipsonic.shards import write_info
@@ -501,8 +518,7 @@ def test_a_published_vocoder_plays(run, here, model):
 @pytest.mark.parametrize('part, change', [('vocoder', {'model': {'depths': 1}}), ('vocoder', {'model': None}), ('clip', {'vocabulary': None}), ('clip', {'model': {'embed_dim': 'wide'}})])
 def test_configs_that_describe_nothing(run, here, model, part, change):
     shutil.copytree(model, 'odd')
-    config = Path('odd', part, 'config.json')
-    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    write_config(f'odd/{part}', load_config(f'odd/{part}') | change)
     status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
     assert status == 2 and f'{part}: its config describes no' in err and len(said(err)) == 1
 
@@ -516,12 +532,12 @@ def test_a_clip_that_is_none_is_named(run, here, runs):
 def test_an_image_tower_that_is_none(run, here, model):
     "The image tower is built when the first picture comes: a text is not stopped by it."
     shutil.copytree(model, 'odd')
-    config = json.loads(Path('odd/clip/config.json').read_text())
+    config = load_config('odd/clip')
     config['model']['vision'] = 'resnet-none'
-    Path('odd/clip/config.json').write_text(json.dumps(config))
+    write_config('odd/clip', config)
     assert run('generate', 'a dog', '--model', 'odd', '-o', 'a.wav', *fast)[0] == 0
     status, _, err = run('generate', '--image', 'photo.png', '--model', 'odd', '-o', 'b.wav', *fast)
-    assert status == 2 and 'its config describes no CLIP' in err and 'resnet-none' in err and not Path('b.wav').exists()
+    assert status == 2 and 'its config describes no network' in err and 'resnet-none' in err and not Path('b.wav').exists()
 
 def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
     from clipsonic.shards import made_up_shards

@@ -1,6 +1,7 @@
 """The training loop's edges: refusing, resuming, killed runs, losses that are not numbers."""
 import csv
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from clipsonic.core import CheckpointError, ClipsonicError, InputError
-from clipsonic.checkpoint import load_config, load_tensors
+from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, write_config
 from clipsonic.engine import Engine, Recipe, Training, step_generator, train
 from clipsonic.threads import cores, exactly_threads
 
@@ -106,6 +107,95 @@ def test_a_run_is_not_overwritten_and_not_mixed(tmp_path):
     with pytest.raises(InputError, match="is a file"): train(Pair(), tmp_path / "file", progress=False, cpu=True)
     with pytest.raises(InputError, match="batch_size=0"): train(Pair(), tmp_path / "none", batch_size=0, progress=False, cpu=True)
     with pytest.raises(InputError, match="steps=0"): train(Pair(), tmp_path / "zero", steps=0, progress=False, cpu=True)
+
+# states that are damaged
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    "A run of twelve steps after six."
+    train(Pair(), tmp_path_factory.mktemp("half") / "run", steps=6, progress=False, cpu=True)
+    return next(tmp_path_factory.getbasetemp().glob("half*/run"))
+
+def resumed(run, says):
+    with pytest.raises(CheckpointError, match=says): train(Pair(), run, resume=True, progress=False, cpu=True)
+
+def test_a_changed_state_is_found_by_its_digest(half, tmp_path):
+    run = shutil.copytree(half, tmp_path / "run")
+    for name in "training/state.safetensors", "training/config.json":
+        file = run / name
+        whole = file.read_bytes()
+        at = len(whole) - 9 if name.endswith("safetensors") else whole.index(b'"next": 6') + 8
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+        resumed(run, f"{name} is damaged")
+        file.write_bytes(whole)
+    train(Pair(), run, resume=True, progress=False, cpu=True)
+
+def add(value): return lambda tensor: tensor + value
+def fill(value): return lambda tensor: torch.full_like(tensor, value)
+
+STATES = [
+    ("network/leader/weight", fill(float("nan")), "not finite numbers, in network/leader/weight"),
+    ("average/follower/bias", fill(float("inf")), "not finite numbers, in average"),
+    ("optimizer/leader/0.exp_avg", fill(float("nan")), "not finite"),
+    ("optimizer/leader/0.exp_avg_sq", fill(-1.0), "negative mean square"),
+    ("optimizer/leader/1.step", add(1), "of 7.0 steps of 6"), ("optimizer/leader/1.step", add(0.5), "of 6.5 steps"),
+    ("optimizer/leader/1.step", fill(0), "of 0.0 steps"),
+    ("optimizer/leader/0.exp_avg", lambda t: t[:, :1], "no parameter of this optimiser has the state 0"),
+    ("optimizer/leader/0.exp_avg", lambda t: t.int(), "int32"),
+    ("optimizer/follower/0.step", None, "no parameter of this optimiser"),
+    ("network/leader/bias", None, "1 missing: bias"), ("network/leader/weight", lambda t: t.T, "misshapen"),
+    ("network/leader/weight", lambda t: t.long(), "1 of another type: weight torch.int64")]
+
+@pytest.mark.parametrize("name, change, says", STATES)
+def test_what_a_state_holds_is_checked(half, tmp_path, name, change, says):
+    "Saved so, digest and all."
+    run, config = shutil.copytree(half, tmp_path / "run"), load_config(half / "training")
+    tensors = state(half)
+    value = tensors.pop(name)
+    if change: tensors[name] = change(value)
+    save_checkpoint(run / "training", config, {"state": tensors})
+    resumed(run, f"training.*{says}")
+
+ELSE = ["optimizer/leader/7.step", "optimizer/leader/x.step", "optimizer/leader/step", "network/third/weight", "other"]
+
+@pytest.mark.parametrize("name", ELSE)
+def test_a_state_of_something_else_is_named(half, tmp_path, name):
+    run = shutil.copytree(half, tmp_path / "run")
+    save_checkpoint(run / "training", load_config(half / "training"), {"state": state(half) | {name: torch.ones(())}})
+    resumed(run, "no parameter of this optimiser|1 foreign")
+
+CONFIGS = [
+    ("next", 0), ("next", -6), ("next", 6.0), ("next", "6"), ("next", None), ("next", 10**30), ("recipe", 7),
+    ("recipe", None), ("config", None), ("config", []), ("config", {}), ("threads", 0), ("threads", "two")]
+
+@pytest.mark.parametrize("key, value", CONFIGS)
+def test_what_a_state_s_config_says_is_checked(half, tmp_path, key, value):
+    run = shutil.copytree(half, tmp_path / "run")
+    write_config(run / "training", load_config(run / "training") | {key: value})
+    resumed(run, "kind None, now 'pair'" if value == {} else f"in config.json, {key} is ")
+
+def test_a_state_and_a_model_of_two_runs_are_told_apart(half, tmp_path):
+    run = shutil.copytree(half, tmp_path / "run")
+    write_config(run / "training", load_config(run / "training") | {"next": 7})
+    resumed(run, "model/ is of step 6, and training/ of step 7")
+    shutil.copytree(half / "training", run / "training", dirs_exist_ok=True)
+    write_config(run / "model", load_config(run / "model") | {"kind": "toy"})
+    resumed(run, "holds a toy, not a pair")
+    wider = Pair()
+    wider.config = lambda: {"kind": "pair", "width": 7}
+    write_config(run / "training", load_config(half / "training") | {"config": wider.config()})
+    write_config(run / "model", load_config(half / "model") | {"width": 8})
+    with pytest.raises(CheckpointError, match="of another run than training/, in width"):
+        train(wider, run, resume=True, progress=False, cpu=True)
+    shutil.copytree(half / "training", run / "training", dirs_exist_ok=True)
+    write_config(run / "model", load_config(half / "model") | {"step": 9})  # killed between the two: the model is newer
+    train(Pair(), run, resume=True, progress=False, cpu=True)
+
+@pytest.mark.parametrize("text", [b"", b"step\nx\n", b"a,b\n1,2\n", b"loss,step\n1\n", b"\xff\xfe"])
+def test_a_damaged_log_is_named(half, tmp_path, text):
+    run = shutil.copytree(half, tmp_path / "run")
+    (run / "log.csv").write_bytes(text)
+    resumed(run, "log.csv is damaged.*rename it")
 
 def test_training_that_went_wrong_stops_and_says_so(tmp_path):
     class Lost(Pair):

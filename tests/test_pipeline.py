@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint
+from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint, write_config
 from clipsonic.core import CheckpointError, InputError, MediaError, noise_streams
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
@@ -346,8 +346,7 @@ def test_a_prompt_with_an_unknown_word(pipe):
 def test_a_prompt_far_from_all_that_is_known(home, tmp_path):
     model = shutil.copytree(home/'model', tmp_path/'model')
     for threshold, count in (1.5, 1), (-1.5, 0):
-        config = (model/'config.json').read_text().replace('"knows_threshold": null', f'"knows_threshold": {threshold}')
-        (tmp_path/'model'/'config.json').write_text(config)
+        write_config(model, load_config(model) | {'knows_threshold': threshold})
         warnings_ = said(Pipeline.load(model, 'cpu'), 'a dog barking')
         assert len(warnings_) == count
         assert all('none of the 3 sounds' in w and '(nearest: ' in w and '\n' not in w for w in warnings_)

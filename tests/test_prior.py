@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from golden_prior import FIXTURE, LATER, SMALL, TOKENS, given, weight
 
-from clipsonic.checkpoint import load_config, load_tensors
+from clipsonic.checkpoint import load_config, load_tensors, tensors_digest
 from clipsonic.core import CheckpointError, InputError, noise_streams
 from clipsonic.prior import Prior, PriorConfig, DiffusionPriorNetwork, convert_prior, given_text, load_prior
 
@@ -52,6 +52,17 @@ def test_the_published_prior_says_the_same(golden, published, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(load_prior(convert_prior(plain, tmp_path / "plain", OLD), "cpu").network.state_dict().values(), prior.network.state_dict().values()))
 
 
+@pytest.mark.parametrize("wrap", [lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
+                                  lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
+                                  lambda state: {k.removeprefix("net."): v for k, v in state.items()}], ids=["parallel", "compiled", "bare"])
+def test_other_trainers_wrappers_are_taken_off(published, tmp_path, wrap):
+    digests = []
+    for number, state in enumerate((published, wrap(published))):
+        torch.save(state, tmp_path / "prior.pth")
+        digests.append(tensors_digest(load_tensors(convert_prior(tmp_path / "prior.pth", tmp_path / str(number), OLD), "prior")))
+    assert digests[0] == digests[1]
+
+
 def test_the_later_release_says_the_same_and_learns_the_same():
     with np.load(LATER) as file: guess, gradients = torch.from_numpy(file["guess"]), json.loads(file["gradients"].item())
     network = DiffusionPriorNetwork(PriorConfig(**SMALL, tokens=TOKENS))
@@ -72,8 +83,8 @@ def test_what_is_not_the_published_prior(published, tmp_path, capsys):
         with pytest.raises(CheckpointError, match=match): convert_prior(tmp_path / "odd.pth", tmp_path / "out", config)
         assert not (tmp_path / "out").exists()
     lacking = {k: v for k, v in published.items() if "layers.1.0.to_q" not in k}
-    refused(lacking, "1 missing: net.causal_transformer.layers.1.0.to_q.weight")
-    refused(published | {"net.null_text_embeds": torch.zeros(1, 1, 32)}, "1 foreign: net.null_text_embeds")
+    refused(lacking, "1 missing: causal_transformer.layers.1.0.to_q.weight")
+    refused(published | {"net.null_text_embeds": torch.zeros(1, 1, 32)}, "1 foreign: null_text_embeds")
     refused(published | {"net.learned_query": torch.zeros(9)}, "learned_query")
     refused({"a": 1}, "holds no prior")
     refused([1], "holds no prior")

@@ -1,6 +1,10 @@
 """Reading shards: order, resuming, sharing among processes, damage."""
 import io
 import json
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 
 import numpy as np
@@ -101,8 +105,25 @@ def test_the_same_clips_give_the_same_bytes(shards, tmp_path):
 
 def test_addresses(shards):
     near = take(shards, 3, 4)
-    for address in f'file://{shards}', f'file://{shards}/', f'pipe:cat {shards}/{{}}':
+    for address in f'file://{shards}', f'file://{shards}/', f'file://{shards}/{{}}':
         assert shard_info(address) == shard_info(shards) and same(near, take(address, 3, 4))
+
+def test_a_web_server(shards):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(shards)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        here = f'http://127.0.0.1:{server.server_port}'
+        for address in here, here + '/{}?token=1': assert same(take(shards, 3, 4), take(address, 3, 4))
+        with pytest.raises(InputError, match='404'): shard_info(f'{here}/nowhere/{{}}')
+    finally: server.shutdown(); server.server_close()
+
+ADDRESSES = ['pipe:echo {}', 'pipe:echo', 'ftp://host/shards', 'sftp://host/{}', 'zip://a::https://host', 'data://x', '-://']
+
+@pytest.mark.parametrize('address', ADDRESSES)
+def test_other_addresses_are_refused(address):
+    with pytest.raises(InputError, match='give a folder, or an address'): shard_info(address)
 
 def test_odd_folder_names(shards, tmp_path):
     odd = tmp_path/'a {1..3}::b #?'
@@ -125,6 +146,98 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(ClipsonicError, match='clipsonic-000001.tar'): take(folder, 2, 3)
     tar.unlink()
     with pytest.raises(ClipsonicError, match='clipsonic-000001.tar'): take(folder, 2, 3)
+
+NAMES = [
+    '../set/clipsonic-000000.tar', '/etc/hosts', 'pipe:echo', 'parts/a.tar', 'https://host/a.tar', '..tar',
+    '.hidden.tar', 'a.tar.gz', 'a\\b.tar', '', 'a.tar\n', '-']
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_shard_is_a_plain_name(shards, tmp_path, name):
+    about = {k: v for k, v in shard_info(shards).items() if k not in ('kind', 'count', 'shards')}
+    write_info(tmp_path, {name: 5}, **about)
+    for address in tmp_path, f'file://{tmp_path}':
+        with pytest.raises(InputError, match='shards.json.*plain name of a tar'): next(all_clips(address))
+    with pytest.raises(InputError, match='has no shard'): read_shard(shards, name)
+
+WRONG = [
+    ('count', 22), ('count', '23'), ('count', True), ('dim', 0), ('dim', 1e9), ('sample_rate', -1),
+    ('total_seconds', float('nan')), ('total_seconds', None), ('labelled', 'all'), ('clip', {}),
+    ('clip', {'name': 1, 'hash': ''}), ('shards', ['clipsonic-000000.tar']),
+    ('shards', {'clipsonic-000000.tar': 2.0}), ('shards', {})]
+
+@pytest.mark.parametrize('key, value', WRONG)
+def test_what_shards_json_says_is_checked(shards, tmp_path, key, value):
+    (tmp_path/'shards.json').write_text(json.dumps(shard_info(shards) | {key: value}))
+    with pytest.raises(InputError, match='shards.json.*prepare them again'): shard_info(tmp_path)
+
+def changed(sample, **members): return sample | {key.replace('_', '.'): value for key, value in members.items()}
+
+def array(value):
+    file = io.BytesIO()
+    np.save(file, value)
+    return file.getvalue()
+
+def flac(samples, rate=16000, channels=1):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((samples, channels)), rate, format='FLAC')
+    return file.getvalue()
+
+def meta(**changes): return json.dumps(json.loads(sample(0)['meta.json']) | changes).encode()
+
+MEMBERS = {
+    'no flac': (dict(audio_flac=b'RIFF'), 'clip .000000000.'),
+    'another rate': (dict(audio_flac=flac(9, 8000)), 'at 8000 Hz'),
+    'stereo': (dict(audio_flac=flac(9, channels=2)), '2 channels'),
+    'longer than it says': (dict(audio_flac=flac(99_000)), 'claims 99000 samples'),
+    'no sound': (dict(audio_flac=flac(0)), 'claims 0 samples|clip .000000000.'),
+    'another width': (dict(clip_npy=array(np.ones((3, 31)))), r'expected floats of the shape \(3, 32\)'),
+    'fewer frames': (dict(clip_npy=array(np.ones((2, 32)))), 'expected floats'),
+    'whole numbers': (dict(clip_npy=array(np.ones((3, 32), int))), 'int64'),
+    'not finite': (dict(clip_npy=array(np.full((3, 32), np.inf))), 'not finite'),
+    'no length': (dict(clip_npy=array(np.zeros((3, 32)))), 'without a length'),
+    'objects': (dict(clip_npy=b'none'), 'clip .000000000.'), 'no object': (dict(meta_json=b'[1]'), 'no object'),
+    'no JSON': (dict(meta_json=b'{'), 'clip .000000000.'), 'no id': (dict(meta_json=meta(id=None)), 'id is null'),
+    'no times': (dict(meta_json=meta(times=[])), 'frames lie at'),
+    'times beyond': (dict(meta_json=meta(times=[.5, 1.5, 9.])), 'frames lie at'),
+    'a time that is none': (dict(meta_json=meta(times=[.5, 'x', 2.])), r'times\[1\] is .x.'),
+    'times not finite': (dict(meta_json=meta(times=[.5, float('nan'), 2.])), 'times'),
+    'a label that is none': (dict(meta_json=meta(label=7)), 'label is 7')}
+
+@pytest.mark.parametrize('change, says', MEMBERS.values(), ids=MEMBERS)
+def test_what_a_clip_holds_is_checked(tmp_path, change, says):
+    folder = make(tmp_path/'set', [1])
+    write_shard(folder/'clipsonic-000000.tar', [changed(sample(0), **change)])
+    with pytest.raises(ClipsonicError, match=f'clipsonic-000000.tar.*({says}).*prepare it again'): list(all_clips(folder))
+
+def member(kind):
+    "A member that is no plain file."
+    info = tarfile.TarInfo('000000000.audio.flac')
+    info.type, info.linkname = kind, 'elsewhere'
+    return info
+
+def packed(folder, *members, mode='w'):
+    with tarfile.open(folder/'clipsonic-000000.tar', mode) as tar:
+        for info in members: tar.addfile(info)
+
+def test_what_a_tar_holds_is_checked(tmp_path):
+    folder = make(tmp_path/'set', [1])
+    for kind in tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE:
+        packed(folder, member(kind))
+        with pytest.raises(ClipsonicError, match='is not a plain file'): read_shard(folder, 'clipsonic-000000.tar')
+    packed(folder, member(tarfile.REGTYPE), mode='w:gz')
+    with pytest.raises(ClipsonicError, match='clipsonic-000000.tar'): read_shard(folder, 'clipsonic-000000.tar')
+    packed(folder, member(tarfile.REGTYPE))
+    with pytest.raises(ClipsonicError, match='it lacks clip.npy, meta.json'): read_shard(folder, 'clipsonic-000000.tar')
+    large = member(tarfile.REGTYPE)
+    large.size = 2**40
+    (folder/'clipsonic-000000.tar').write_bytes(large.tobuf() + bytes(1024))
+    with pytest.raises(ClipsonicError, match='claims 1099511627776 bytes'): read_shard(folder, 'clipsonic-000000.tar')
+
+def test_a_label_that_lacks_is_named(tmp_path):
+    folder = make(tmp_path/'set', [1])
+    write_shard(folder/'clipsonic-000000.tar', [changed(sample(0), meta_json=meta(label=None))])
+    for read in lambda: next(batches(folder, 1, labels=True)), lambda: next(all_clips(folder, labels=True)):
+        with pytest.raises(ClipsonicError, match='clip-0.*no label'): read()
 
 def test_a_shard_with_fewer_clips_than_it_should_have_is_named(tmp_path):
     folder = make(tmp_path/'set', [3])

@@ -72,6 +72,20 @@ def test_published_generators_sound_the_same(tmp_path, golden, name, layout):
     torch.testing.assert_close(vocoder(given[:, None], chunk=3), golden[name], atol=1e-5, rtol=0)
 
 
+CRITIC = {"module.discriminator.conv_post.bias": torch.zeros(1)}
+WRAPS = {"lightning": lambda under: {"state_dict": under("module.generator.") | CRITIC}, "compiled": lambda under: under("_orig_mod."),
+         "average": lambda under: {"model": {k: v * 0 for k, v in under("net.").items()}, "ema": under("module."), "steps": 7}}
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_other_trainers_wrappers_are_taken_off(tmp_path, golden, wrap):
+    name = "bigvgan snakebeta"
+    file, config, out = files(tmp_path, published(name, golden), GENERATORS[name])
+    torch.save(wrap(lambda prefix: {prefix + k: v for k, v in published(name, golden).items()}), file)
+    made = Vocoder.load(convert_vocoder(file, config, out), "cpu")(mel(GENERATORS[name]["num_mels"])[:, None])
+    torch.testing.assert_close(made, golden[name], atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name, critics", [("mpd", multi_period), ("mrd", multi_resolution), ("msd", multi_scale)])
 def test_critics_say_the_same(golden, name, critics):
     critics = critics(1.0 if name == "msd" else 0.125).eval().requires_grad_(False)
