@@ -4,7 +4,8 @@
 
 # %% ../nbs/02_video.ipynb #2cf06ac2
 from __future__ import annotations
-from contextlib import contextmanager
+import math
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,50 +134,105 @@ class MediaInfo:
     sample_rate: int = 0       # Hz
     channels: int = 0
     still: bool = False        # a single picture, which FFmpeg takes for a film of one frame
+    undecodable: tuple[str, ...] = ()  # "video", "audio": there is such a track, and nothing here can decode it
+
+    def need(self, kind: str):  # "video" or "audio"
+        "Raises MediaError where the file has no track of this kind that can be decoded here."
+        if getattr(self, kind) is not None: return
+        if kind in self.undecodable: raise MediaError(f"{self.path}: nothing here can decode its {'pictures' if kind == 'video' else 'sound'}; "
+                                                      "encode the file anew with a program that can", "no decoder")
+        if kind == "audio": raise MediaError(f"{self.path} has no audio track", "no audio track")
+        raise MediaError(f"{self.path} has sound but no picture", "no picture")
 
 # %% ../nbs/02_video.ipynb #38354778
-def _picture(container):
-    "The video stream that moves: not the cover of a song; None where there is none."
+def _tracks(container, kind):
+    "The \"video\" or \"audio\" tracks, but the cover of a song; then the one of them that a player takes, None if none can be decoded."
     import av
-    cover = av.stream.Disposition.attached_pic
-    return next((s for s in container.streams.video if not s.disposition & cover), None)
+    marks = av.stream.Disposition
+    tracks = [s for s in getattr(container.streams, kind) if not s.disposition & marks.attached_pic]
+    known = [s for s in tracks if s.codec_context is not None]   # PyAV's word for: there is a decoder
+    begun = lambda s: bool(s.codec_context.width if kind == "video" else s.codec_context.sample_rate)
+    return tracks, max(known, key=lambda s: (begun(s), bool(s.disposition & marks.default)), default=None)
+
+def _picture(container):
+    "The track of the pictures that are shown; None where there is none."
+    return _tracks(container, "video")[1]
+
+def _origin(container):
+    "Where a file's clock, in seconds, stands at its time 0."
+    return (container.start_time or 0) / 1e6
 
 def _seconds(container):
-    "Length of a file by its header, or by its last packet; None if neither says."
-    if container.duration and container.duration > 0: return container.duration / 1e6
-    ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in container.demux() if p.pts is not None]
-    return max(ends, default=None)
+    "Length of a file by its header, or by its last packets; None if neither says."
+    import av
+    said, origin = (container.duration or 0) / 1e6, _origin(container)
+    if said > 0 and (origin < .1 or container.format.flags & av.format.Flags.ts_discont.value): return said
+    ends, untimed = [said - origin], 0.
+    with open_media(container.name) as again:
+        with suppress(av.FFmpegError):
+            if said > 0: again.seek(round((origin + said) * 1e6))
+        for packet in again.demux(*again.streams.video, *again.streams.audio):
+            at, lasts = packet.dts if packet.pts is None else packet.pts, float((packet.duration or 0) * packet.time_base)
+            if at is not None: ends.append(float(at * packet.time_base) + lasts - origin)
+            else: untimed += lasts   # a bare stream of pictures has no clock
+    return max(*ends, untimed) if len(ends) > 1 or untimed else None
 
 # %% ../nbs/02_video.ipynb #0c384075
 HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
+
+def _about(container, path, seconds=None):
+    "The MediaInfo of an open file."
+    (videos, v), (audios, a) = (_tracks(container, kind) for kind in ("video", "audio"))
+    video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width, height=v.codec_context.height,
+                                      frame_rate=float(v.average_rate or 0))
+    audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
+                                      channels=a.codec_context.layout.nb_channels)
+    kind, brand = container.format.name, container.metadata.get("major_brand")
+    still = kind.endswith("_pipe") or kind in ("image2", "ico") or brand in HEIF
+    unknown = tuple(kind for kind, all, best in (("video", videos, v), ("audio", audios, a)) if all and best is None)
+    return MediaInfo(str(path), seconds, **video, **audio, still=still, undecodable=unknown)
 
 def probe(
     path: str | Path,  # any media file
 ) -> MediaInfo:
     "Look at a file's streams without decoding them. Raises MediaError."
-    with open_media(path) as file:
-        seconds = _seconds(file)
-        v, a = _picture(file), next(iter(file.streams.audio), None)
-        video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width, height=v.codec_context.height,
-                                          frame_rate=float(v.average_rate or 0))
-        audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
-                                          channels=a.codec_context.layout.nb_channels)
-        kind, brand = file.format.name, file.metadata.get("major_brand")
-        still = kind.endswith("_pipe") or kind in ("image2", "ico") or brand in HEIF
-        return MediaInfo(str(path), seconds, **video, **audio, still=still)
+    with open_media(path) as file: return _about(file, path, _seconds(file))
 
 # %% ../nbs/02_video.ipynb #dc642e96
-def _decoded(container, stream, start):
-    "Pairs (seconds after `start`, frame) of `stream` from shortly before `start` on; one damaged packet does not end it."
+def _lasts(frame, stream):
+    "How long a frame is heard or seen, by its own account, in seconds."
+    if stream.type == "audio": return frame.samples / frame.sample_rate
+    return float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(stream.average_rate or 1)
+
+def _from_here(container, stream, start, repairs):
+    "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
-    origin = (container.start_time or 0) / 1e6
-    if start > 0: container.seek(round((max(start - .2, 0) + origin) * 1e6))
-    stream.thread_count = 1  # whoever has many files decodes them side by side
+    now, end, shift = -math.inf, -start, _origin(container) + start
+    if not stream.codec_context.is_open: stream.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
         try: frames = packet.decode()
         except av.InvalidDataError: continue
         for frame in frames:
-            if frame.time is not None: yield frame.time - origin - start, frame
+            before, now = now, end if frame.time is None else frame.time - shift
+            if now < before - .5:
+                repairs.append(("clock set back", f"by {end - now:.2f} s after {start + end:.2f} s of {stream.type}: what follows is joined on"))
+                shift, now = shift - (end - now), end
+            end = now + _lasts(frame, stream)
+            yield now, frame
+
+def _decoded(container, stream, start, lead, repairs):
+    "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on if it has begun there."
+    moved = False
+    for back in (.2, .8, 3.2, 12.8, 51.2):
+        if start <= back or container.start_time is None: break
+        container.seek(round((_origin(container) + start - back) * 1e6))
+        moved, frames = True, _from_here(container, stream, start, repairs)
+        if (first := next(frames, None)) and first[0] <= -lead:
+            yield first
+            yield from frames
+            return
+    if not moved: yield from _from_here(container, stream, start, repairs); return
+    with open_media(container.name) as again: yield from _from_here(again, again.streams[stream.index], start, repairs)   # no seek is sure to find a beginning
 
 def _span(start, seconds):
     "Check the span asked for."
@@ -197,41 +253,87 @@ def _image(frame, shortest):
     return image
 
 # %% ../nbs/02_video.ipynb #9bef1f4f
+def _chosen(container, path, kind, repairs):
+    "The track of a kind that a player takes. Raises MediaError where there is none."
+    _about(container, path).need(kind)
+    tracks, best = _tracks(container, kind)
+    if best is not tracks[0]: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {tracks[0].index}"))
+    return best
+
+def _show(frame, time, times, images, shortest):
+    "Take a frame as the picture of a moment; 1."
+    times.append(time)
+    images.append(_image(frame, shortest))
+    return 1
+
+def _held_until(container, stream, path, start, last, end, repairs):
+    "Seconds after `start` until which the last picture stays, whose own time ends at `last`: all of the film, up to `end`. Raises MediaError."
+    if last + .5 < (promised := min(_promised(container, stream) - start, end)):
+        raise MediaError(f"{path} is cut off: {promised:.1f} s of pictures promised from {start:g} s on, {last:.1f} s there", "truncated")
+    if end == math.inf: end = max(last, (_seconds(container) or 0.) - start)
+    if end > last + .5: repairs.append(("last picture held", f"from {start + last:.2f} s on"))
+    return end
+
 def read_frames(
     path: str | Path,             # any video file
     rate: float = 1.,             # frames a second
     start: float = 0.,            # seconds from the beginning of the file
     seconds: float | None = None, # how long to look; None: to the end
     shortest: int | None = None,  # shrink to this short side in pixels; None: as they are
+    repairs: list | None = None,  # gets a pair (what, detail) for what had to be put right
 ) -> tuple[list[float], list]:    # seconds after `start`, and as many RGB images
-    "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (reason \"no picture\") and InputError."
+    "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (\"no picture\", \"truncated\", …) and InputError."
     _span(start, seconds)
     if not rate > 0: raise InputError(f"rate must be above 0 frames a second, not {rate}")
+    repairs = [] if repairs is None else repairs
     with open_media(path) as file:
-        if (stream := _picture(file)) is None: raise MediaError(f"{path} has sound but no picture", "no picture")
-        end = min(seconds or float("inf"), file.duration / 1e6 - start if file.duration else float("inf"))
-        first, times, images, shown = min(.5 / rate, max(end, 0.) / 2), [], [], None
-        due = lambda: first + len(times) / rate
-        def show(frame):
-            times.append(due())
-            images.append(_image(frame, shortest))
-        for now, frame in _decoded(file, stream, start):
-            while shown is not None and due() < min(now, end): show(shown)
-            shown, last = frame, now
+        stream = _chosen(file, path, "video", repairs)
+        end = min(seconds or math.inf, _seconds(file) - start if file.duration else math.inf)
+        turn, first, times, images, shown = 0, min(.5 / rate, max(end, 0.) / 2), [], [], None
+        due = lambda: first + turn / rate
+        for now, frame in _decoded(file, stream, start, 0., repairs):
+            if shown is None and now > .1:
+                turn = math.ceil((now - first) * rate)
+                if turn > 0: repairs.append(("pictures begin late", f"at {start + now:.2f} s"))
+            while shown is not None and due() < min(now, end): turn += _show(shown, due(), times, images, shortest)
+            shown, last = frame, now + _lasts(frame, stream)
             if due() >= end: break
-        if shown is not None:  # the last frame stays for its duration
-            last += max(float((shown.duration or 0) * shown.time_base), 1 / float(stream.average_rate or 1))
-            while due() < min(last, end): show(shown)
-    if not images: raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
-    return times, images
+        else:
+            if shown is not None: end = _held_until(file, stream, path, start, last, end, repairs)
+            while shown is not None and due() < end: turn += _show(shown, due(), times, images, shortest)
+    if images: return times, images
+    if shown is not None and end > 0: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s: they begin later", "no picture")
+    raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
 # %% ../nbs/02_video.ipynb #64843ea0
 def _promised(container, stream):
     "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
     if _picture(container) is None: return 0.
-    if stream.duration: return float(stream.duration * stream.time_base)
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    said, origin = 3600 * int(hours) + 60 * int(minutes) + float(seconds), _origin(container)
+    if stream.duration: said = float(stream.duration * stream.time_base)
+    return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little is promised than too much
+
+def _laid(frames, repairs):
+    "Runs (wave (time, channel), seconds of its first sample, rate) of timed AVFrames: one of each format, and after each second without sound."
+    import av
+    runs, form, count, lost, twice = [], None, 0, [], []
+    for now, frame in frames:
+        kind, rate = (frame.format.name, frame.layout.name, frame.sample_rate), frame.sample_rate
+        gap = round((now - runs[-1][1]) * rate) - count if kind == form else 0
+        if kind != form and form: repairs.append(("format changes", f"from {' '.join(map(str, form))} to {' '.join(map(str, kind))}"))
+        if gap > .02 * rate: lost.append(gap / rate)
+        if gap < -.02 * rate: twice.append(-gap / rate)
+        if kind != form: resampler = av.AudioResampler("flt", rate=rate)   # packed: PyAV loses count of eight planes and more
+        if kind != form or gap > rate: runs.append(([], now, rate)); count = gap = 0
+        wave = np.concatenate([out.to_ndarray().reshape(-1, frame.layout.nb_channels) for out in resampler.resample(frame)])
+        if gap > .02 * rate: wave = np.pad(wave, [(gap, 0), (0, 0)])
+        if gap < -.02 * rate: wave = wave[-gap:]
+        runs[-1][0].append(wave)
+        form, count = kind, count + len(wave)
+    if lost: repairs.append(("holes filled", f"{len(lost)} in the sound, {sum(lost):.2f} s in all"))
+    if twice: repairs.append(("overlaps dropped", f"{len(twice)} in the sound, {sum(twice):.2f} s in all"))
+    return [(np.concatenate(waves), first, rate) for waves, first, rate in runs]
 
 def _converted(frames, rate):
     "The (time, channel) floats of AVFrames, at `rate`."
@@ -267,7 +369,7 @@ def _is_cut_off(path):
     return False
 
 def _by_soundfile(path):
-    "What `_by_pyav` returns of a whole wav, flac or ogg; None for what libsndfile cannot read. Raises MediaError."
+    "The one run that `_by_pyav` returns of a whole wav, flac or ogg; None for what libsndfile cannot read. Raises MediaError."
     import soundfile
     path, head = _checked(path)
     if head[:4] not in (b"RIFF", b"fLaC", b"OggS"): return None
@@ -281,32 +383,50 @@ def _by_soundfile(path):
         return wave, 0., file.samplerate
 
 # %% ../nbs/02_video.ipynb #63bacd71
-def _by_pyav(path, start, seconds):
-    "The sound of a file or of a part of it: (time, channel) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
-    with open_media(path) as file:
-        if not file.streams.audio: raise MediaError(f"{path} has no audio track", "no audio track")
-        stream, frames, after, end = file.streams.audio[0], [], 0., seconds or float("inf")
-        for now, frame in _decoded(file, stream, start):
-            if (after := now + frame.samples / frame.sample_rate) > -.1 and now < end: frames.append((now, frame))
+def _by_pyav(path, start, seconds, repairs):
+    "The sound of a file or of a part of it, as runs of (time, channel) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
+    after, end = 0., seconds or math.inf
+    def heard():
+        nonlocal after
+        for now, frame in _decoded(file, stream, start, .1, repairs):
+            if (after := now + frame.samples / frame.sample_rate) > -.1 and now < end + .1: yield now, frame
             if after >= end + .1: break
+    with open_media(path) as file:
+        stream = _chosen(file, path, "audio", repairs)
+        runs = _laid(heard(), repairs)
         if after + .5 < (promised := min(_promised(file, stream) - start, end)):
             raise MediaError(f"{path} is cut off: {promised:.1f} s of sound promised from {start:g} s on, {after:.1f} s there", "truncated")
-        if not frames: raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
-        rate = frames[0][1].sample_rate
-        return _converted([frame for _, frame in frames], rate), frames[0][0], rate
+    if not any(first < end and first + len(wave) / rate > 0 for wave, first, rate in runs):
+        if after > end: raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
+        raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
+    wave, first, rate = runs[-1]
+    if after > end and (short := round((end - first) * rate) - len(wave)) > 0:   # the sound goes on after the span
+        repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
+        runs[-1] = np.pad(wave, [(0, short), (0, 0)]), first, rate
+    return runs
+
+def _placed(runs, sample_rate):
+    "One wave (time,) of runs, each at its place."
+    starts = [max(math.floor(first * sample_rate), 0) for _, first, _ in runs]
+    waves = [_mono(wave, first - at / sample_rate, rate, sample_rate) for at, (wave, first, rate) in zip(starts, runs)]
+    if len(runs) == 1 and not starts[0]: return waves[0]
+    placed = np.zeros(max(at + len(wave) for at, wave in zip(starts, waves)), np.float32)
+    for at, wave in zip(starts, waves): placed[at:at + len(wave)] = wave
+    return placed
 
 def read_audio(
     path: str | Path,              # any video or audio file
     sample_rate: int | None = 16000, # Hz, of the result; None: the file's own
     start: float = 0.,             # seconds from the beginning of the file
     seconds: float | None = None,  # how long to listen; None: to the end
+    repairs: list | None = None,   # gets a pair (what, detail) for what had to be put right
 ) -> Audio:                        # mono; shorter than `seconds` where the file ends sooner
     "The sound of a file, or a part of it. Raises MediaError (\"no audio track\", \"truncated\", \"too short\", …) and InputError."
     _span(start, seconds)
     if sample_rate is not None and not 0 < sample_rate: raise InputError(f"sample_rate must be above 0 Hz, not {sample_rate}")
     whole = _by_soundfile(path) if start == 0 and seconds is None else None
-    wave, first, rate = whole or _by_pyav(path, start, seconds)
-    wave = _mono(wave, first, rate, sample_rate := sample_rate or rate)
+    runs = [whole] if whole else _by_pyav(path, start, seconds, [] if repairs is None else repairs)
+    wave = _placed(runs, sample_rate := sample_rate or max(rate for *_, rate in runs))
     if seconds: wave = wave[:round(seconds * sample_rate)]
     if not len(wave): raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
     return Audio(torch.from_numpy(np.ascontiguousarray(wave))[None], sample_rate)
