@@ -90,7 +90,7 @@ class Unused:
     file: str              # as found, below the folder that was given; "" where there is none
     id: str
     start: float | None    # seconds, of the row or the chunk
-    reason: str            # no audio track, no picture, silent, truncated, not a video, too short, unreadable, missing, duplicate, not in the index
+    reason: str            # no audio track, no picture, no decoder, silent, truncated, not a video, too short, unreadable, missing, duplicate, not in the index
     detail: str = ""
 
 # %% ../nbs/13_prepare.ipynb #0d2ef6bc
@@ -211,8 +211,7 @@ def jobs_of(
 ) -> list[Job]:
     "The clips that a file holds, judging by its headers. Raises MediaError."
     info = probe(source.file.path)
-    if info.audio is None: raise MediaError(f"{source.file.path} has no audio track", "no audio track")
-    if info.video is None: raise MediaError(f"{source.file.path} has sound but no picture", "no picture")
+    info.need("audio"), info.need("video")
     if not info.seconds or info.seconds > 360_000: raise MediaError(f"{source.file.path} claims to last {info.seconds} s", "unreadable")
     if source.start is None: offsets = np.arange(0, max(info.seconds, 1e-3), settings.seconds).tolist()
     else: offsets = [0. if source.trimmed or info.seconds <= settings.seconds + 1 else source.start]

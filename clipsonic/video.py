@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from .core import Audio, InputError, MediaError, later, whole_file
@@ -162,20 +163,36 @@ def _origin(container):
     "Where a file's clock, in seconds, stands at its time 0."
     return (container.start_time or 0) / 1e6
 
-def _seconds(container):
-    "Length of a file by its header, or by its last packets; None if neither says."
+@lru_cache(256)
+def _walk(path, seek, stamp):
+    "Read a file's packets from `seek` seconds on its clock (None: all): where the last one ends, 0 without any; and is the clock set back between?"
     import av
+    clocks, joined = {}, False
+    with open_media(path) as file, suppress(av.PermissionError):   # FFmpeg's word for: cannot seek there
+        if seek is not None: file.seek(round(seek * 1e6))
+        for packet in file.demux(*file.streams.video, *file.streams.audio):
+            last, end, shift = clocks.get(packet.stream.index, (-math.inf, 0., 0.))
+            when = [float(t * packet.time_base) - shift for t in (packet.dts, packet.pts) if t is not None] or [end]   # no times: one after the other
+            if back := when[0] < last - .5: when, shift = [t + end - when[0] for t in when], shift - end + when[0]
+            joined |= back
+            clocks[packet.stream.index] = when[0], max(end, when[-1] + float((packet.duration or 0) * packet.time_base)), shift
+    return max((end for _, end, _ in clocks.values()), default=0.), joined
+
+def _walked(container, seek=None):
+    "What `_walk` finds; once for a file as it is now."
+    about = Path(container.name).stat()
+    return _walk(container.name, seek, (about.st_size, about.st_mtime_ns))
+
+def _is_mpeg(container):
+    "Is it an MPEG transport or program stream, which has no index?"
+    return container.format.name in ("mpegts", "mpeg")
+
+def _seconds(container):
+    "Length of a file by its header, or by its packets; None if neither says."
     said, origin = (container.duration or 0) / 1e6, _origin(container)
-    if said > 0 and (origin < .1 or container.format.flags & av.format.Flags.ts_discont.value): return said
-    ends, untimed = [said - origin], 0.
-    with open_media(container.name) as again:
-        with suppress(av.FFmpegError):
-            if said > 0: again.seek(round((origin + said) * 1e6))
-        for packet in again.demux(*again.streams.video, *again.streams.audio):
-            at, lasts = packet.dts if packet.pts is None else packet.pts, float((packet.duration or 0) * packet.time_base)
-            if at is not None: ends.append(float(at * packet.time_base) + lasts - origin)
-            else: untimed += lasts   # a bare stream of pictures has no clock
-    return max(*ends, untimed) if len(ends) > 1 or untimed else None
+    if said > 0 and origin < .1 and not _is_mpeg(container): return said
+    end = said > 0 and not _is_mpeg(container) and _walked(container, origin + said)[0] or _walked(container)[0]
+    return max(said * (not _is_mpeg(container)), end) - origin if end else said or None
 
 # %% ../nbs/02_video.ipynb #0c384075
 HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
@@ -207,13 +224,14 @@ def _lasts(frame, stream):
 def _from_here(container, stream, start, repairs):
     "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
-    now, end, shift = -math.inf, -start, _origin(container) + start
+    now, end, shift, flags = -math.inf, -start, _origin(container) + start, av.format.Flags
+    summed = stream.type == "audio" and container.format.flags & (flags.generic_index | flags.ts_discont).value == flags.generic_index.value
     if not stream.codec_context.is_open: stream.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
         try: frames = packet.decode()
         except av.InvalidDataError: continue
         for frame in frames:
-            before, now = now, end if frame.time is None else frame.time - shift
+            before, now = now, end if frame.time is None or summed and now > -math.inf else frame.time - shift
             if now < before - .5:
                 repairs.append(("clock set back", f"by {end - now:.2f} s after {start + end:.2f} s of {stream.type}: what follows is joined on"))
                 shift, now = shift - (end - now), end
@@ -224,7 +242,7 @@ def _decoded(container, stream, start, lead, repairs):
     "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on if it has begun there."
     moved = False
     for back in (.2, .8, 3.2, 12.8, 51.2):
-        if start <= back or container.start_time is None: break
+        if start <= back or container.start_time is None or _is_mpeg(container) and _walked(container)[1]: break
         container.seek(round((_origin(container) + start - back) * 1e6))
         moved, frames = True, _from_here(container, stream, start, repairs)
         if (first := next(frames, None)) and first[0] <= -lead:
@@ -288,7 +306,7 @@ def read_frames(
     repairs = [] if repairs is None else repairs
     with open_media(path) as file:
         stream = _chosen(file, path, "video", repairs)
-        end = min(seconds or math.inf, _seconds(file) - start if file.duration else math.inf)
+        end = min(seconds or math.inf, (_seconds(file) or math.inf) - start if file.duration else math.inf)
         turn, first, times, images, shown = 0, min(.5 / rate, max(end, 0.) / 2), [], [], None
         due = lambda: first + turn / rate
         for now, frame in _decoded(file, stream, start, 0., repairs):
@@ -311,7 +329,7 @@ def _promised(container, stream):
     if _picture(container) is None: return 0.
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
     said, origin = 3600 * int(hours) + 60 * int(minutes) + float(seconds), _origin(container)
-    if stream.duration: said = float(stream.duration * stream.time_base)
+    if stream.duration and "matroska" not in container.format.name: said = float(stream.duration * stream.time_base)   # there a guess
     return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little is promised than too much
 
 def _laid(frames, repairs):
@@ -437,9 +455,9 @@ FILMS = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}   # of
 def _picture_packets(path):
     "The stream of a film's pictures, then its packets on a clock that starts at zero. Raises MediaError."
     with open_media(path) as file:
-        if (stream := _picture(file)) is None: raise MediaError(f"{path} has sound but no picture", "no picture")
+        stream = _chosen(file, path, "video", [])
         yield stream
-        start, promised, end = stream.start_time or 0, _promised(file, stream), 0.
+        start, promised, end = round(_origin(file) / stream.time_base), _promised(file, stream), 0.
         for packet in file.demux(stream):
             if not packet.size: continue  # PyAV's sign of the end
             if packet.dts is not None: packet.dts -= start
