@@ -4,7 +4,7 @@
 
 # %% ../nbs/02_video.ipynb #2cf06ac2
 from __future__ import annotations
-import math
+import io, math
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -257,6 +257,58 @@ def _span(start, seconds):
     if not 0 <= start < float("inf"): raise InputError(f"start must be 0 or more seconds, not {start}")
     if seconds is not None and not 0 < seconds: raise InputError(f"seconds must be above 0, not {seconds}")
 
+# %% ../nbs/02_video.ipynb #a7d1c3e9
+def _promised(container, stream):
+    "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
+    if _picture(container) is None: return 0.
+    hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
+    said, origin = 3600 * int(hours) + 60 * int(minutes) + float(seconds), _origin(container)
+    if stream.duration and "matroska" not in container.format.name: said = float(stream.duration * stream.time_base)   # there a guess
+    return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little is promised than too much
+
+def _boxes(file, at, end):
+    "Kind, and where its content begins and ends, of each box of an mp4 between two positions of a binary file; the last may end behind the file."
+    while at + 8 <= end:
+        file.seek(at)
+        size, kind, begin = int.from_bytes(file.read(4), "big"), file.read(4), at + 8
+        if size == 1: size, begin = int.from_bytes(file.read(8), "big"), at + 16
+        if size == 0: size = end - at
+        if size < begin - at: return
+        yield kind, begin, at + size
+        at += size
+
+def _is_torn(container):
+    "Does an mp4 or Matroska file end before its last box or its segment does? True of other kinds, whose headers alone must tell."
+    with open(container.name, "rb") as file:
+        head, size = file.read(4096), file.seek(0, 2)
+        if "mp4" in container.format.name: return max((end for *_, end in _boxes(file, 0, size)), default=0) > size
+        if "matroska" not in container.format.name: return True
+        def number(at):  # EBML's: as many leading zeros as bytes follow
+            length = 9 - head[at].bit_length()
+            return int.from_bytes(head[at:at + length], "big") & (1 << 7*length) - 1, at + length, length
+        content, begin, _ = number(4)
+        content, begin, length = number(begin + content + 4)
+        return begin + content > size and content != (1 << 7*length) - 1   # all ones: written live, length unknown
+
+def _has_pause(container):
+    "Has an mp4 an empty edit that is not the first of its track?"
+    if "mp4" not in container.format.name: return False
+    with open(container.name, "rb") as file:
+        spans = [box[1:] for box in _boxes(file, 0, file.seek(0, 2)) if box[0] == b"moov"]
+        for name in (b"trak", b"edts", b"elst"): spans = [box[1:] for span in spans for box in _boxes(file, *span) if box[0] == name]
+        for begin, end in spans:
+            file.seek(begin)
+            version, edits = file.read(8)[:1], file.read(end - begin - 8)
+            each, time = (20, slice(8, 16)) if version == b"\1" else (12, slice(4, 8))   # an edit: length, where in the track, rate
+            if any(set(edits[at:at + each][time]) == {255} for at in range(each, len(edits), each)): return True   # nowhere: -1
+    return False
+
+def _check_end(container, stream, path, start, last, end):
+    "Raises MediaError where a track ends at `last`, and its header promises more, up to `end`: all seconds after `start`."
+    promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
+    if last + .5 < promised and (what == "sound" or _is_torn(container)):
+        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, {last:.1f} s there", "truncated")
+
 # %% ../nbs/02_video.ipynb #bc05ff3e
 def _image(frame, shortest):
     "A decoded frame as an upright RGB image, its short side at most `shortest`."
@@ -274,6 +326,7 @@ def _image(frame, shortest):
 def _chosen(container, path, kind, repairs):
     "The track of a kind that a player takes. Raises MediaError where there is none."
     _about(container, path).need(kind)
+    if _has_pause(container): raise MediaError(f"{path} has a pause between two edits, which FFmpeg plays wrongly: export it anew", "unreadable")
     tracks, best = _tracks(container, kind)
     if best is not tracks[0]: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {tracks[0].index}"))
     return best
@@ -286,8 +339,7 @@ def _show(frame, time, times, images, shortest):
 
 def _held_until(container, stream, path, start, last, end, repairs):
     "Seconds after `start` until which the last picture stays, whose own time ends at `last`: all of the film, up to `end`. Raises MediaError."
-    if last + .5 < (promised := min(_promised(container, stream) - start, end)):
-        raise MediaError(f"{path} is cut off: {promised:.1f} s of pictures promised from {start:g} s on, {last:.1f} s there", "truncated")
+    _check_end(container, stream, path, start, last, end)
     if end == math.inf: end = max(last, (_seconds(container) or 0.) - start)
     if end > last + .5: repairs.append(("last picture held", f"from {start + last:.2f} s on"))
     return end
@@ -324,14 +376,6 @@ def read_frames(
     raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
 # %% ../nbs/02_video.ipynb #64843ea0
-def _promised(container, stream):
-    "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
-    if _picture(container) is None: return 0.
-    hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
-    said, origin = 3600 * int(hours) + 60 * int(minutes) + float(seconds), _origin(container)
-    if stream.duration and "matroska" not in container.format.name: said = float(stream.duration * stream.time_base)   # there a guess
-    return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little is promised than too much
-
 def _laid(frames, repairs):
     "Runs (wave (time, channel), seconds of its first sample, rate) of timed AVFrames: one of each format, and after each second without sound."
     import av
@@ -412,8 +456,7 @@ def _by_pyav(path, start, seconds, repairs):
     with open_media(path) as file:
         stream = _chosen(file, path, "audio", repairs)
         runs = _laid(heard(), repairs)
-        if after + .5 < (promised := min(_promised(file, stream) - start, end)):
-            raise MediaError(f"{path} is cut off: {promised:.1f} s of sound promised from {start:g} s on, {after:.1f} s there", "truncated")
+        _check_end(file, stream, path, start, after, end)
     if not any(first < end and first + len(wave) / rate > 0 for wave, first, rate in runs):
         if after > end: raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
         raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
@@ -457,15 +500,32 @@ def _picture_packets(path):
     with open_media(path) as file:
         stream = _chosen(file, path, "video", [])
         yield stream
-        start, promised, end = round(_origin(file) / stream.time_base), _promised(file, stream), 0.
+        start, last, end, hidden = round(_origin(file) / stream.time_base), -math.inf, 0., []
         for packet in file.demux(stream):
             if not packet.size: continue  # PyAV's sign of the end
-            if packet.dts is not None: packet.dts -= start
+            if packet.dts is None and packet.pts is None:
+                raise InputError(f"the pictures of {path} have no times: put them into a film first, as by ffmpeg -framerate 25 -i IN -c copy OUT.mp4")
+            if packet.dts is not None:
+                if packet.dts < last: raise InputError(f"the pictures of {path} cannot be copied as they are, for its clock is set back between them: "
+                                                       "it has several edits, or was joined of recordings; encode it anew, as by ffmpeg -i IN OUT.mp4")
+                last = packet.dts
+                packet.dts -= start
             if packet.pts is not None:
                 packet.pts -= start
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            yield packet
-        if end + .5 < promised: raise MediaError(f"{path} is cut off: {promised:.1f} s of pictures promised, {end:.1f} s there", "truncated")
+            hidden.append(packet)
+            if packet.is_discard: continue   # of use only if something is shown after it
+            yield from hidden
+            hidden.clear()
+        _check_end(file, stream, path, 0., end, math.inf)
+
+def _matroska_takes(source):
+    "Can the packets of the stream `source` be written into an .mkv?"
+    import av
+    try:
+        with av.open(io.BytesIO(), "w", format="matroska") as trial: _picture_stream(trial, source).container.start_encoding()
+    except (av.FFmpegError, ValueError): return False
+    return True
 
 def _picture_stream(file, source):
     "A new stream of `file` for packets of the stream `source`, with what is known of it."
@@ -479,7 +539,7 @@ def _picture_stream(file, source):
 def write_soundtrack(
     video: str | Path,  # any film; its own sound is left out
     path: str | Path,   # where to write the copy, `video` itself if you like; ends in .mp4, .mov, .mkv (AAC) or .webm (Opus)
-    audio: Audio,       # mono or stereo; begins with the first picture, may be shorter or longer than the film
+    audio: Audio,       # mono or stereo; begins at the film's time 0, may be shorter or longer than the film
 ):
     "Copy a film's pictures as they are, with another sound, whole or not at all. Raises MediaError (reason \"no picture\", …), InputError."
     import av
@@ -492,6 +552,8 @@ def write_soundtrack(
             with av.open(str(partial), "w") as file:
                 pictures, sound, pending = _picture_stream(file, source), _sound_stream(file, audio, FILMS[ending]), _sound_frames(audio)
                 for packet in packets:
+                    if packet.is_discard and ending in (".mkv", ".webm"):
+                        raise InputError(f"{video} was trimmed and hides pictures, which {ending} cannot: write an .mp4, or encode it anew")
                     now, packet.stream = float((packet.dts or packet.pts or 0) * packet.time_base), pictures
                     file.mux(packet)
                     _mux_sound(file, sound, pending, now)
@@ -499,7 +561,7 @@ def write_soundtrack(
                 file.mux(sound.encode(None))
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, (OSError, InputError)): raise
-            remedy = "write an .mkv, which takes nearly all" if ending != ".mkv" else "encode them anew, as H.264"
+            remedy = "write an .mkv, which takes nearly all" if ending != ".mkv" and _matroska_takes(source) else "encode them anew, as H.264"
             raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252
