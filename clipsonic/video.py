@@ -552,7 +552,7 @@ def write_soundtrack(
             with av.open(str(partial), "w") as file:
                 pictures, sound, pending = _picture_stream(file, source), _sound_stream(file, audio, FILMS[ending]), _sound_frames(audio)
                 for packet in packets:
-                    if packet.is_discard and ending in (".mkv", ".webm"):
+                    if packet.is_discard and (packet.pts or 0) < 0 and ending in (".mkv", ".webm"):
                         raise InputError(f"{video} was trimmed and hides pictures, which {ending} cannot: write an .mp4, or encode it anew")
                     now, packet.stream = float((packet.dts or packet.pts or 0) * packet.time_base), pictures
                     file.mux(packet)
