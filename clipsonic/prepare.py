@@ -388,10 +388,9 @@ class Report:
     notes: list[Note]
 
     def __repr__(self):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in Counter(u.reason for u in self.unused).most_common())
-        lost = f"{len(self.unused)} not used: {reasons} (each is named in {self.out/'report.csv'})" if self.unused else "all were used"
-        if self.notes: lost += f"; {len(self.notes)} notes on what was put right in clips that are used are there too" if self.unused else \
-            f"; {len(self.notes)} notes on what was put right are in {self.out/'report.csv'}"
+        def count(lines): return ", ".join(f"{n} {reason}" for reason, n in Counter(line.reason for line in lines).most_common())
+        lost = f"{len(self.unused)} not used: {count(self.unused)} (each is named in {self.out/'report.csv'})" if self.unused else "all were used"
+        if self.notes: lost += f"; put right in clips that are used (see there): {count(self.notes)}"
         return f"{self.clips} clips ({self.seconds / 3600:.2f} h) in {self.shards} shards in {self.out}; {lost}"
 
 def _write_report(path, unused, notes):
