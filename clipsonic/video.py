@@ -6,6 +6,7 @@
 from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from .core import Audio, InputError, MediaError, later, whole_file
@@ -93,10 +94,24 @@ def _checked(path):
     if not path.exists(): raise MediaError(f"{path}: there is no such file", "missing")
     if not path.is_file(): raise MediaError(f"{path} is not a file", "not a video")
     try:
-        with open(path, "rb") as file: head = file.read(12)
+        with open(path, "rb") as file: head = file.read(32)
     except OSError as error: raise MediaError(f"{path} cannot be read: {error.strerror}", "unreadable") from error
     if not head: raise MediaError(f"{path} is empty (0 bytes)", "unreadable")
     return path, head
+
+def _is_animated_webp(head): return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and head[20] & 2
+
+def _animated_png(path):
+    "An animated WebP as an animated PNG in memory. Raises MediaError."
+    from PIL import Image, ImageSequence
+    try:
+        with Image.open(path) as image: first, *rest = [frame.copy() for frame in ImageSequence.Iterator(image)]
+        durations = [frame.info["duration"] for frame in (first, *rest)]   # milliseconds; left alone, Pillow 13 loses the first
+        first.save(file := BytesIO(), "PNG", save_all=True, append_images=rest, duration=durations, compress_level=1)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
+    file.seek(0)
+    return file
 
 # %% ../nbs/02_video.ipynb #08e1d845
 @contextmanager
@@ -107,17 +122,18 @@ def open_media(
     path, head = _checked(path)
     import av
     lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}   # a title that is not UTF-8 is no fault of the film
-    try: container = av.open(str(path), options={"protocol_whitelist": "file"}, **lenient)
-    except (av.FFmpegError, ValueError) as error:
-        if not _begins_as_video(head): raise MediaError(f"{path} is not a video", "not a video") from error
-        raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged", "truncated") from error
-    try:
-        with container:
-            if container.format.name == "tty" or not (container.streams.video or container.streams.audio):
-                raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
-            yield container
-    except InputError: raise
-    except (av.FFmpegError, ValueError) as error: raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
+    with _animated_png(path) if _is_animated_webp(head) else open(path, "rb") as file:
+        try: container = av.open(file, options={"protocol_whitelist": "none"}, **lenient)
+        except (av.FFmpegError, ValueError) as error:
+            if not _begins_as_video(head): raise MediaError(f"{path} is not a video, or only names some (a playlist): give the video itself", "not a video") from error
+            raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged", "truncated") from error
+        try:
+            with container:
+                if container.format.name == "tty" or not (container.streams.video or container.streams.audio):
+                    raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
+                yield container
+        except InputError: raise
+        except (av.FFmpegError, ValueError) as error: raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
 
 # %% ../nbs/02_video.ipynb #d750d9eb
 @dataclass(frozen=True)

@@ -322,6 +322,22 @@ def test_images(tmp_path):
     for path, words in [(cut(tmp_path/'noise.png', .5), 'cannot be read'), (tmp_path/'gone.jpg', 'no such'), (tmp_path, 'no such')]:
         with pytest.raises(InputError, match=words): read_image(path)
 
+def test_a_file_that_names_others_opens_none_of_them(tmp_path, good):
+    remux(good, tmp_path/'part.ts')
+    (tmp_path/'part.mp4').write_bytes(good.read_bytes())
+    (tmp_path/'list.m3u8').write_text('#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\npart.ts\n#EXT-X-ENDLIST\n')
+    (tmp_path/'master.m3u8').write_text('#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=9\nlist.m3u8\n')
+    for name in 'list.ffconcat', 'list.concat', 'list.txt': (tmp_path/name).write_text('ffconcat version 1.0\nfile part.mp4\n')
+    (tmp_path/'talk.sdp').write_text('v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n')
+    (tmp_path/'dash.mpd').write_text('<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT4S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011">'
+                                     '<Period><AdaptationSet><Representation id="1" bandwidth="9"><BaseURL>part.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>')
+    names = 'list.m3u8', 'master.m3u8', 'list.ffconcat', 'list.concat', 'list.txt', 'talk.sdp', 'dash.mpd'
+    for read in probe, read_audio, read_frames: assert [reason(read, tmp_path/name) for name in names] == ['not a video'] * len(names)
+    with pytest.raises(MediaError, match='give the video itself'): probe(tmp_path/'list.m3u8')
+    Image.new('RGB', (8, 8), 'red').save(tmp_path/'a%d.png')
+    Image.new('RGB', (8, 8), 'blue').save(tmp_path/'a0.png')
+    assert colour(read_frames(tmp_path/'a%d.png')[1][0].resize((40, 40))) == (1, 0, 0), 'a name is no pattern'
+
 def test_no_global_state(good):
     state = torch.get_rng_state()
     read_audio(good), read_frames(good)
