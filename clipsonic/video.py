@@ -12,8 +12,8 @@ from pathlib import Path
 from .core import Audio, InputError, MediaError, later, whole_file
 
 # %% auto #0
-__all__ = ['HEIF', 'FILMS', 'write_video', 'open_media', 'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack',
-           'read_image']
+__all__ = ['HEIF', 'BS775', 'SAME', 'OURS', 'FILMS', 'write_video', 'open_media', 'MediaInfo', 'probe', 'read_frames',
+           'read_audio', 'write_soundtrack', 'read_image']
 
 # %% ../nbs/02_video.ipynb #89ae1d1a
 np, torch = later("numpy"), later("torch")  # so that a file that cannot be used is refused without them
@@ -256,14 +256,35 @@ def _converted(frames, rate):
     return np.concatenate([out.to_ndarray().reshape(-1, channels) for frame in [*frames, None] for out in resampler.resample(frame)])
 
 def _mono(wave, first, rate, sample_rate):
-    "The mean of the channels of `wave` (time, channel), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
+    "`wave` (time), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
     import av
-    wave, lead = sum(wave.T) / wave.shape[1], 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
+    lead = 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
     wave = wave[round(-(first + lead) * rate):] if first < -lead else np.pad(wave, (round((first + lead) * rate), 0))
     if rate == sample_rate: return wave
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32)[None], "fltp", "mono")
     frame.sample_rate = rate
     return _converted([frame], sample_rate)[round(lead * sample_rate):, 0]
+
+# %% ../nbs/02_video.ipynb #9d40e6a2
+BS775 = {"FL": .5**.5, "FR": .5**.5, "FLC": .5**.5, "FRC": .5**.5, "FC": 1., "SL": .5, "SR": .5, "BL": .5, "BR": .5, "BC": .5,
+         "LFE": 0., "LFE2": 0.}   # by ffmpeg's names of the channels
+
+def _mixed(path, wave, names):
+    "The channels of `wave` (time, channel), which have these `names`, as one. Raises MediaError for what would drown all else, or vanish."
+    weights = [BS775.get(name) for name in names]
+    if len(weights) < 3 or None in weights or not any(weights): weights = [1.] * wave.shape[1]
+    mono = sum(weight / sum(weights) * channel for weight, channel in zip(weights, wave.T))
+    if (peak := np.abs(wave).max(initial=0.)) > 100:
+        raise MediaError(f"{path} has samples up to {peak:.0f} where full scale is 1: divide them (by 32768 if they were 16 bits)", "out of scale")
+    level, mono_level = (np.sqrt(np.square(x).mean()) for x in (wave, mono))
+    if level > 1e-4 and mono_level < level / 1000:
+        raise MediaError(f"{path}: nothing is left of its sound when its channels are mixed to one, because they are in opposite phase "
+                         "(or all is in the low-frequency channel): keep only one of them", "opposite phase")
+    return mono
+
+def _channels(layout):
+    "What ffmpeg calls the channels of a layout."
+    return [channel.name for channel in layout.channels]
 
 # %% ../nbs/02_video.ipynb #36a240a4
 def _is_cut_off(path):
@@ -282,23 +303,32 @@ def _is_cut_off(path):
             file.seek(length + length % 2, 1)
     return False
 
-def _by_soundfile(path):
-    "What `_by_pyav` returns of a whole wav, flac or ogg; None for what libsndfile cannot read. Raises MediaError."
+SAME = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")   # read by both alike
+OURS = ("G721_32", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32")   # ffmpeg reads them wrongly or not at all
+
+def _by_soundfile(path, start=0., seconds=None):
+    "What `_by_pyav` returns of a wav, flac or ogg, from its beginning on; None for what ffmpeg shall read. Raises MediaError."
     import soundfile
     path, head = _checked(path)
     if head[:4] not in (b"RIFF", b"fLaC", b"OggS"): return None
     try: file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, TypeError): return None
     with file:
-        if file.subtype == "OPUS" or not 0 < file.frames < 2**28 or (cut := _is_cut_off(path)) is None: return None
-        try: wave = file.read(dtype="float32", always_2d=True)
+        ours, part = file.subtype in OURS, start > 0 or seconds is not None
+        if part and not ours or file.subtype == "OPUS" or not file.frames > 0 or (cut := _is_cut_off(path)) is None: return None
+        same = file.subtype in SAME and not (file.subtype == "VORBIS" and file.channels > 2)   # their order is Vorbis's own
+        if not cut and not ((ours or same) and file.frames * file.channels < 2**28): return None
+        try: wave = [] if cut else file.read(file.frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError: cut = True
         if cut or len(wave) < file.frames: raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
-        return wave, 0., file.samplerate
+        names = ()
+        if file.channels > 2:   # libsndfile does not tell
+            with open_media(path) as same: names = _channels(same.streams.audio[0].layout)
+        return _mixed(path, wave, names), -start, file.samplerate
 
 # %% ../nbs/02_video.ipynb #63bacd71
 def _by_pyav(path, start, seconds):
-    "The sound of a file or of a part of it: (time, channel) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
+    "The sound of a file or of a part of it: (time) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
     with open_media(path) as file:
         if not file.streams.audio: raise MediaError(f"{path} has no audio track", "no audio track")
         stream, frames, after, end = file.streams.audio[0], [], 0., seconds or float("inf")
@@ -309,7 +339,7 @@ def _by_pyav(path, start, seconds):
             raise MediaError(f"{path} is cut off: {promised:.1f} s of sound promised from {start:g} s on, {after:.1f} s there", "truncated")
         if not frames: raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
         rate = frames[0][1].sample_rate
-        return _converted([frame for _, frame in frames], rate), frames[0][0], rate
+        return _mixed(path, _converted([frame for _, frame in frames], rate), _channels(frames[0][1].layout)), frames[0][0], rate
 
 def read_audio(
     path: str | Path,              # any video or audio file
@@ -320,8 +350,7 @@ def read_audio(
     "The sound of a file, or a part of it. Raises MediaError (\"no audio track\", \"truncated\", \"too short\", …) and InputError."
     _span(start, seconds)
     if sample_rate is not None and not 0 < sample_rate: raise InputError(f"sample_rate must be above 0 Hz, not {sample_rate}")
-    whole = _by_soundfile(path) if start == 0 and seconds is None else None
-    wave, first, rate = whole or _by_pyav(path, start, seconds)
+    wave, first, rate = _by_soundfile(path, start, seconds) or _by_pyav(path, start, seconds)
     wave = _mono(wave, first, rate, sample_rate := sample_rate or rate)
     if seconds: wave = wave[:round(seconds * sample_rate)]
     if not len(wave): raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
