@@ -6,14 +6,15 @@
 from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
 from .core import Audio, InputError, MediaError, later, whole_file
 
 # %% auto #0
-__all__ = ['HEIF', 'BS775', 'SAME', 'OURS', 'FILMS', 'write_video', 'open_media', 'MediaInfo', 'probe', 'read_frames',
-           'read_audio', 'write_soundtrack', 'read_image']
+__all__ = ['HEIF', 'PQ', 'HLG', 'PRIMARIES', 'BS775', 'SAME', 'OURS', 'FILMS', 'write_video', 'open_media', 'MediaInfo', 'probe',
+           'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image']
 
 # %% ../nbs/02_video.ipynb #89ae1d1a
 np, torch = later("numpy"), later("torch")  # so that a file that cannot be used is refused without them
@@ -182,14 +183,21 @@ def probe(
         return MediaInfo(str(path), seconds, **video, **audio, still=still)
 
 # %% ../nbs/02_video.ipynb #dc642e96
+def _decoder(stream):
+    "What decodes `stream`. FFmpeg's own decoders of VP8 and VP9 leave the transparency out, libvpx does not."
+    import av
+    with_alpha = stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9")
+    return av.CodecContext.create("libvpx" + {"vp8": "", "vp9": "-vp9"}[stream.codec_context.name], "r") if with_alpha else stream.codec_context
+
 def _decoded(container, stream, start):
     "Pairs (seconds after `start`, frame) of `stream` from shortly before `start` on; one damaged packet does not end it."
     import av
     origin = (container.start_time or 0) / 1e6
     if start > 0: container.seek(round((max(start - .2, 0) + origin) * 1e6))
-    stream.thread_count = 1  # whoever has many files decodes them side by side
+    decoder = _decoder(stream)
+    decoder.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
-        try: frames = packet.decode()
+        try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
             if frame.time is not None: yield frame.time - origin - start, frame
@@ -200,17 +208,64 @@ def _span(start, seconds):
     if seconds is not None and not 0 < seconds: raise InputError(f"seconds must be above 0, not {seconds}")
 
 # %% ../nbs/02_video.ipynb #bc05ff3e
-def _image(frame, shortest):
-    "A decoded frame as an upright RGB image, its short side at most `shortest`."
+def _on_white(image):
+    "A picture as RGB; what is transparent becomes white."
+    from PIL import Image
+    if "A" not in image.getbands() and "transparency" not in image.info: return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+
+def _decoded_image(frame):
+    "A decoded frame as a picture, RGB or RGBA, in colors as they are coded."
     from av.video.reformatter import VideoReformatter
     from PIL import Image
+    clear = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+    large = frame.width >= 1280 or frame.height > 576
+    untagged = {"src_colorspace": "itu709"} if large and frame.colorspace == 2 and not frame.format.is_rgb else {}
     own = VideoReformatter()  # the one that PyAV keeps has threads, which a forked process lacks
-    image = own.reformat(frame, format="rgb24", threads=1).to_image()
-    if turn := frame.rotation: image = image.rotate(turn, expand=True)
-    if shortest and min(image.size) > shortest:
-        scale = shortest / min(image.size)
-        image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
-    return image
+    return Image.fromarray(own.reformat(frame, format="rgba" if clear else "rgb24", threads=1, **untagged).to_ndarray())
+
+# %% ../nbs/02_video.ipynb #c02b5e97
+PQ, HLG = 16, 18   # transfer characteristics of ITU-T H.273
+PRIMARIES = {9: ((1.6605, -.5876, -.0728), (-.1246, 1.1329, -.0083), (-.0182, -.1006, 1.1187)),    # BT.2020 to sRGB (ITU-R BT.2087)
+             12: ((1.2249, -.2247, 0), (-.0420, 1.0419, 0), (-.0197, -.0786, 1.0979))}             # Display P3 to sRGB
+
+def _light(code, transfer):
+    "Linear light of a code (…, RGB) from 0 to 1: for HDR 1 is 203 cd/m², else white."
+    if transfer == PQ:
+        power = code ** (1 / 78.84375)
+        return 10000 / 203 * (np.maximum(power - .8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / .1593017578125)
+    if transfer == HLG:
+        scene = np.where(code <= .5, code**2 / 3, (np.exp((code - .55991073) / .17883277) + .28466892) / 12)
+        return 1000 / 203 * scene * (scene @ (.2627, .6780, .0593))[..., None] ** .2
+    return np.where(code <= .04045, code / 12.92, ((code + .055) / 1.055) ** 2.4)
+
+@lru_cache
+def _to_srgb(transfer, primaries):
+    "The table that takes colors of an HDR film, or one in a wide gamut, to sRGB."
+    from PIL import ImageFilter
+    blue, green, red = np.meshgrid(*[np.linspace(0, 1, 65)] * 3, indexing="ij")
+    light = _light(np.stack([red, green, blue], -1), transfer)
+    if transfer in (PQ, HLG):
+        brightest, white = light.max(-1, keepdims=True), 1000 / 203
+        light = light * (1 + brightest / white**2) / (1 + brightest)
+    light = np.clip(light @ np.transpose(PRIMARIES.get(primaries, np.eye(3))), 0, 1)
+    srgb = np.where(light <= .0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - .055)
+    return ImageFilter.Color3DLUT(65, srgb.reshape(-1, 3).astype(np.float32))
+
+# %% ../nbs/02_video.ipynb #7e1f03ab
+def _image(frame, shortest, pixel_aspect=1):
+    "A decoded frame as an upright RGB image of square pixels, its short side at most `shortest`."
+    from PIL import Image
+    image, aspect = _on_white(_decoded_image(frame)), float(pixel_aspect or 1)   # width of a pixel by its height
+    if frame.color_trc in (PQ, HLG) or frame.color_primaries in PRIMARIES: image = image.filter(_to_srgb(frame.color_trc, frame.color_primaries))
+    width, height = image.width * max(aspect, 1), image.height / min(aspect, 1)
+    scale = min(1, shortest / min(width, height)) if shortest else 1
+    if (size := (round(width * scale), round(height * scale))) != image.size: image = image.resize(size, Image.Resampling.BICUBIC)
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is None: return image
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3)   # a point (x, y) is shown at (ax + cy, bx + dy)
+    if abs(b) > abs(a): image, a, d = image.transpose(Image.Transpose.TRANSPOSE), c, b
+    if a < 0: image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else image
 
 # %% ../nbs/02_video.ipynb #9bef1f4f
 def read_frames(
@@ -230,7 +285,7 @@ def read_frames(
         due = lambda: first + len(times) / rate
         def show(frame):
             times.append(due())
-            images.append(_image(frame, shortest))
+            images.append(_image(frame, shortest, stream.sample_aspect_ratio))
         for now, frame in _decoded(file, stream, start):
             while shown is not None and due() < min(now, end): show(shown)
             shown, last = frame, now
@@ -410,20 +465,32 @@ def write_soundtrack(
             raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252
+def rgb_image(
+    image,            # a PIL image in any mode
+    name="the image", # what an error calls it
+):                    # PIL image, RGB
+    "A picture as a screen shows it: upright, what is transparent white. Raises InputError for numbers of which nothing says what is white."
+    from PIL import Image, ImageOps
+    deep, image = image.format in ("PNG", "PPM") or image.mode.startswith("I;16"), ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        low, high = image.getextrema()
+        if not 0 <= low <= high <= 1: raise InputError(f"{name} has floats from {low:g} to {high:g}: they must go from 0 (black) to 1 (white)")
+        image = Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8))
+    elif image.mode.startswith("I"):
+        if not deep: raise InputError(f"{name} has whole numbers of 32 bits, and nothing says which is white: save it with 8 or 16 bits")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return _on_white(image)
+
 def read_image(
     path: str | Path,  # a picture in any format that Pillow knows
 ):                     # PIL image, RGB, upright
     "Read a picture; what is transparent becomes white. Raises InputError if it is missing or not a picture."
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
     path = Path(path)
     if not path.is_file(): raise InputError(f"{path}: there is no such image file")
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            if image.mode.startswith("I"): image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))   # grey in 16 bits
-            return image.convert("RGB")
+        with Image.open(path) as image: return rgb_image(image, path)
+    except InputError: raise
     except UnidentifiedImageError as error:
         with open(path, "rb") as file: heif = file.read(12)[4:].decode("latin-1") in {"ftyp" + brand for brand in HEIF}
         why = "is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif else "is not an image that can be read"

@@ -14,7 +14,7 @@ from PIL import Image
 from torchaudio.functional import resample
 
 from clipsonic.core import Audio, ClipsonicError, InputError, MediaError
-from clipsonic.video import _by_pyav, _by_soundfile, probe, read_audio, read_frames, read_image, write_soundtrack, write_video
+from clipsonic.video import _by_pyav, _by_soundfile, probe, read_audio, read_frames, read_image, rgb_image, write_soundtrack, write_video
 from films import cut, film, pitch, remux, song, tone
 
 @pytest.fixture(scope='module')
@@ -416,6 +416,139 @@ def test_a_file_that_names_others_opens_none_of_them(tmp_path, good):
     Image.new('RGB', (8, 8), 'red').save(tmp_path/'a%d.png')
     Image.new('RGB', (8, 8), 'blue').save(tmp_path/'a0.png')
     assert colour(read_frames(tmp_path/'a%d.png')[1][0].resize((40, 40))) == (1, 0, 0), 'a name is no pattern'
+
+# what a picture looks like
+
+def encoded_frames(path, frame, codec, tags={}, aspect=None, n=4, format=None, **options):
+    "A film of one frame, n times, whose stream and frames have these tags."
+    with av.open(str(path), 'w', format=format) as file:
+        stream = file.add_stream(codec, rate=8, width=frame.width, height=frame.height, pix_fmt=frame.format.name, options=options)
+        if aspect: stream.codec_context.sample_aspect_ratio = aspect
+        for thing in stream.codec_context, frame:
+            for name, value in tags.items(): setattr(thing, name, value)
+        for at in range(n):
+            frame.pts, frame.time_base = at, Fraction(1, 8)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+def planes(pixels, values, size=(16, 16)):
+    "A frame whose planes have these values: a number for all, or one for each column."
+    frame = av.VideoFrame(*size, pixels)
+    for plane, value in zip(frame.planes, values):
+        deep = np.uint16 if pixels.endswith('10le') else np.uint8
+        wide = np.zeros((plane.height, plane.line_size // deep().itemsize), deep)
+        wide[:, :plane.width] = value
+        plane.update(wide.tobytes())
+    return frame
+
+MATRICES = {1: (.2126, .0722), 5: (.299, .114), 6: (.299, .114), 9: (.2627, .0593)}   # BT.709, BT.601 twice, BT.2020: the shares of red and blue in luma
+
+def as_yuv(rgb, matrix, full):
+    "8-bit Y, U and V of an RGB color, by the standards' formulas."
+    red, blue = MATRICES[matrix]
+    r, g, b = (value / 255 for value in rgb)
+    y = red * r + (1 - red - blue) * g + blue * b
+    u, v = (b - y) / 2 / (1 - blue), (r - y) / 2 / (1 - red)
+    return [round(x) for x in ((255*y, 255*u + 128, 255*v + 128) if full else (16 + 219*y, 128 + 224*u, 128 + 224*v))]
+
+def is_near(image, *colors):
+    "Has the middle row of an image these colors, from left to right?"
+    found = [image.getpixel((round((k + .5) * image.width / len(colors)), image.height // 2)) for k in range(len(colors))]
+    assert np.abs(np.subtract(found, colors)).max() <= 4, found
+    return True
+
+def test_colors_are_those_of_the_tags(tmp_path):
+    rgb = (200, 60, 30)
+    for matrix in MATRICES:
+        for full in False, True:
+            tags = {'colorspace': matrix, 'color_range': 1 + full}
+            assert is_near(read_frames(encoded_frames(tmp_path/'a.mkv', planes('yuv444p', as_yuv(rgb, matrix, full)), 'ffv1', tags))[1][0], rgb)
+    for size, matrix in ((704, 576), 6), ((1280, 544), 1), ((720, 720), 1):   # no tag: by the size
+        assert is_near(read_frames(encoded_frames(tmp_path/'a.mkv', planes('yuv444p', as_yuv(rgb, matrix, False), size), 'ffv1'))[1][0], rgb)
+
+def test_pixels_are_made_square(tmp_path):
+    frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), 'rgb24').reformat(format='yuv420p')
+    for name, codec, aspect, size in [('a.mp4', 'mpeg4', Fraction(16, 11), (93, 48)), ('a.mkv', 'libx264', Fraction(4, 3), (85, 48)), ('b.mkv', 'libx264', Fraction(1, 2), (64, 96)), ('c.mp4', 'mpeg4', None, (64, 48))]:
+        path = encoded_frames(tmp_path/name, frame, codec, aspect=aspect)
+        assert read_frames(path)[1][0].size == size
+        assert min(read_frames(path, shortest=24)[1][0].size) == 24
+    assert read_frames(turned(encoded_frames(tmp_path/'d.mp4', frame, 'mpeg4', aspect=Fraction(16, 11))))[1][0].size == (48, 93)
+
+@pytest.mark.parametrize('matrix, corners', [((1, 0, 0, 1), 'rgbw'), ((-1, 0, 0, 1), 'grwb'), ((1, 0, 0, -1), 'bwrg'), ((-1, 0, 0, -1), 'wbgr'), ((0, 1, -1, 0), 'brwg'), ((0, -1, 1, 0), 'gwrb'), ((0, 1, 1, 0), 'rbgw'), ((0, -1, -1, 0), 'wgbr')])
+def test_turned_and_mirrored(tmp_path, matrix, corners):
+    colors = dict(r=(255, 0, 0), g=(0, 255, 0), b=(0, 0, 255), w=(255, 255, 255))
+    image = np.array([[colors['r'], colors['g']], [colors['b'], colors['w']]], np.uint8).repeat(24, 0).repeat(32, 1)
+    path = encoded_frames(tmp_path/'a.mp4', av.VideoFrame.from_ndarray(image, 'rgb24').reformat(format='yuv444p'), 'libx264')
+    data, (a, b, c, d) = bytearray(path.read_bytes()), (value << 16 for value in matrix)
+    at = data.index(b'tkhd') + 44
+    data[at:at + 36] = b''.join(value.to_bytes(4, 'big', signed=True) for value in (a, b, 0, c, d, 0, 0, 0, 1 << 30))
+    path.write_bytes(data)
+    seen = read_frames(path)[1][0]
+    assert seen.size == ((48, 64) if b else (64, 48))
+    for place, name in zip(((.2, .2), (.8, .2), (.2, .8), (.8, .8)), corners):
+        assert np.abs(np.subtract(seen.getpixel((int(place[0] * seen.width), int(place[1] * seen.height))), colors[name])).max() < 12
+
+CLEAR = np.array([[(200, 0, 0, 255), (0, 0, 200, 0)]], np.uint8).repeat(48, 0).repeat(32, 1)   # red, and a blue that is transparent
+
+@pytest.mark.parametrize('name, codec, pixels', [('a.mov', 'png', 'rgba'), ('b.mov', 'prores_ks', 'yuva444p10le'), ('c.mov', 'qtrle', 'argb'), ('a.mkv', 'ffv1', 'yuva420p'), ('a.webm', 'libvpx-vp9', 'yuva420p')])
+def test_what_is_transparent_lies_on_white(tmp_path, name, codec, pixels):
+    frame = av.VideoFrame.from_ndarray(CLEAR, 'rgba').reformat(format=pixels)
+    options = {'profile': '4'} if codec == 'prores_ks' else {'lossless': '1'} if codec == 'libvpx-vp9' else {}
+    path = encoded_frames(tmp_path/name, frame, codec, **options)
+    assert is_near(read_frames(path)[1][0], (200, 0, 0), (255, 255, 255))
+
+def test_moving_gif_and_webp(tmp_path):
+    images = [Image.new('RGBA', (40, 40), color) for color in ('red', 'lime', (0, 0, 255, 0))]
+    for name in 'a.webp', 'a.png', 'a.gif':
+        if name == 'a.gif': images[2] = Image.new('RGB', (40, 40), 'white')   # where nothing is drawn a gif keeps what was there
+        images[0].save(path := tmp_path/name, save_all=True, append_images=images[1:], duration=[1000, 2000, 1000], loop=0, **({'lossless': True} if name == 'a.webp' else {}))
+        times, seen = read_frames(path)
+        assert [colour(image) for image in seen] == [(1, 0, 0), (0, 1, 0), (0, 1, 0), (1, 1, 1)], name
+        assert colour(read_image(path)) == (1, 0, 0)
+    assert probe(tmp_path/'a.webp').seconds == pytest.approx(4)
+    assert reason(probe, cut(tmp_path/'a.webp', .5)) == 'unreadable'
+
+def pq(nits):
+    "The code of SMPTE ST 2084 for a luminance."
+    power = (np.asarray(nits) / 10000) ** .1593017578125
+    return ((.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+def hlg(nits):
+    "The code of ARIB STD-B67 for a gray of a luminance on a screen of 1000 cd/m²."
+    scene = (np.asarray(nits) / 1000) ** (1 / 1.2)
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), .17883277 * np.log(np.maximum(12 * scene - .28466892, 1e-9)) + .55991073)
+
+@pytest.mark.parametrize('transfer, coded', [(16, pq), (18, hlg)])
+def test_hdr_is_mapped_to_what_a_screen_shows(tmp_path, transfer, coded):
+    nits = np.array([0, 2, 20, 100, 203, 600, 1000])
+    columns = np.repeat(64 + 876 * coded(nits), 16).round().astype(np.uint16)
+    frame = planes('yuv444p10le', [columns, 512, 512], (len(columns), 16))
+    path = encoded_frames(tmp_path/'a.mkv', frame, 'ffv1', dict(color_trc=transfer, color_primaries=9, colorspace=9, color_range=1))
+    light = nits / 203 * (1 + nits / 203 / (1000 / 203)**2) / (1 + nits / 203)   # Reinhard's curve
+    wanted = 255 * np.where(light <= .0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - .055)
+    image = read_frames(path)[1][0]
+    grays = np.array([image.getpixel((16 * k + 8, 8)) for k in range(len(nits))])
+    assert np.abs(grays - wanted[:, None]).max() < 7, grays
+
+def test_a_wide_gamut_is_brought_to_srgb(tmp_path):
+    "The red of sRGB in BT.2020's primaries (ITU-R BT.2087)."
+    inverse = lambda x: x ** (1 / 2.4)
+    red = [round(255 * inverse(x)) for x in (.6274, .0691, .0164)]
+    frame = planes('yuv444p', as_yuv(red, 9, False))
+    image = read_frames(encoded_frames(tmp_path/'a.mkv', frame, 'ffv1', dict(color_primaries=9, color_trc=14, colorspace=9, color_range=1)))[1][0]
+    assert image.getpixel((8, 8))[0] > 245 and max(image.getpixel((8, 8))[1:]) < 45
+
+def test_numbers_of_which_nothing_says_what_is_white(tmp_path):
+    ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(4, 0)
+    Image.fromarray(ramp).save(tmp_path/'float.tif')
+    assert [read_image(tmp_path/'float.tif').getpixel((x, 0))[0] for x in (0, 100, 255)] == [0, 100, 255]
+    for name, array, words in [('large.tif', ramp * 255, 'from 0 to 255'), ('below.tif', ramp - .5, 'from -0.5 to 0.5'), ('none.tif', ramp * np.nan, 'nan'), ('whole.tif', (ramp * 2**30).astype(np.int32), '32 bits')]:
+        Image.fromarray(array).save(tmp_path/name)
+        with pytest.raises(InputError, match=words): read_image(tmp_path/name)
+    Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path/'deep.tif')
+    assert read_image(tmp_path/'deep.tif').getpixel((100, 0))[0] == 100
+    assert rgb_image(Image.fromarray(CLEAR)).getpixel((50, 20)) == (255, 255, 255)
 
 def test_no_global_state(good):
     state = torch.get_rng_state()
