@@ -341,6 +341,13 @@ def _channels(layout):
     "What ffmpeg calls the channels of a layout."
     return [channel.name for channel in layout.channels]
 
+# %% ../nbs/02_video.ipynb #b6a4f815
+def _padding(container, stream, end):
+    "Seconds by which an mp4's track, decoded up to `end` seconds of the file, goes on after its edit list has ended."
+    if "mp4" not in container.format.name or not stream.duration: return 0.
+    said = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - (container.start_time or 0) / 1e6
+    return end - said if said < end < said + .2 else 0.
+
 # %% ../nbs/02_video.ipynb #36a240a4
 def _is_cut_off(path):
     "Does a wav promise more bytes of sound than there are, or an ogg not end with a whole last page? None: an ogg of several sounds."
@@ -394,7 +401,8 @@ def _by_pyav(path, start, seconds):
             raise MediaError(f"{path} is cut off: {promised:.1f} s of sound promised from {start:g} s on, {after:.1f} s there", "truncated")
         if not frames: raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
         rate = frames[0][1].sample_rate
-        return _mixed(path, _converted([frame for _, frame in frames], rate), _channels(frames[0][1].layout)), frames[0][0], rate
+        wave, filled = _converted([frame for _, frame in frames], rate), round(_padding(file, stream, start + after) * rate)
+        return _mixed(path, wave[:len(wave) - filled], _channels(frames[0][1].layout)), frames[0][0], rate
 
 def read_audio(
     path: str | Path,              # any video or audio file

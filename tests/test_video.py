@@ -327,19 +327,8 @@ def test_images(tmp_path):
 
 # what a player plays and shows
 
-def mp3_in_wav(path, seconds=2.):
-    "A wav that holds MPEG layer 3."
-    with av.open(str(path), 'w') as file:
-        stream = file.add_stream('libmp3lame', rate=44100, layout='mono')
-        for at, part in enumerate(tone(seconds, rate=44100).waveform.split(1152, 1)):
-            frame = av.AudioFrame.from_ndarray(part.numpy(), 'fltp', 'mono')
-            frame.sample_rate, frame.pts = 44100, 1152 * at
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
-    return path
-
 def test_a_wav_that_holds_mp3_is_whole(tmp_path):
-    path = mp3_in_wav(tmp_path/'a.wav')
+    path = sounding(tmp_path/'a.wav', tone(2., rate=44100), 'libmp3lame')
     assert soundfile.info(path).subtype == 'MPEG_LAYER_III'
     sound = read_audio(path)
     assert sound.seconds == pytest.approx(2, abs=.06) and pitch(sound.waveform) == pytest.approx(440, abs=1)
@@ -355,7 +344,26 @@ def test_what_telephones_put_into_a_wav(tmp_path, subtype):
     part = read_audio(path, None, start=.75, seconds=1.).waveform[0]
     assert len(part) == 8000 and (part - sound[6000:14000]).abs().max() < (1e-6 if subtype in ('ALAW', 'G721_32') else .02)   # ffmpeg's decoders warm up
 
-LAYOUTS = {'stereo': 2, '5.1': 6, '5.1(side)': 6, '7.1': 8, 'quad': 4, '3.0': 3, '5.1.2': 8}
+def sounding(path, audio, codec, **options):
+    "A file with nothing but a sound, in any codec."
+    with av.open(str(path), 'w', options=options) as file:
+        stream = file.add_stream(codec, rate=audio.sample_rate, layout='mono')
+        resampler = av.AudioResampler(stream.codec_context.format, 'mono', audio.sample_rate, frame_size=stream.codec_context.frame_size)
+        frame = av.AudioFrame.from_ndarray(audio.waveform.numpy(), 'fltp', 'mono')
+        frame.sample_rate, frame.pts = audio.sample_rate, 0
+        for part in [*resampler.resample(frame), *resampler.resample(None)]: file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
+    return path
+
+@pytest.mark.parametrize('name, codec', [('a.m4a', 'aac'), ('a.mov', 'aac'), ('b.mp4', 'libopus'), ('c.mp4', 'libmp3lame'), ('a.webm', 'libopus'), ('a.mp3', 'libmp3lame')])
+def test_what_an_encoder_adds_is_not_heard(tmp_path, name, codec):
+    audio = sweep(1.006, rate=48000)   # not a whole number of frames, but of milliseconds, in which an mp4 counts
+    path = sounding(tmp_path/name, audio, codec)
+    sound, wave = read_audio(path, None).waveform[0], audio.waveform[0]
+    assert len(sound) == len(wave)
+    assert torch.corrcoef(torch.stack([sound, wave]))[0, 1] > .99
+    part = read_audio(path, None, start=.5).waveform[0]
+    assert abs(len(part) - (len(wave) - 24000)) <= (24 if name == 'a.webm' else 0)   # Matroska's clock counts milliseconds
 
 def surround(path, layout, sounding, rate=16000, level=.5, codec='pcm_f32le'):
     "A sound whose one channel sounds, by ffmpeg's name of it."
