@@ -285,9 +285,8 @@ def refused(asks, what):
 def undecodable_first(folder):
     "Two tracks; the codec of the first, a silent one, has a name that nobody knows."
     path = write(folder/"tracks.mp4", grays(), np.zeros(SECONDS * RATE, np.float32), more=[chirp()])
-    data = bytearray(path.read_bytes())
-    at = data.index(b"mp4a")
-    data[at:at + 4] = b"nope"
+    data = path.read_bytes()
+    for name in b"mp4a", b"esds": data = data.replace(name, b"nope", 1)
     path.write_bytes(data)
     return path
 
@@ -376,9 +375,9 @@ def shorter(wave): return f"{len(wave) / 16000:.1f} s of {SECONDS}, without a wo
 
 HAZARDS = [
     ("a clip out of a transport stream, one key frame in 8 s", lambda f: film(f/"stream.ts", g=1000, bf=2), [sound(5., 2.), pictures(5., 2)]),
-    ("two recordings joined into one transport stream", two_recordings, [sound(), pictures(5., 2)]),
+    ("two recordings joined into one transport stream", two_recordings, [sound(about=.08), pictures(5., 2)]),
     ("a hole in the sound, 3 to 5 s", lambda f: film(f/"hole.mkv", keep=lambda kind, t: kind == "video" or not 3 <= t < 5), [sound(silent=(3, 4))]),
-    ("Matroska whose clock starts at 1000 s", lambda f: shifted(film(f/"zero.mkv"), f/"clock.mkv", 1000), [sound(2., 3.), pictures(2., 3)]),
+    ("Matroska whose clock starts at 1000 s", lambda f: shifted(film(f/"zero.mp4"), f/"clock.mkv", 1000), [sound(2., 3.), pictures(2., 3)]),
     ("another sample rate from the middle on", other_rates, [sound(about=.08)]),
     ("two sounds one after the other in an ogg", two_oggs, [sound(about=.05)]),
     ("a first track that nothing can decode", undecodable_first, [sound()]),

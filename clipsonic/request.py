@@ -157,6 +157,7 @@ def checked_film(
     if not isinstance(path, (str, Path)): raise InputError(f"a video must be a file's path, not {path!r}")
     about = probe(path)
     if about.still: raise InputError(f"{path} is a picture, not a film: {rather('picture', path)}")
+    if "video" in about.undecodable: about.need("video")
     if about.video is None: raise MediaError(f"{path} has sound but no picture: {rather('sound', path)}", "no picture")
     return about
 
@@ -166,7 +167,8 @@ def check_audio(
     "Raises InputError, and MediaError for a file without sound."
     if isinstance(audio, Audio): return
     if not isinstance(audio, (str, Path)): raise InputError(f"audio must be a file's path or an Audio, not {audio!r}")
-    if probe(audio).audio is not None: return
+    if (about := probe(audio)).audio is not None: return
+    if "audio" in about.undecodable: about.need("audio")
     kind = what_is(audio)
     raise MediaError(f"{audio} is a {kind} and has no audio track: {rather(kind, audio)}", "no audio track")
 

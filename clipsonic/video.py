@@ -4,10 +4,10 @@
 
 # %% ../nbs/02_video.ipynb #2cf06ac2
 from __future__ import annotations
-from contextlib import contextmanager
+import io, math
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 
 from .core import Audio, InputError, MediaError, later, whole_file
@@ -108,10 +108,11 @@ def _animated_png(path):
     try:
         with Image.open(path) as image: first, *rest = [frame.copy() for frame in ImageSequence.Iterator(image)]
         durations = [frame.info["duration"] for frame in (first, *rest)]   # milliseconds; left alone, Pillow 13 loses the first
-        first.save(file := BytesIO(), "PNG", save_all=True, append_images=rest, duration=durations, compress_level=1)
+        first.save(file := io.BytesIO(), "PNG", save_all=True, append_images=rest, duration=durations, compress_level=1)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
     file.seek(0)
+    file.name = str(path)
     return file
 
 # %% ../nbs/02_video.ipynb #08e1d845
@@ -150,62 +151,191 @@ class MediaInfo:
     sample_rate: int = 0       # Hz
     channels: int = 0
     still: bool = False        # a single picture, which FFmpeg takes for a film of one frame
+    undecodable: tuple[str, ...] = ()  # "video", "audio": there is such a track, and nothing here can decode it
+
+    def need(self, kind: str):  # "video" or "audio"
+        "Raises MediaError where the file has no track of this kind that can be decoded here."
+        if getattr(self, kind) is not None: return
+        if kind in self.undecodable: raise MediaError(f"{self.path}: nothing here can decode its {'pictures' if kind == 'video' else 'sound'}; "
+                                                      "encode the file anew with a program that can", "no decoder")
+        if kind == "audio": raise MediaError(f"{self.path} has no audio track", "no audio track")
+        raise MediaError(f"{self.path} has sound but no picture", "no picture")
 
 # %% ../nbs/02_video.ipynb #38354778
-def _picture(container):
-    "The video stream that moves: not the cover of a song; None where there is none."
+def _tracks(container, kind):
+    "The \"video\" or \"audio\" tracks, but the cover of a song; then the one of them that a player takes, None if none can be decoded."
     import av
-    cover = av.stream.Disposition.attached_pic
-    return next((s for s in container.streams.video if not s.disposition & cover), None)
+    marks = av.stream.Disposition
+    tracks = [s for s in getattr(container.streams, kind) if not s.disposition & marks.attached_pic]
+    known = [s for s in tracks if s.codec_context is not None]   # PyAV's word for: there is a decoder
+    begun = lambda s: bool(s.codec_context.width if kind == "video" else s.codec_context.sample_rate)
+    return tracks, max(known, key=lambda s: (begun(s), bool(s.disposition & marks.default)), default=None)
+
+def _picture(container):
+    "The track of the pictures that are shown; None where there is none."
+    return _tracks(container, "video")[1]
+
+def _origin(container):
+    "Where a file's clock, in seconds, stands at its time 0."
+    return (container.start_time or 0) / 1e6
+
+@lru_cache(256)
+def _walk(path, seek, stamp):
+    "Read a file's packets from `seek` seconds on its clock (None: all): where the last one ends, 0 without any; and is the clock set back between?"
+    import av
+    clocks, joined = {}, False
+    with open_media(path) as file, suppress(av.PermissionError):   # FFmpeg's word for: cannot seek there
+        if seek is not None: file.seek(round(seek * 1e6))
+        for packet in file.demux(*file.streams.video, *file.streams.audio):
+            last, end, shift = clocks.get(packet.stream.index, (-math.inf, 0., 0.))
+            when = [float(t * packet.time_base) - shift for t in (packet.dts, packet.pts) if t is not None] or [end]   # no times: one after the other
+            if back := when[0] < last - .5: when, shift = [t + end - when[0] for t in when], shift - end + when[0]
+            joined |= back
+            clocks[packet.stream.index] = when[0], max(end, when[-1] + float((packet.duration or 0) * packet.time_base)), shift
+    return max((end for _, end, _ in clocks.values()), default=0.), joined
+
+def _walked(container, seek=None):
+    "What `_walk` finds; once for a file as it is now."
+    about = Path(container.name).stat()
+    return _walk(container.name, seek, (about.st_size, about.st_mtime_ns))
+
+def _is_mpeg(container):
+    "Is it an MPEG transport or program stream, which has no index?"
+    return container.format.name in ("mpegts", "mpeg")
 
 def _seconds(container):
-    "Length of a file by its header, or by its last packet; None if neither says."
-    if container.duration and container.duration > 0: return container.duration / 1e6
-    ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in container.demux() if p.pts is not None]
-    return max(ends, default=None)
+    "Length of a file by its header, or by its packets; None if neither says."
+    said, origin = (container.duration or 0) / 1e6, _origin(container)
+    if said > 0 and origin < .1 and not _is_mpeg(container): return said
+    end = said > 0 and not _is_mpeg(container) and _walked(container, origin + said)[0] or _walked(container)[0]
+    return max(said * (not _is_mpeg(container)), end) - origin if end else said or None
 
 # %% ../nbs/02_video.ipynb #0c384075
 HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
+
+def _about(container, path, seconds=None):
+    "The MediaInfo of an open file."
+    (videos, v), (audios, a) = (_tracks(container, kind) for kind in ("video", "audio"))
+    video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width, height=v.codec_context.height,
+                                      frame_rate=float(v.average_rate or 0))
+    audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
+                                      channels=a.codec_context.layout.nb_channels)
+    kind, brand = container.format.name, container.metadata.get("major_brand")
+    still = kind.endswith("_pipe") or kind in ("image2", "ico") or brand in HEIF
+    unknown = tuple(kind for kind, all, best in (("video", videos, v), ("audio", audios, a)) if all and best is None)
+    return MediaInfo(str(path), seconds, **video, **audio, still=still, undecodable=unknown)
 
 def probe(
     path: str | Path,  # any media file
 ) -> MediaInfo:
     "Look at a file's streams without decoding them. Raises MediaError."
-    with open_media(path) as file:
-        seconds = _seconds(file)
-        v, a = _picture(file), next(iter(file.streams.audio), None)
-        video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width, height=v.codec_context.height,
-                                          frame_rate=float(v.average_rate or 0))
-        audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
-                                          channels=a.codec_context.layout.nb_channels)
-        kind, brand = file.format.name, file.metadata.get("major_brand")
-        still = kind.endswith("_pipe") or kind in ("image2", "ico") or brand in HEIF
-        return MediaInfo(str(path), seconds, **video, **audio, still=still)
+    with open_media(path) as file: return _about(file, path, _seconds(file))
 
 # %% ../nbs/02_video.ipynb #dc642e96
+def _lasts(frame, stream):
+    "How long a frame is heard or seen, by its own account, in seconds."
+    if stream.type == "audio": return frame.samples / frame.sample_rate
+    return float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(stream.average_rate or 1)
+
 def _decoder(stream):
     "What decodes `stream`. FFmpeg's own decoders of VP8 and VP9 leave the transparency out, libvpx does not."
     import av
     with_alpha = stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9")
     return av.CodecContext.create("libvpx" + {"vp8": "", "vp9": "-vp9"}[stream.codec_context.name], "r") if with_alpha else stream.codec_context
 
-def _decoded(container, stream, start):
-    "Pairs (seconds after `start`, frame) of `stream` from shortly before `start` on; one damaged packet does not end it."
+def _from_here(container, stream, start, repairs):
+    "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
-    origin = (container.start_time or 0) / 1e6
-    if start > 0: container.seek(round((max(start - .2, 0) + origin) * 1e6))
+    now, end, shift, flags = -math.inf, -start, _origin(container) + start, av.format.Flags
+    summed = stream.type == "audio" and container.format.flags & (flags.generic_index | flags.ts_discont).value == flags.generic_index.value
     decoder = _decoder(stream)
-    decoder.thread_count = 1  # whoever has many files decodes them side by side
+    if not decoder.is_open: decoder.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
         try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
-            if frame.time is not None: yield frame.time - origin - start, frame
+            before, now = now, end if frame.time is None or summed and now > -math.inf else frame.time - shift
+            if now < before - .5:
+                repairs.append(("clock set back", f"by {end - now:.2f} s after {start + end:.2f} s of {stream.type}: what follows is joined on"))
+                shift, now = shift - (end - now), end
+            end = now + _lasts(frame, stream)
+            yield now, frame
+
+def _decoded(container, stream, start, lead, repairs):
+    "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on if it has begun there."
+    import av
+    moved = False
+    for back in (.2, .8, 3.2, 12.8, 51.2):
+        if start <= back or container.start_time is None or _is_mpeg(container) and _walked(container)[1]: break
+        moved = True
+        try: container.seek(round((_origin(container) + start - back) * 1e6))
+        except av.PermissionError: break   # FFmpeg's word for: cannot seek there
+        frames = _from_here(container, stream, start, repairs)
+        if (first := next(frames, None)) and first[0] <= -lead:
+            yield first
+            yield from frames
+            return
+    if not moved: yield from _from_here(container, stream, start, repairs); return
+    with open_media(container.name) as again: yield from _from_here(again, again.streams[stream.index], start, repairs)   # no seek is sure to find a beginning
 
 def _span(start, seconds):
     "Check the span asked for."
     if not 0 <= start < float("inf"): raise InputError(f"start must be 0 or more seconds, not {start}")
     if seconds is not None and not 0 < seconds: raise InputError(f"seconds must be above 0, not {seconds}")
+
+# %% ../nbs/02_video.ipynb #a7d1c3e9
+def _promised(container, stream):
+    "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
+    whole = (container.duration or 0) / 1e6
+    if container.format.name == "flv" and _walked(container)[0] + .5 < whole: return whole   # says it for all tracks together
+    if _picture(container) is None: return 0.
+    hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
+    said, origin = 3600 * int(hours) + 60 * int(minutes) + float(seconds), _origin(container)
+    if stream.duration and "matroska" not in container.format.name: said = float(stream.duration * stream.time_base)   # there a guess
+    return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little is promised than too much
+
+def _boxes(file, at, end):
+    "Kind, and where its content begins and ends, of each box of an mp4 between two positions of a binary file; the last may end behind the file."
+    while at + 8 <= end:
+        file.seek(at)
+        size, kind, begin = int.from_bytes(file.read(4), "big"), file.read(4), at + 8
+        if size == 1: size, begin = int.from_bytes(file.read(8), "big"), at + 16
+        if size == 0: size = end - at
+        if size < begin - at: return
+        yield kind, begin, at + size
+        at += size
+
+def _is_torn(container):
+    "Does an mp4 or Matroska file end before its last box or its segment does? True of other kinds, whose headers alone must tell."
+    with open(container.name, "rb") as file:
+        head, size = file.read(4096), file.seek(0, 2)
+        if "mp4" in container.format.name: return max((end for *_, end in _boxes(file, 0, size)), default=0) > size
+        if "matroska" not in container.format.name: return True
+        def number(at):  # EBML's: as many leading zeros as bytes follow
+            length = 9 - head[at].bit_length()
+            return int.from_bytes(head[at:at + length], "big") & (1 << 7*length) - 1, at + length, length
+        content, begin, _ = number(4)
+        content, begin, length = number(begin + content + 4)
+        return begin + content > size and content != (1 << 7*length) - 1   # all ones: written live, length unknown
+
+def _has_pause(container):
+    "Has an mp4 an empty edit that is not the first of its track?"
+    if "mp4" not in container.format.name: return False
+    with open(container.name, "rb") as file:
+        spans = [box[1:] for box in _boxes(file, 0, file.seek(0, 2)) if box[0] == b"moov"]
+        for name in (b"trak", b"edts", b"elst"): spans = [box[1:] for span in spans for box in _boxes(file, *span) if box[0] == name]
+        for begin, end in spans:
+            file.seek(begin)
+            version, edits = file.read(8)[:1], file.read(end - begin - 8)
+            each, time = (20, slice(8, 16)) if version == b"\1" else (12, slice(4, 8))   # an edit: length, where in the track, rate
+            if any(set(edits[at:at + each][time]) == {255} for at in range(each, len(edits), each)): return True   # nowhere: -1
+    return False
+
+def _check_end(container, stream, path, start, last, end):
+    "Raises MediaError where a track ends at `last`, and its header promises more, up to `end`: all seconds after `start`."
+    promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
+    if last + .5 < promised and (what == "sound" or _is_torn(container)):
+        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, {last:.1f} s there", "truncated")
 
 # %% ../nbs/02_video.ipynb #bc05ff3e
 def _on_white(image):
@@ -268,57 +398,57 @@ def _image(frame, shortest, pixel_aspect=1):
     return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else image
 
 # %% ../nbs/02_video.ipynb #9bef1f4f
+def _chosen(container, path, kind, repairs):
+    "The track of a kind that a player takes. Raises MediaError where there is none."
+    _about(container, path).need(kind)
+    if _has_pause(container): raise MediaError(f"{path} has a pause between two edits, which FFmpeg plays wrongly: export it anew", "unreadable")
+    tracks, best = _tracks(container, kind)
+    if best is not tracks[0]: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {tracks[0].index}"))
+    return best
+
+def _show(frame, time, times, images, shortest, pixel_aspect):
+    "Take a frame as the picture of a moment; 1."
+    times.append(time)
+    images.append(_image(frame, shortest, pixel_aspect))
+    return 1
+
+def _held_until(container, stream, path, start, last, end, repairs):
+    "Seconds after `start` until which the last picture stays, whose own time ends at `last`: all of the film, up to `end`. Raises MediaError."
+    _check_end(container, stream, path, start, last, end)
+    if end == math.inf: end = max(last, (_seconds(container) or 0.) - start)
+    if end > last + .5: repairs.append(("last picture held", f"from {start + last:.2f} s on"))
+    return end
+
 def read_frames(
     path: str | Path,             # any video file
     rate: float = 1.,             # frames a second
     start: float = 0.,            # seconds from the beginning of the file
     seconds: float | None = None, # how long to look; None: to the end
     shortest: int | None = None,  # shrink to this short side in pixels; None: as they are
+    repairs: list | None = None,  # gets a pair (what, detail) for what had to be put right
 ) -> tuple[list[float], list]:    # seconds after `start`, and as many RGB images
-    "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (reason \"no picture\") and InputError."
+    "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (\"no picture\", \"truncated\", …) and InputError."
     _span(start, seconds)
     if not rate > 0: raise InputError(f"rate must be above 0 frames a second, not {rate}")
+    repairs = [] if repairs is None else repairs
     with open_media(path) as file:
-        if (stream := _picture(file)) is None: raise MediaError(f"{path} has sound but no picture", "no picture")
-        end = min(seconds or float("inf"), file.duration / 1e6 - start if file.duration else float("inf"))
-        first, times, images, shown = min(.5 / rate, max(end, 0.) / 2), [], [], None
-        due = lambda: first + len(times) / rate
-        def show(frame):
-            times.append(due())
-            images.append(_image(frame, shortest, stream.sample_aspect_ratio))
-        for now, frame in _decoded(file, stream, start):
-            while shown is not None and due() < min(now, end): show(shown)
-            shown, last = frame, now
+        stream = _chosen(file, path, "video", repairs)
+        end = min(seconds or math.inf, (_seconds(file) or math.inf) - start if file.duration else math.inf)
+        turn, first, times, images, shown = 0, min(.5 / rate, max(end, 0.) / 2), [], [], None
+        due, aspect = lambda: first + turn / rate, stream.sample_aspect_ratio
+        for now, frame in _decoded(file, stream, start, 0., repairs):
+            if shown is None and now > .1:
+                turn = math.ceil((now - first) * rate)
+                if turn > 0: repairs.append(("pictures begin late", f"at {start + now:.2f} s"))
+            while shown is not None and due() < min(now, end): turn += _show(shown, due(), times, images, shortest, aspect)
+            shown, last = frame, now + _lasts(frame, stream)
             if due() >= end: break
-        if shown is not None:  # the last frame stays for its duration
-            last += max(float((shown.duration or 0) * shown.time_base), 1 / float(stream.average_rate or 1))
-            while due() < min(last, end): show(shown)
-    if not images: raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
-    return times, images
-
-# %% ../nbs/02_video.ipynb #64843ea0
-def _promised(container, stream):
-    "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
-    if _picture(container) is None: return 0.
-    if stream.duration: return float(stream.duration * stream.time_base)
-    hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-
-def _converted(frames, rate):
-    "The (time, channel) floats of AVFrames, at `rate`."
-    import av
-    resampler, channels = av.AudioResampler("flt", rate=rate), frames[0].layout.nb_channels   # packed: PyAV loses count of eight planes and more
-    return np.concatenate([out.to_ndarray().reshape(-1, channels) for frame in [*frames, None] for out in resampler.resample(frame)])
-
-def _mono(wave, first, rate, sample_rate):
-    "`wave` (time), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
-    import av
-    lead = 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
-    wave = wave[round(-(first + lead) * rate):] if first < -lead else np.pad(wave, (round((first + lead) * rate), 0))
-    if rate == sample_rate: return wave
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32)[None], "fltp", "mono")
-    frame.sample_rate = rate
-    return _converted([frame], sample_rate)[round(lead * sample_rate):, 0]
+        else:
+            if shown is not None: end = _held_until(file, stream, path, start, last, end, repairs)
+            while shown is not None and due() < end: turn += _show(shown, due(), times, images, shortest, aspect)
+    if images: return times, images
+    if shown is not None and end > 0: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s: they begin later", "no picture")
+    raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
 # %% ../nbs/02_video.ipynb #9d40e6a2
 BS775 = {"FL": .5**.5, "FR": .5**.5, "FLC": .5**.5, "FRC": .5**.5, "FC": 1., "SL": .5, "SR": .5, "BL": .5, "BR": .5, "BC": .5,
@@ -341,12 +471,49 @@ def _channels(layout):
     "What ffmpeg calls the channels of a layout."
     return [channel.name for channel in layout.channels]
 
+# %% ../nbs/02_video.ipynb #64843ea0
+def _laid(path, frames, repairs):
+    "Runs (wave (time), seconds of its first sample, rate) of timed AVFrames: one of each format, and after each second without sound."
+    import av
+    runs, form, count, lost, twice = [], None, 0, [], []
+    for now, frame in frames:
+        kind, rate = (frame.format.name, frame.layout.name, frame.sample_rate), frame.sample_rate
+        gap = round((now - runs[-1][1]) * rate) - count if kind == form else 0
+        if kind != form and form: repairs.append(("format changes", f"from {' '.join(map(str, form))} to {' '.join(map(str, kind))}"))
+        if gap > .02 * rate: lost.append(gap / rate)
+        if gap < -.02 * rate: twice.append(-gap / rate)
+        if kind != form: resampler = av.AudioResampler("flt", rate=rate)   # packed: PyAV loses count of eight planes and more
+        if kind != form or gap > rate: runs.append(([], now, rate, _channels(frame.layout))); count = gap = 0
+        wave = np.concatenate([out.to_ndarray().reshape(-1, frame.layout.nb_channels) for out in resampler.resample(frame)])
+        if gap > .02 * rate: wave = np.pad(wave, [(gap, 0), (0, 0)])
+        if gap < -.02 * rate: wave = wave[-gap:]
+        runs[-1][0].append(wave)
+        form, count = kind, count + len(wave)
+    if lost: repairs.append(("holes filled", f"{len(lost)} in the sound, {sum(lost):.2f} s in all"))
+    if twice: repairs.append(("overlaps dropped", f"{len(twice)} in the sound, {sum(twice):.2f} s in all"))
+    return [(_mixed(path, np.concatenate(waves), names), first, rate) for waves, first, rate, names in runs]
+
+def _converted(frames, rate):
+    "The (time, channel) floats of AVFrames, at `rate`."
+    import av
+    resampler, channels = av.AudioResampler("flt", rate=rate), frames[0].layout.nb_channels   # packed: PyAV loses count of eight planes and more
+    return np.concatenate([out.to_ndarray().reshape(-1, channels) for frame in [*frames, None] for out in resampler.resample(frame)])
+
+def _mono(wave, first, rate, sample_rate):
+    "`wave` (time), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
+    import av
+    lead = 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
+    wave = wave[round(-(first + lead) * rate):] if first < -lead else np.pad(wave, (round((first + lead) * rate), 0))
+    if rate == sample_rate: return wave
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32)[None], "fltp", "mono")
+    frame.sample_rate = rate
+    return _converted([frame], sample_rate)[round(lead * sample_rate):, 0]
+
 # %% ../nbs/02_video.ipynb #b6a4f815
-def _padding(container, stream, end):
-    "Seconds by which an mp4's track, decoded up to `end` seconds of the file, goes on after its edit list has ended."
-    if "mp4" not in container.format.name or not stream.duration: return 0.
-    said = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - (container.start_time or 0) / 1e6
-    return end - said if said < end < said + .2 else 0.
+def _track_end(container, stream):
+    "The second at which the edit list of an mp4 ends a track; infinite where nothing says."
+    if "mp4" not in container.format.name or not stream.duration: return math.inf
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin(container)
 
 # %% ../nbs/02_video.ipynb #36a240a4
 def _is_cut_off(path):
@@ -369,7 +536,7 @@ SAME = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "UL
 OURS = ("G721_32", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32")   # ffmpeg reads them wrongly or not at all
 
 def _by_soundfile(path, start=0., seconds=None):
-    "What `_by_pyav` returns of a wav, flac or ogg, from its beginning on; None for what ffmpeg shall read. Raises MediaError."
+    "The one run that `_by_pyav` returns of a wav, flac or ogg; None for what ffmpeg shall read. Raises MediaError."
     import soundfile
     path, head = _checked(path)
     if head[:4] not in (b"RIFF", b"fLaC", b"OggS"): return None
@@ -389,32 +556,51 @@ def _by_soundfile(path, start=0., seconds=None):
         return _mixed(path, wave, names), -start, file.samplerate
 
 # %% ../nbs/02_video.ipynb #63bacd71
-def _by_pyav(path, start, seconds):
-    "The sound of a file or of a part of it: (time) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
-    with open_media(path) as file:
-        if not file.streams.audio: raise MediaError(f"{path} has no audio track", "no audio track")
-        stream, frames, after, end = file.streams.audio[0], [], 0., seconds or float("inf")
-        for now, frame in _decoded(file, stream, start):
-            if (after := now + frame.samples / frame.sample_rate) > -.1 and now < end: frames.append((now, frame))
+def _by_pyav(path, start, seconds, repairs):
+    "The sound of a file or of a part of it, as runs of (time) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
+    after, end = 0., seconds or math.inf
+    def heard():
+        nonlocal after
+        for now, frame in _decoded(file, stream, start, .1, repairs):
+            if (after := now + frame.samples / frame.sample_rate) > -.1 and now < end + .1: yield now, frame
             if after >= end + .1: break
-        if after + .5 < (promised := min(_promised(file, stream) - start, end)):
-            raise MediaError(f"{path} is cut off: {promised:.1f} s of sound promised from {start:g} s on, {after:.1f} s there", "truncated")
-        if not frames: raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
-        rate = frames[0][1].sample_rate
-        wave, filled = _converted([frame for _, frame in frames], rate), round(_padding(file, stream, start + after) * rate)
-        return _mixed(path, wave[:len(wave) - filled], _channels(frames[0][1].layout)), frames[0][0], rate
+    with open_media(path) as file:
+        stream = _chosen(file, path, "audio", repairs)
+        runs, said = _laid(path, heard(), repairs), _track_end(file, stream) - start
+        if said < after < said + .2:   # filled up by the encoder
+            after, runs = said, [(wave[:round((said - first) * rate)], first, rate) for wave, first, rate in runs if first < said]
+        _check_end(file, stream, path, start, after, end)
+    if not any(first < end and first + len(wave) / rate > 0 for wave, first, rate in runs):
+        if after > end: raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
+        raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
+    wave, first, rate = runs[-1]
+    if after > end and (short := round((end - first) * rate) - len(wave)) > 0:   # the sound goes on after the span
+        repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
+        runs[-1] = np.pad(wave, (0, short)), first, rate
+    return runs
+
+def _placed(runs, sample_rate):
+    "One wave (time,) of runs, each at its place."
+    starts = [max(math.floor(first * sample_rate), 0) for _, first, _ in runs]
+    waves = [_mono(wave, first - at / sample_rate, rate, sample_rate) for at, (wave, first, rate) in zip(starts, runs)]
+    if len(runs) == 1 and not starts[0]: return waves[0]
+    placed = np.zeros(max(at + len(wave) for at, wave in zip(starts, waves)), np.float32)
+    for at, wave in zip(starts, waves): placed[at:at + len(wave)] = wave
+    return placed
 
 def read_audio(
     path: str | Path,              # any video or audio file
     sample_rate: int | None = 16000, # Hz, of the result; None: the file's own
     start: float = 0.,             # seconds from the beginning of the file
     seconds: float | None = None,  # how long to listen; None: to the end
+    repairs: list | None = None,   # gets a pair (what, detail) for what had to be put right
 ) -> Audio:                        # mono; shorter than `seconds` where the file ends sooner
     "The sound of a file, or a part of it. Raises MediaError (\"no audio track\", \"truncated\", \"too short\", …) and InputError."
     _span(start, seconds)
     if sample_rate is not None and not 0 < sample_rate: raise InputError(f"sample_rate must be above 0 Hz, not {sample_rate}")
-    wave, first, rate = _by_soundfile(path, start, seconds) or _by_pyav(path, start, seconds)
-    wave = _mono(wave, first, rate, sample_rate := sample_rate or rate)
+    whole = _by_soundfile(path, start, seconds)
+    runs = [whole] if whole else _by_pyav(path, start, seconds, [] if repairs is None else repairs)
+    wave = _placed(runs, sample_rate := sample_rate or max(rate for *_, rate in runs))
     if seconds: wave = wave[:round(seconds * sample_rate)]
     if not len(wave): raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
     return Audio(torch.from_numpy(np.ascontiguousarray(wave))[None], sample_rate)
@@ -425,17 +611,34 @@ FILMS = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}   # of
 def _picture_packets(path):
     "The stream of a film's pictures, then its packets on a clock that starts at zero. Raises MediaError."
     with open_media(path) as file:
-        if (stream := _picture(file)) is None: raise MediaError(f"{path} has sound but no picture", "no picture")
+        stream = _chosen(file, path, "video", [])
         yield stream
-        start, promised, end = stream.start_time or 0, _promised(file, stream), 0.
+        start, last, end, hidden = round(_origin(file) / stream.time_base), -math.inf, 0., []
         for packet in file.demux(stream):
             if not packet.size: continue  # PyAV's sign of the end
-            if packet.dts is not None: packet.dts -= start
+            if packet.dts is None and packet.pts is None:
+                raise InputError(f"the pictures of {path} have no times: put them into a film first, as by ffmpeg -framerate 25 -i IN -c copy OUT.mp4")
+            if packet.dts is not None:
+                if packet.dts < last: raise InputError(f"the pictures of {path} cannot be copied as they are, for its clock is set back between them: "
+                                                       "it has several edits, or was joined of recordings; encode it anew, as by ffmpeg -i IN OUT.mp4")
+                last = packet.dts
+                packet.dts -= start
             if packet.pts is not None:
                 packet.pts -= start
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            yield packet
-        if end + .5 < promised: raise MediaError(f"{path} is cut off: {promised:.1f} s of pictures promised, {end:.1f} s there", "truncated")
+            hidden.append(packet)
+            if packet.is_discard: continue   # of use only if something is shown after it
+            yield from hidden
+            hidden.clear()
+        _check_end(file, stream, path, 0., end, math.inf)
+
+def _matroska_takes(source):
+    "Can the packets of the stream `source` be written into an .mkv?"
+    import av
+    try:
+        with av.open(io.BytesIO(), "w", format="matroska") as trial: _picture_stream(trial, source).container.start_encoding()
+    except (av.FFmpegError, ValueError): return False
+    return True
 
 def _picture_stream(file, source):
     "A new stream of `file` for packets of the stream `source`, with what is known of it."
@@ -449,7 +652,7 @@ def _picture_stream(file, source):
 def write_soundtrack(
     video: str | Path,  # any film; its own sound is left out
     path: str | Path,   # where to write the copy, `video` itself if you like; ends in .mp4, .mov, .mkv (AAC) or .webm (Opus)
-    audio: Audio,       # mono or stereo; begins with the first picture, may be shorter or longer than the film
+    audio: Audio,       # mono or stereo; begins at the film's time 0, may be shorter or longer than the film
 ):
     "Copy a film's pictures as they are, with another sound, whole or not at all. Raises MediaError (reason \"no picture\", …), InputError."
     import av
@@ -462,6 +665,8 @@ def write_soundtrack(
             with av.open(str(partial), "w") as file:
                 pictures, sound, pending = _picture_stream(file, source), _sound_stream(file, audio, FILMS[ending]), _sound_frames(audio)
                 for packet in packets:
+                    if packet.is_discard and (packet.pts or 0) < 0 and ending in (".mkv", ".webm"):
+                        raise InputError(f"{video} was trimmed and hides pictures, which {ending} cannot: write an .mp4, or encode it anew")
                     now, packet.stream = float((packet.dts or packet.pts or 0) * packet.time_base), pictures
                     file.mux(packet)
                     _mux_sound(file, sound, pending, now)
@@ -469,7 +674,7 @@ def write_soundtrack(
                 file.mux(sound.encode(None))
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, (OSError, InputError)): raise
-            remedy = "write an .mkv, which takes nearly all" if ending != ".mkv" else "encode them anew, as H.264"
+            remedy = "write an .mkv, which takes nearly all" if ending != ".mkv" and _matroska_takes(source) else "encode them anew, as H.264"
             raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252

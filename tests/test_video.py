@@ -3,6 +3,7 @@ import math
 import multiprocessing
 import os
 import resource
+import struct
 from fractions import Fraction
 
 import av
@@ -15,7 +16,7 @@ from torchaudio.functional import resample
 
 from clipsonic.core import Audio, ClipsonicError, InputError, MediaError
 from clipsonic.video import _by_pyav, _by_soundfile, probe, read_audio, read_frames, read_image, rgb_image, write_soundtrack, write_video
-from films import cut, film, pitch, remux, song, tone
+from films import cut, film, heard, joined, ladder, pitch, remux, seen, song, steps, tone
 
 @pytest.fixture(scope='module')
 def good(tmp_path_factory):
@@ -60,7 +61,8 @@ def test_a_frame_rate_below_the_one_asked_for_repeats_frames(tmp_path):
 
 def test_picture_ends_before_the_sound(tmp_path):
     path = film(tmp_path/'short.mp4', 1., audio=tone(4.))
-    assert read_frames(path)[0] == [.5] and read_audio(path).seconds == pytest.approx(4, abs=.1)
+    times, images = read_frames(path)
+    assert times == [.5, 1.5, 2.5, 3.5] and {colour(image) for image in images} == {(1, 0, 0)} and read_audio(path).seconds == pytest.approx(4, abs=.1)
 
 def test_broken_files(tmp_path):
     (tmp_path/'page.mp4').write_text('<html>Video unavailable</html>')
@@ -117,7 +119,7 @@ def test_whole_sounds_are_the_same_by_libsndfile_and_by_ffmpeg(tmp_path, name, s
     for channels in 1, 2, 6, 8:
         for rate in 16000, 48000:
             path = hiss(tmp_path/name, channels, rate, subtype=subtype)
-            (slow, *same), both = _by_pyav(path, 0., None), _by_soundfile(path)
+            [(slow, *same)], both = _by_pyav(path, 0., None, []), _by_soundfile(path)
             if subtype == 'VORBIS' and channels > 2: assert both is None   # its channels come in another order
             else:
                 quick, *about = both
@@ -168,6 +170,196 @@ def test_no_duration_in_the_header(good, tmp_path):
     with av.open(str(path)) as file: assert not file.duration
     assert probe(path).seconds == pytest.approx(4, abs=.2)
     assert len(read_frames(path)[0]) == 4
+
+def everything(path, **span):
+    "The steps heard and seen in a file, and what had to be put right."
+    repairs = []
+    return heard(read_audio(path, repairs=repairs, **span)), seen(read_frames(path, repairs=repairs, **span)), [what for what, _ in repairs]
+
+STEPS = [0, 1, 2, 3], {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3}, []
+
+@pytest.mark.parametrize('name, codecs', [('a.ts', {}), ('ten hours.ts', {}), ('a.m2ts', dict(g='12')), ('a.mpg', dict(video='mpeg2video', audio='mp2', fps=25, bf='2')), ('a.vob', dict(video='mpeg2video', audio='ac3', rate=48000, fps=25)), ('a.mkv', {})])
+def test_any_moment_of_a_film_is_found(tmp_path, name, codecs):
+    "MPEG streams have no index: FFmpeg seeks to any packet, and pictures begin at the next key frame, here the only one."
+    path = steps(tmp_path/name, 5., **codecs)
+    if name == 'ten hours.ts': path = remux(path, tmp_path/'late.ts', audio_delay=36000., video_delay=36000.)
+    assert probe(path).seconds == pytest.approx(5, abs=.15)
+    sound = read_audio(path).waveform
+    for start in 0., .1, .25, 1., 2.6, 4.25:
+        times, images = read_frames(path, 2., start, .5)
+        assert times == [.25] and seen((times, images)) == {.25: int(start + .25)}, start
+        part = read_audio(path, start=start, seconds=.5).waveform
+        assert (part - sound[:, round(start * 16000):round(start * 16000) + 8000]).abs().max() < (.1 if name == 'a.mkv' else 2e-3)   # whose times are rounded to 1 ms
+    assert reason(read_frames, path, start=9.) == reason(read_audio, path, start=9.) == 'too short'
+
+@pytest.mark.parametrize('name, ending, codecs', [('a.mp4', 'mkv', {}), ('a.mp4', 'mp4', {}), ('a.ts', 'ts', dict(audio='mp2')), ('a.webm', 'webm', dict(video='libvpx', audio='libopus', rate=48000))])
+def test_a_hole_in_the_sound_is_silent(tmp_path, name, ending, codecs):
+    source = steps(tmp_path/name, 6., **codecs)
+    with av.open(str(source)) as file: zero = (file.start_time or 0) / 1e6
+    path = remux(source, tmp_path/f'hole.{ending}', keep=lambda kind, now: kind == 'video' or not 2.1 < now - zero < 5.)
+    assert everything(path) == ([0, 1, None, None, None, 5], {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3, 4.5: 4, 5.5: 5}, ['holes filled'])
+    part = read_audio(path, start=1., seconds=3.)
+    assert part.waveform.shape == (1, 48000) and heard(part) == [1, None, None], 'the sound goes on later'
+    assert heard(read_audio(path, start=4., seconds=2.)) == [None, 5]
+    assert reason(read_audio, path, start=2.6, seconds=2.) == 'silent'
+
+def test_a_pause_while_nobody_speaks_on_the_telephone(tmp_path):
+    path = remux(steps(tmp_path/'a.opus', 6., video=None, audio='libopus', rate=48000), tmp_path/'dtx.opus', keep=lambda kind, now: not 2. < now < 5.)
+    repairs = []
+    assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5] and [what for what, _ in repairs] == ['holes filled']
+
+def test_times_that_tremble_make_no_clicks(tmp_path):
+    source = steps(tmp_path/'a.mp4', 4.)
+    smooth, shaken = (read_audio(remux(source, tmp_path/name, late=late)).waveform for name, late in
+                      [('smooth.mkv', lambda now: 0.), ('shaken.mkv', lambda now: .009 * math.sin(50 * now) * (now > .3))])
+    n = min(smooth.shape[1], shaken.shape[1])
+    assert n > 63000 and (smooth[:, :n] - shaken[:, :n]).abs().max() < 1e-6
+
+def test_sound_that_is_there_twice_is_heard_once(tmp_path):
+    path, repairs = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'overlap.mkv', late=lambda now: 0. if now < 1.1 else -.05), []
+    with av.open(str(path)) as file: last = [frame.time for frame in file.decode(audio=0)][-1]
+    assert read_audio(path, repairs=repairs).seconds == pytest.approx(last + .064, abs=.002) and [what for what, _ in repairs] == ['overlaps dropped']
+
+def test_an_mp4_in_fragments(tmp_path):
+    "It has no list of edits: the encoder's run-up is heard as silence or as what it is, and everything after it in time with the pictures."
+    whole = steps(tmp_path/'a.mp4', 4.)
+    path = remux(whole, tmp_path/'fragments.mp4', movflags='frag_keyframe+empty_moov+default_base_moof')
+    assert everything(path)[:2] == STEPS[:2] and probe(path).seconds == pytest.approx(4.25, abs=.1)
+    with av.open(str(path)) as file: late = next(file.decode(video=0)).time
+    a, b = (read_audio(p).waveform[0] for p in (whole, path))
+    assert (a[16000:48000] - b[16000 + round(late * 16000):][:32000]).abs().max() < 1e-3
+
+@pytest.mark.parametrize('ending, codecs, options', [('mkv', {}, {}), ('mkv', {}, {'live': '1'}), ('mp4', {}, {'movflags': 'frag_keyframe+delay_moov+frag_discont'}), ('flv', {}, {}),
+                                                     ('webm', dict(video='libvpx', audio='libopus', rate=48000), {}), ('ts', {}, {})])
+def test_a_clock_that_begins_anywhere(tmp_path, ending, codecs, options):
+    "The header says there when the film ends, and not how long it is."
+    source = steps(tmp_path/('a.webm' if ending == 'webm' else 'a.mp4'), 4., **codecs)
+    path = remux(source, tmp_path/f'late.{ending}', audio_delay=1000., video_delay=1000., **options)
+    with av.open(str(path)) as file: assert file.start_time > 999e6
+    assert probe(path).seconds == pytest.approx(4.1, abs=.1)
+    assert everything(path)[:2] == STEPS[:2]
+    assert heard(read_audio(path, start=2., seconds=1.)) == [2] and seen(read_frames(path, start=2., seconds=1.)) == {.5: 2}
+    if ending == 'mkv' and not options: assert reason(read_audio, cut(path, .6)) == reason(read_frames, path) == 'truncated'
+
+def test_a_clock_that_begins_anywhere_beside_a_header_that_says_how_long(tmp_path):
+    "As mkvmerge writes it."
+    path = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'late.mkv', audio_delay=1000., video_delay=1000.)
+    data = path.read_bytes()
+    at = data.index(b'\x44\x89\x88') + 3
+    assert struct.unpack('>d', data[at:at + 8])[0] == pytest.approx(1004000, abs=100)
+    path.write_bytes(data[:at] + struct.pack('>d', 4060.) + data[at + 8:])
+    assert probe(path).seconds == pytest.approx(4.05, abs=.05) and everything(path) == STEPS
+
+@pytest.mark.parametrize('late', ['audio', 'video'])
+@pytest.mark.parametrize('ending', ['mkv', 'mp4', 'ts'])
+def test_a_track_that_begins_later_stays_in_time(tmp_path, ending, late):
+    path = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/f'late.{ending}', **{f'{late}_delay': 2.})
+    first, last = {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3}, {2.5: 0, 3.5: 1, 4.5: 2, 5.5: 3}
+    if late == 'audio': assert everything(path) == ([None, None, 0, 1, 2, 3], first | {4.5: 3, 5.5: 3}, ['last picture held'])
+    else: assert everything(path) == ([0, 1, 2, 3], last, ['pictures begin late'])
+    assert heard(read_audio(path, start=3., seconds=1.)) == [1 if late == 'audio' else 3]
+    assert seen(read_frames(path, start=3., seconds=1.)) == {.5: 3 if late == 'audio' else 1}
+    if late == 'video': assert heard(read_audio(path, start=1., seconds=1.)) == [1] and reason(read_frames, path, start=.5, seconds=1.) == 'no picture'
+    if ending != 'ts':
+        write_soundtrack(path, copy := tmp_path/'copy.mp4', ladder(6., first=2))
+        assert heard(read_audio(copy)) == [2, 3, 4, 5, 6, 7] and seen(read_frames(copy)) == (first | {4.5: 3, 5.5: 3} if late == 'audio' else last)
+
+def test_the_format_changes_in_the_middle(tmp_path):
+    options = [dict(rate=48000, channels=2), dict(rate=32000, first=3)]
+    for name, codecs in [('a.aac', {}), ('a.mp3', dict(audio='libmp3lame')), ('a.mp2', dict(audio='mp2')), ('a.ac3', dict(audio='ac3'))]:
+        path = joined(tmp_path/name, *(steps(tmp_path/f'{n}{name}', 3., video=None, **codecs, **about) for n, about in enumerate(options)))
+        assert heard(read_audio(path)) == [0, 1, 2, 3, 4, 5], name
+        assert read_audio(path, None).sample_rate == 48000 and heard(read_audio(path, start=2., seconds=2.)) == [2, 3]
+
+def test_recordings_that_were_joined(tmp_path):
+    "The second sets the clock back, and changes the format."
+    path = joined(tmp_path/'joined.ts', steps(tmp_path/'a.ts', 3., audio='mp2', rate=48000), steps(tmp_path/'b.ts', 3., audio='mp2', rate=32000, channels=2, first=3))
+    assert probe(path).seconds == pytest.approx(6.2, abs=.1)
+    sounds, pictures, repairs = everything(path)
+    assert sounds == [0, 1, 2, 3, 4, 5] and pictures == dict(zip(np.arange(.5, 6), range(6)))
+    assert sorted(set(repairs)) == ['clock set back', 'format changes']
+    assert heard(read_audio(path, start=4., seconds=2.)) == [4, 5] and seen(read_frames(path, start=4., seconds=2.)) == {.5: 4, 1.5: 5}
+    with pytest.raises(InputError, match='set back'): write_soundtrack(path, tmp_path/'copy.mp4', ladder(6.))
+
+def several(path, *sources, default):
+    "The first's pictures and the sound of each, one of which is marked default."
+    files = [av.open(str(source)) for source in sources]
+    with av.open(str(path), 'w') as new:
+        tracks = [(files[0].streams.video[0], new.add_stream_from_template(files[0].streams.video[0]))]
+        tracks += [(file.streams.audio[0], new.add_stream_from_template(file.streams.audio[0])) for file in files]
+        for n, (_, track) in enumerate(tracks[1:]): track.disposition = int(n == default)
+        for old, track in tracks:
+            if old.type == 'audio': old.container.seek(0)
+            for packet in old.container.demux(old):
+                if packet.size: packet.stream = track; new.mux(packet)
+    for file in files: file.close()
+    return path
+
+def test_the_track_that_is_marked_default_is_heard(tmp_path):
+    sources = steps(tmp_path/'a.mp4', 2.), steps(tmp_path/'b.mp4', 2., first=4)
+    for ending in 'mkv', 'mp4':
+        assert everything(several(tmp_path/f'first.{ending}', *sources, default=0)) == ([0, 1], {.5: 0, 1.5: 1}, [])
+        assert everything(several(tmp_path/f'second.{ending}', *sources, default=1)) == ([4, 5], {.5: 0, 1.5: 1}, ['track chosen'])
+
+def unknown(path, codec, config):
+    "Give a codec in an mp4 a name that nobody knows."
+    data = path.read_bytes()
+    at = data.index(codec, data.index(b'stsd'))
+    path.write_bytes(data[:at] + b'zzzz' + data[at + 4:].replace(config, b'x' + config[1:], 1))
+    return path
+
+def test_tracks_without_a_decoder(tmp_path):
+    path = unknown(several(tmp_path/'two.mp4', steps(tmp_path/'a.mp4', 2.), steps(tmp_path/'b.mp4', 2., first=4), default=0), b'mp4a', b'esds')
+    assert probe(path).audio == 'aac' and everything(path) == ([4, 5], {.5: 0, 1.5: 1}, ['track chosen'])
+    write_soundtrack(path, tmp_path/'copy.mp4', ladder(2.))
+    mute, blind = unknown(steps(tmp_path/'mute.mp4', 2.), b'mp4a', b'esds'), unknown(steps(tmp_path/'blind.mp4', 2.), b'avc1', b'avcC')
+    assert (probe(mute).audio, probe(mute).video, probe(mute).undecodable) == (None, 'h264', ('audio',))
+    assert (probe(blind).audio, probe(blind).video, probe(blind).undecodable) == ('aac', None, ('video',))
+    assert reason(read_audio, mute) == reason(read_frames, blind) == reason(write_soundtrack, blind, tmp_path/'copy.mp4', ladder(2.)) == 'no decoder'
+    assert seen(read_frames(mute)) == {.5: 0, 1.5: 1} and heard(read_audio(blind)) == [0, 1]
+
+def test_a_song_with_a_still(tmp_path):
+    for ending in 'mp4', 'mkv':
+        path = film(tmp_path/f'still.{ending}', 1/8, audio=tone(4.))
+        times, images = read_frames(path)
+        assert times == [.5, 1.5, 2.5, 3.5] and {colour(image) for image in images} == {(1, 0, 0)}
+        assert read_frames(path, start=3., seconds=1.)[0] == [.5]
+
+def test_pictures_of_a_film_that_was_cut_off_are_not_held(good, tmp_path):
+    for ending, options in ('mp4', {'movflags': 'faststart'}), ('mkv', {}):
+        path = cut(remux(good, tmp_path/f'film.{ending}', **options), .6)
+        assert reason(read_frames, path) == 'truncated' and len(read_frames(path, seconds=1.)[0]) == 1
+
+def test_a_bare_stream_of_pictures(tmp_path):
+    path = steps(tmp_path/'a.h264', 4., audio=None)
+    assert probe(path).seconds == pytest.approx(4) and seen(read_frames(path)) == STEPS[1] and seen(read_frames(path, start=2., seconds=1.)) == {.5: 2}
+    with pytest.raises(InputError, match='no times'): write_soundtrack(path, tmp_path/'copy.mp4', ladder(4.))
+
+def edited(path, *edits):
+    "Have an mp4's first track play (from, seconds) one after the other; from None: a pause."
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as file: base = file.streams[0].time_base
+    at = data.index(b'elst')
+    begin = int.from_bytes(data[at + 16:at + 20], 'big')
+    new = b''.join(struct.pack('>IiI', round(1000 * seconds), -1 if start is None else begin + round(start / base), 1 << 16) for start, seconds in edits)
+    more = len(new) - 12 * int.from_bytes(data[at + 8:at + 12], 'big')
+    data[at + 8:at + 12 + len(new) - more] = len(edits).to_bytes(4, 'big') + new
+    for box in b'elst', b'edts', b'trak', b'moov':
+        at = data.rindex(box, 0, at + 4)
+        data[at - 4:at] = (int.from_bytes(data[at - 4:at], 'big') + more).to_bytes(4, 'big')
+    path.write_bytes(data)
+    return path
+
+def test_what_an_mp4_plays_is_what_its_edits_say(tmp_path):
+    twice = edited(steps(tmp_path/'twice.mp4', 6., audio=None), (1., 2.), (4., 2.))
+    assert seen(read_frames(twice)) == {.5: 1, 1.5: 2, 2.5: 4, 3.5: 5}
+    with pytest.raises(InputError, match='several edits'): write_soundtrack(twice, tmp_path/'copy.mp4', ladder(4.))
+    late = edited(steps(tmp_path/'late.mp4', 3.), (None, 1.), (0., 2.))
+    assert seen(read_frames(late, seconds=3.)) == {1.5: 0, 2.5: 1}
+    write_soundtrack(late, tmp_path/'copy.mkv', ladder(3.))
+    assert seen(read_frames(tmp_path/'copy.mkv')) == {1.5: 0, 2.5: 1}
+    pause = edited(steps(tmp_path/'pause.mp4', 6.), (0., 2.), (None, 1.), (2., 3.))
+    assert reason(read_frames, pause) == reason(read_audio, pause) == 'unreadable'
 
 def turned(path):
     "Note a quarter turn clockwise in an mp4."
@@ -424,6 +616,27 @@ def test_a_file_that_names_others_opens_none_of_them(tmp_path, good):
     Image.new('RGB', (8, 8), 'red').save(tmp_path/'a%d.png')
     Image.new('RGB', (8, 8), 'blue').save(tmp_path/'a0.png')
     assert colour(read_frames(tmp_path/'a%d.png')[1][0].resize((40, 40))) == (1, 0, 0), 'a name is no pattern'
+
+def test_where_ffmpeg_cannot_seek_it_is_read_from_the_beginning(good, tmp_path):
+    "It refuses to in a Matroska file whose pictures have lost their key frames."
+    with av.open(str(good)) as old, av.open(str(path := tmp_path/'keyless.mkv'), 'w') as new:
+        streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
+        for packet in old.demux():
+            if packet.dts is None or packet.stream.type == 'video' and packet.is_keyframe: continue
+            packet.stream = streams[packet.stream.index]
+            new.mux(packet)
+    whole = read_audio(path).waveform[0, 32000:48000]
+    assert (read_audio(path, start=2., seconds=1.).waveform[0] - whole).abs().max() < .01
+
+def test_an_flv_that_is_cut_off_is_no_shorter_film(good, tmp_path):
+    "Its header says how long all tracks together last."
+    whole = remux(good, tmp_path/'film.flv')
+    assert read_audio(whole).seconds == pytest.approx(4, abs=.1) and len(read_frames(whole)[0]) == 4
+    cut(whole, .6)
+    assert reason(read_audio, whole) == reason(read_frames, whole) == 'truncated'
+    assert read_audio(whole, seconds=1.).seconds == 1 and len(read_frames(whole, seconds=1.)[0]) == 1
+    early = remux(film(tmp_path/'early.mp4', 1., audio=tone(4., rate=44100)), tmp_path/'early.flv')
+    assert len(read_frames(early)[0]) == 4 and read_audio(early).seconds == pytest.approx(4, abs=.1), 'the pictures end early, the file does not'
 
 # what a picture looks like
 
