@@ -246,19 +246,21 @@ def _decoder(stream):
 def _from_here(container, stream, start, repairs):
     "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
-    now, end, shift, flags = -math.inf, -start, _origin(container) + start, av.format.Flags
+    now, last, shift, flags = -math.inf, None, _origin(container) + start, av.format.Flags
     summed = stream.type == "audio" and container.format.flags & (flags.generic_index | flags.ts_discont).value == flags.generic_index.value
+    def end(): return now + _lasts(last, stream) if last else -start
     decoder = _decoder(stream)
     if not decoder.is_open: decoder.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
         try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
-            before, now = now, end if frame.time is None or summed and now > -math.inf else frame.time - shift
-            if now < before - .5:
-                repairs.append(("clock set back", f"by {end - now:.2f} s after {start + end:.2f} s of {stream.type}: what follows is joined on"))
-                shift, now = shift - (end - now), end
-            end = now + _lasts(frame, stream)
+            when = end() if frame.time is None or summed and last else frame.time - shift
+            if when < now - .5:
+                back = end() - when
+                repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}: what follows is joined on"))
+                shift, when = shift - back, when + back
+            now, last = when, frame
             yield now, frame
 
 def _decoded(container, stream, start, lead, repairs):
@@ -441,10 +443,10 @@ def read_frames(
                 turn = math.ceil((now - first) * rate)
                 if turn > 0: repairs.append(("pictures begin late", f"at {start + now:.2f} s"))
             while shown is not None and due() < min(now, end): turn += _show(shown, due(), times, images, shortest, aspect)
-            shown, last = frame, now + _lasts(frame, stream)
+            shown, at = frame, now
             if due() >= end: break
         else:
-            if shown is not None: end = _held_until(file, stream, path, start, last, end, repairs)
+            if shown is not None: end = _held_until(file, stream, path, start, at + _lasts(shown, stream), end, repairs)
             while shown is not None and due() < end: turn += _show(shown, due(), times, images, shortest, aspect)
     if images: return times, images
     if shown is not None and end > 0: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s: they begin later", "no picture")
@@ -484,11 +486,11 @@ def _laid(path, frames, repairs):
         if gap < -.02 * rate: twice.append(-gap / rate)
         if kind != form: resampler = av.AudioResampler("flt", rate=rate)   # packed: PyAV loses count of eight planes and more
         if kind != form or gap > rate: runs.append(([], now, rate, _channels(frame.layout))); count = gap = 0
-        wave = np.concatenate([out.to_ndarray().reshape(-1, frame.layout.nb_channels) for out in resampler.resample(frame)])
-        if gap > .02 * rate: wave = np.pad(wave, [(gap, 0), (0, 0)])
-        if gap < -.02 * rate: wave = wave[-gap:]
-        runs[-1][0].append(wave)
-        form, count = kind, count + len(wave)
+        waves = [out.to_ndarray().reshape(-1, frame.layout.nb_channels) for out in resampler.resample(frame)]
+        if gap > .02 * rate: waves.insert(0, np.zeros((gap, frame.layout.nb_channels), np.float32))
+        if gap < -.02 * rate: waves = [np.concatenate(waves)[-gap:]]
+        runs[-1][0].extend(waves)
+        form, count = kind, count + sum(map(len, waves))
     if lost: repairs.append(("holes filled", f"{len(lost)} in the sound, {sum(lost):.2f} s in all"))
     if twice: repairs.append(("overlaps dropped", f"{len(twice)} in the sound, {sum(twice):.2f} s in all"))
     return [(_mixed(path, np.concatenate(waves), names), first, rate) for waves, first, rate, names in runs]
