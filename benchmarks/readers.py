@@ -11,6 +11,7 @@ wrong, or how it was refused. What a reader is not for is "-" (librosa: pictures
 import argparse
 import io
 import json
+import re
 import subprocess
 import tempfile
 from fractions import Fraction
@@ -418,7 +419,7 @@ def ask(judge, reader, path):
     if getattr(reader, judge.asks) is None: return ["-", ""]
     try: said = judge(reader, path)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".replace(str(path.parent), "…").splitlines()[0][:120]
+        said = re.sub(r"\S*/\S+", "…", f"{type(error).__name__}: {error}".splitlines()[0])[:120]   # without paths
         return ["right" if getattr(judge, "refuse", False) else "refused", said]
     return ["right", ""] if said == "right" else ["wrong", said]
 
