@@ -26,7 +26,7 @@ from fastcore.basics import patch
 
 from .checkpoint import load_config, vocoder_folder, weights_folder
 from .core import Audio, CheckpointError, InputError, MediaError, _whole
-from .video import MediaInfo, probe, read_image
+from .video import MediaInfo, probe, read_image, rgb_image
 
 # %% ../nbs/04_request.ipynb #dff5f28c
 SHORTEST, LONGEST = 0.001, 3600.0  # seconds
@@ -143,7 +143,7 @@ def rather(
 # %% ../nbs/04_request.ipynb #0b2da9f1
 def checked_image(image):
     "An RGB picture, from a file or from a PIL image. Raises InputError."
-    if hasattr(image, "convert"): return image.convert("RGB")
+    if hasattr(image, "convert"): return rgb_image(image)
     if not isinstance(image, (str, Path)): raise InputError(f"an image must be a file's path or a PIL image, not {image!r}")
     try: return read_image(image)
     except InputError as error:

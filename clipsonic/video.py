@@ -13,8 +13,8 @@ from pathlib import Path
 from .core import Audio, InputError, MediaError, later, whole_file
 
 # %% auto #0
-__all__ = ['HEIF', 'FILMS', 'write_video', 'open_media', 'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack',
-           'read_image']
+__all__ = ['HEIF', 'PQ', 'HLG', 'PRIMARIES', 'BS775', 'SAME', 'OURS', 'FILMS', 'write_video', 'open_media', 'MediaInfo', 'probe',
+           'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image']
 
 # %% ../nbs/02_video.ipynb #89ae1d1a
 np, torch = later("numpy"), later("torch")  # so that a file that cannot be used is refused without them
@@ -95,10 +95,25 @@ def _checked(path):
     if not path.exists(): raise MediaError(f"{path}: there is no such file", "missing")
     if not path.is_file(): raise MediaError(f"{path} is not a file", "not a video")
     try:
-        with open(path, "rb") as file: head = file.read(12)
+        with open(path, "rb") as file: head = file.read(32)
     except OSError as error: raise MediaError(f"{path} cannot be read: {error.strerror}", "unreadable") from error
     if not head: raise MediaError(f"{path} is empty (0 bytes)", "unreadable")
     return path, head
+
+def _is_animated_webp(head): return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and head[20] & 2
+
+def _animated_png(path):
+    "An animated WebP as an animated PNG in memory. Raises MediaError."
+    from PIL import Image, ImageSequence
+    try:
+        with Image.open(path) as image: first, *rest = [frame.copy() for frame in ImageSequence.Iterator(image)]
+        durations = [frame.info["duration"] for frame in (first, *rest)]   # milliseconds; left alone, Pillow 13 loses the first
+        first.save(file := io.BytesIO(), "PNG", save_all=True, append_images=rest, duration=durations, compress_level=1)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
+    file.seek(0)
+    file.name = str(path)
+    return file
 
 # %% ../nbs/02_video.ipynb #08e1d845
 @contextmanager
@@ -109,17 +124,18 @@ def open_media(
     path, head = _checked(path)
     import av
     lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}   # a title that is not UTF-8 is no fault of the film
-    try: container = av.open(str(path), options={"protocol_whitelist": "file"}, **lenient)
-    except (av.FFmpegError, ValueError) as error:
-        if not _begins_as_video(head): raise MediaError(f"{path} is not a video", "not a video") from error
-        raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged", "truncated") from error
-    try:
-        with container:
-            if container.format.name == "tty" or not (container.streams.video or container.streams.audio):
-                raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
-            yield container
-    except InputError: raise
-    except (av.FFmpegError, ValueError) as error: raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
+    with _animated_png(path) if _is_animated_webp(head) else open(path, "rb") as file:
+        try: container = av.open(file, options={"protocol_whitelist": "none"}, **lenient)
+        except (av.FFmpegError, ValueError) as error:
+            if not _begins_as_video(head): raise MediaError(f"{path} is not a video, or only names some (a playlist): give the video itself", "not a video") from error
+            raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged", "truncated") from error
+        try:
+            with container:
+                if container.format.name == "tty" or not (container.streams.video or container.streams.audio):
+                    raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
+                yield container
+        except InputError: raise
+        except (av.FFmpegError, ValueError) as error: raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
 
 # %% ../nbs/02_video.ipynb #d750d9eb
 @dataclass(frozen=True)
@@ -221,15 +237,22 @@ def _lasts(frame, stream):
     if stream.type == "audio": return frame.samples / frame.sample_rate
     return float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(stream.average_rate or 1)
 
+def _decoder(stream):
+    "What decodes `stream`. FFmpeg's own decoders of VP8 and VP9 leave the transparency out, libvpx does not."
+    import av
+    with_alpha = stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9")
+    return av.CodecContext.create("libvpx" + {"vp8": "", "vp9": "-vp9"}[stream.codec_context.name], "r") if with_alpha else stream.codec_context
+
 def _from_here(container, stream, start, repairs):
     "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
     now, last, shift, flags = -math.inf, None, _origin(container) + start, av.format.Flags
     summed = stream.type == "audio" and container.format.flags & (flags.generic_index | flags.ts_discont).value == flags.generic_index.value
     def end(): return now + _lasts(last, stream) if last else -start
-    if not stream.codec_context.is_open: stream.thread_count = 1  # whoever has many files decodes them side by side
+    decoder = _decoder(stream)
+    if not decoder.is_open: decoder.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
-        try: frames = packet.decode()
+        try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
             when = end() if frame.time is None or summed and last else frame.time - shift
@@ -242,11 +265,14 @@ def _from_here(container, stream, start, repairs):
 
 def _decoded(container, stream, start, lead, repairs):
     "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on if it has begun there."
+    import av
     moved = False
     for back in (.2, .8, 3.2, 12.8, 51.2):
         if start <= back or container.start_time is None or _is_mpeg(container) and _walked(container)[1]: break
-        container.seek(round((_origin(container) + start - back) * 1e6))
-        moved, frames = True, _from_here(container, stream, start, repairs)
+        moved = True
+        try: container.seek(round((_origin(container) + start - back) * 1e6))
+        except av.PermissionError: break   # FFmpeg's word for: cannot seek there
+        frames = _from_here(container, stream, start, repairs)
         if (first := next(frames, None)) and first[0] <= -lead:
             yield first
             yield from frames
@@ -262,6 +288,8 @@ def _span(start, seconds):
 # %% ../nbs/02_video.ipynb #a7d1c3e9
 def _promised(container, stream):
     "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
+    whole = (container.duration or 0) / 1e6
+    if container.format.name == "flv" and _walked(container)[0] + .5 < whole: return whole   # says it for all tracks together
     if _picture(container) is None: return 0.
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
     said, origin = 3600 * int(hours) + 60 * int(minutes) + float(seconds), _origin(container)
@@ -312,17 +340,64 @@ def _check_end(container, stream, path, start, last, end):
         raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, {last:.1f} s there", "truncated")
 
 # %% ../nbs/02_video.ipynb #bc05ff3e
-def _image(frame, shortest):
-    "A decoded frame as an upright RGB image, its short side at most `shortest`."
+def _on_white(image):
+    "A picture as RGB; what is transparent becomes white."
+    from PIL import Image
+    if "A" not in image.getbands() and "transparency" not in image.info: return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+
+def _decoded_image(frame):
+    "A decoded frame as a picture, RGB or RGBA, in colors as they are coded."
     from av.video.reformatter import VideoReformatter
     from PIL import Image
+    clear = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+    large = frame.width >= 1280 or frame.height > 576
+    untagged = {"src_colorspace": "itu709"} if large and frame.colorspace == 2 and not frame.format.is_rgb else {}
     own = VideoReformatter()  # the one that PyAV keeps has threads, which a forked process lacks
-    image = own.reformat(frame, format="rgb24", threads=1).to_image()
-    if turn := frame.rotation: image = image.rotate(turn, expand=True)
-    if shortest and min(image.size) > shortest:
-        scale = shortest / min(image.size)
-        image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
-    return image
+    return Image.fromarray(own.reformat(frame, format="rgba" if clear else "rgb24", threads=1, **untagged).to_ndarray())
+
+# %% ../nbs/02_video.ipynb #c02b5e97
+PQ, HLG = 16, 18   # transfer characteristics of ITU-T H.273
+PRIMARIES = {9: ((1.6605, -.5876, -.0728), (-.1246, 1.1329, -.0083), (-.0182, -.1006, 1.1187)),    # BT.2020 to sRGB (ITU-R BT.2087)
+             12: ((1.2249, -.2247, 0), (-.0420, 1.0419, 0), (-.0197, -.0786, 1.0979))}             # Display P3 to sRGB
+
+def _light(code, transfer):
+    "Linear light of a code (…, RGB) from 0 to 1: for HDR 1 is 203 cd/m², else white."
+    if transfer == PQ:
+        power = code ** (1 / 78.84375)
+        return 10000 / 203 * (np.maximum(power - .8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / .1593017578125)
+    if transfer == HLG:
+        scene = np.where(code <= .5, code**2 / 3, (np.exp((code - .55991073) / .17883277) + .28466892) / 12)
+        return 1000 / 203 * scene * (scene @ (.2627, .6780, .0593))[..., None] ** .2
+    return np.where(code <= .04045, code / 12.92, ((code + .055) / 1.055) ** 2.4)
+
+@lru_cache
+def _to_srgb(transfer, primaries):
+    "The table that takes colors of an HDR film, or one in a wide gamut, to sRGB."
+    from PIL import ImageFilter
+    blue, green, red = np.meshgrid(*[np.linspace(0, 1, 65)] * 3, indexing="ij")
+    light = _light(np.stack([red, green, blue], -1), transfer)
+    if transfer in (PQ, HLG):
+        brightest, white = light.max(-1, keepdims=True), 1000 / 203
+        light = light * (1 + brightest / white**2) / (1 + brightest)
+    light = np.clip(light @ np.transpose(PRIMARIES.get(primaries, np.eye(3))), 0, 1)
+    srgb = np.where(light <= .0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - .055)
+    return ImageFilter.Color3DLUT(65, srgb.reshape(-1, 3).astype(np.float32))
+
+# %% ../nbs/02_video.ipynb #7e1f03ab
+def _image(frame, shortest, pixel_aspect=1):
+    "A decoded frame as an upright RGB image of square pixels, its short side at most `shortest`."
+    from PIL import Image
+    image, aspect = _on_white(_decoded_image(frame)), float(pixel_aspect or 1)   # width of a pixel by its height
+    if frame.color_trc in (PQ, HLG) or frame.color_primaries in PRIMARIES: image = image.filter(_to_srgb(frame.color_trc, frame.color_primaries))
+    width, height = image.width * max(aspect, 1), image.height / min(aspect, 1)
+    scale = min(1, shortest / min(width, height)) if shortest else 1
+    if (size := (round(width * scale), round(height * scale))) != image.size: image = image.resize(size, Image.Resampling.BICUBIC)
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is None: return image
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3)   # a point (x, y) is shown at (ax + cy, bx + dy)
+    if abs(b) > abs(a): image, a, d = image.transpose(Image.Transpose.TRANSPOSE), c, b
+    if a < 0: image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else image
 
 # %% ../nbs/02_video.ipynb #9bef1f4f
 def _chosen(container, path, kind, repairs):
@@ -333,10 +408,10 @@ def _chosen(container, path, kind, repairs):
     if best is not tracks[0]: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {tracks[0].index}"))
     return best
 
-def _show(frame, time, times, images, shortest):
+def _show(frame, time, times, images, shortest, pixel_aspect):
     "Take a frame as the picture of a moment; 1."
     times.append(time)
-    images.append(_image(frame, shortest))
+    images.append(_image(frame, shortest, pixel_aspect))
     return 1
 
 def _held_until(container, stream, path, start, last, end, repairs):
@@ -362,24 +437,45 @@ def read_frames(
         stream = _chosen(file, path, "video", repairs)
         end = min(seconds or math.inf, (_seconds(file) or math.inf) - start if file.duration else math.inf)
         turn, first, times, images, shown = 0, min(.5 / rate, max(end, 0.) / 2), [], [], None
-        due = lambda: first + turn / rate
+        due, aspect = lambda: first + turn / rate, stream.sample_aspect_ratio
         for now, frame in _decoded(file, stream, start, 0., repairs):
             if shown is None and now > .1:
                 turn = math.ceil((now - first) * rate)
                 if turn > 0: repairs.append(("pictures begin late", f"at {start + now:.2f} s"))
-            while shown is not None and due() < min(now, end): turn += _show(shown, due(), times, images, shortest)
+            while shown is not None and due() < min(now, end): turn += _show(shown, due(), times, images, shortest, aspect)
             shown, at = frame, now
             if due() >= end: break
         else:
             if shown is not None: end = _held_until(file, stream, path, start, at + _lasts(shown, stream), end, repairs)
-            while shown is not None and due() < end: turn += _show(shown, due(), times, images, shortest)
+            while shown is not None and due() < end: turn += _show(shown, due(), times, images, shortest, aspect)
     if images: return times, images
     if shown is not None and end > 0: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s: they begin later", "no picture")
     raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
+# %% ../nbs/02_video.ipynb #9d40e6a2
+BS775 = {"FL": .5**.5, "FR": .5**.5, "FLC": .5**.5, "FRC": .5**.5, "FC": 1., "SL": .5, "SR": .5, "BL": .5, "BR": .5, "BC": .5,
+         "LFE": 0., "LFE2": 0.}   # by ffmpeg's names of the channels
+
+def _mixed(path, wave, names):
+    "The channels of `wave` (time, channel), which have these `names`, as one. Raises MediaError for what would drown all else, or vanish."
+    weights = [BS775.get(name) for name in names]
+    if len(weights) < 3 or None in weights or not any(weights): weights = [1.] * wave.shape[1]
+    mono = sum(weight / sum(weights) * channel for weight, channel in zip(weights, wave.T))
+    if (peak := np.abs(wave).max(initial=0.)) > 100:
+        raise MediaError(f"{path} has samples up to {peak:.0f} where full scale is 1: divide them (by 32768 if they were 16 bits)", "out of scale")
+    level, mono_level = (np.sqrt(np.square(x).mean()) for x in (wave, mono))
+    if level > 1e-4 and mono_level < level / 1000:
+        raise MediaError(f"{path}: nothing is left of its sound when its channels are mixed to one, because they are in opposite phase "
+                         "(or all is in the low-frequency channel): keep only one of them", "opposite phase")
+    return mono
+
+def _channels(layout):
+    "What ffmpeg calls the channels of a layout."
+    return [channel.name for channel in layout.channels]
+
 # %% ../nbs/02_video.ipynb #64843ea0
-def _laid(frames, repairs):
-    "Runs (wave (time, channel), seconds of its first sample, rate) of timed AVFrames: one of each format, and after each second without sound."
+def _laid(path, frames, repairs):
+    "Runs (wave (time), seconds of its first sample, rate) of timed AVFrames: one of each format, and after each second without sound."
     import av
     runs, form, count, lost, twice = [], None, 0, [], []
     for now, frame in frames:
@@ -389,7 +485,7 @@ def _laid(frames, repairs):
         if gap > .02 * rate: lost.append(gap / rate)
         if gap < -.02 * rate: twice.append(-gap / rate)
         if kind != form: resampler = av.AudioResampler("flt", rate=rate)   # packed: PyAV loses count of eight planes and more
-        if kind != form or gap > rate: runs.append(([], now, rate)); count = gap = 0
+        if kind != form or gap > rate: runs.append(([], now, rate, _channels(frame.layout))); count = gap = 0
         waves = [out.to_ndarray().reshape(-1, frame.layout.nb_channels) for out in resampler.resample(frame)]
         if gap > .02 * rate: waves.insert(0, np.zeros((gap, frame.layout.nb_channels), np.float32))
         if gap < -.02 * rate: waves = [np.concatenate(waves)[-gap:]]
@@ -397,7 +493,7 @@ def _laid(frames, repairs):
         form, count = kind, count + sum(map(len, waves))
     if lost: repairs.append(("holes filled", f"{len(lost)} in the sound, {sum(lost):.2f} s in all"))
     if twice: repairs.append(("overlaps dropped", f"{len(twice)} in the sound, {sum(twice):.2f} s in all"))
-    return [(np.concatenate(waves), first, rate) for waves, first, rate in runs]
+    return [(_mixed(path, np.concatenate(waves), names), first, rate) for waves, first, rate, names in runs]
 
 def _converted(frames, rate):
     "The (time, channel) floats of AVFrames, at `rate`."
@@ -406,14 +502,20 @@ def _converted(frames, rate):
     return np.concatenate([out.to_ndarray().reshape(-1, channels) for frame in [*frames, None] for out in resampler.resample(frame)])
 
 def _mono(wave, first, rate, sample_rate):
-    "The mean of the channels of `wave` (time, channel), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
+    "`wave` (time), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
     import av
-    wave, lead = sum(wave.T) / wave.shape[1], 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
+    lead = 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
     wave = wave[round(-(first + lead) * rate):] if first < -lead else np.pad(wave, (round((first + lead) * rate), 0))
     if rate == sample_rate: return wave
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32)[None], "fltp", "mono")
     frame.sample_rate = rate
     return _converted([frame], sample_rate)[round(lead * sample_rate):, 0]
+
+# %% ../nbs/02_video.ipynb #b6a4f815
+def _track_end(container, stream):
+    "The second at which the edit list of an mp4 ends a track; infinite where nothing says."
+    if "mp4" not in container.format.name or not stream.duration: return math.inf
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin(container)
 
 # %% ../nbs/02_video.ipynb #36a240a4
 def _is_cut_off(path):
@@ -432,23 +534,32 @@ def _is_cut_off(path):
             file.seek(length + length % 2, 1)
     return False
 
-def _by_soundfile(path):
-    "The one run that `_by_pyav` returns of a whole wav, flac or ogg; None for what libsndfile cannot read. Raises MediaError."
+SAME = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")   # read by both alike
+OURS = ("G721_32", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32")   # ffmpeg reads them wrongly or not at all
+
+def _by_soundfile(path, start=0., seconds=None):
+    "The one run that `_by_pyav` returns of a wav, flac or ogg; None for what ffmpeg shall read. Raises MediaError."
     import soundfile
     path, head = _checked(path)
     if head[:4] not in (b"RIFF", b"fLaC", b"OggS"): return None
     try: file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, TypeError): return None
     with file:
-        if file.subtype == "OPUS" or not 0 < file.frames < 2**28 or (cut := _is_cut_off(path)) is None: return None
-        try: wave = file.read(dtype="float32", always_2d=True)
+        ours, part = file.subtype in OURS, start > 0 or seconds is not None
+        if part and not ours or file.subtype == "OPUS" or not file.frames > 0 or (cut := _is_cut_off(path)) is None: return None
+        same = file.subtype in SAME and not (file.subtype == "VORBIS" and file.channels > 2)   # their order is Vorbis's own
+        if not cut and not ((ours or same) and file.frames * file.channels < 2**28): return None
+        try: wave = [] if cut else file.read(file.frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError: cut = True
         if cut or len(wave) < file.frames: raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
-        return wave, 0., file.samplerate
+        names = ()
+        if file.channels > 2:   # libsndfile does not tell
+            with open_media(path) as same: names = _channels(same.streams.audio[0].layout)
+        return _mixed(path, wave, names), -start, file.samplerate
 
 # %% ../nbs/02_video.ipynb #63bacd71
 def _by_pyav(path, start, seconds, repairs):
-    "The sound of a file or of a part of it, as runs of (time, channel) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
+    "The sound of a file or of a part of it, as runs of (time) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
     after, end = 0., seconds or math.inf
     def heard():
         nonlocal after
@@ -457,7 +568,9 @@ def _by_pyav(path, start, seconds, repairs):
             if after >= end + .1: break
     with open_media(path) as file:
         stream = _chosen(file, path, "audio", repairs)
-        runs = _laid(heard(), repairs)
+        runs, said = _laid(path, heard(), repairs), _track_end(file, stream) - start
+        if said < after < said + .2:   # filled up by the encoder
+            after, runs = said, [(wave[:round((said - first) * rate)], first, rate) for wave, first, rate in runs if first < said]
         _check_end(file, stream, path, start, after, end)
     if not any(first < end and first + len(wave) / rate > 0 for wave, first, rate in runs):
         if after > end: raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
@@ -465,7 +578,7 @@ def _by_pyav(path, start, seconds, repairs):
     wave, first, rate = runs[-1]
     if after > end and (short := round((end - first) * rate) - len(wave)) > 0:   # the sound goes on after the span
         repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
-        runs[-1] = np.pad(wave, [(0, short), (0, 0)]), first, rate
+        runs[-1] = np.pad(wave, (0, short)), first, rate
     return runs
 
 def _placed(runs, sample_rate):
@@ -487,7 +600,7 @@ def read_audio(
     "The sound of a file, or a part of it. Raises MediaError (\"no audio track\", \"truncated\", \"too short\", …) and InputError."
     _span(start, seconds)
     if sample_rate is not None and not 0 < sample_rate: raise InputError(f"sample_rate must be above 0 Hz, not {sample_rate}")
-    whole = _by_soundfile(path) if start == 0 and seconds is None else None
+    whole = _by_soundfile(path, start, seconds)
     runs = [whole] if whole else _by_pyav(path, start, seconds, [] if repairs is None else repairs)
     wave = _placed(runs, sample_rate := sample_rate or max(rate for *_, rate in runs))
     if seconds: wave = wave[:round(seconds * sample_rate)]
@@ -567,20 +680,32 @@ def write_soundtrack(
             raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252
+def rgb_image(
+    image,            # a PIL image in any mode
+    name="the image", # what an error calls it
+):                    # PIL image, RGB
+    "A picture as a screen shows it: upright, what is transparent white. Raises InputError for numbers of which nothing says what is white."
+    from PIL import Image, ImageOps
+    deep, image = image.format in ("PNG", "PPM") or image.mode.startswith("I;16"), ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        low, high = image.getextrema()
+        if not 0 <= low <= high <= 1: raise InputError(f"{name} has floats from {low:g} to {high:g}: they must go from 0 (black) to 1 (white)")
+        image = Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8))
+    elif image.mode.startswith("I"):
+        if not deep: raise InputError(f"{name} has whole numbers of 32 bits, and nothing says which is white: save it with 8 or 16 bits")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return _on_white(image)
+
 def read_image(
     path: str | Path,  # a picture in any format that Pillow knows
 ):                     # PIL image, RGB, upright
     "Read a picture; what is transparent becomes white. Raises InputError if it is missing or not a picture."
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
     path = Path(path)
     if not path.is_file(): raise InputError(f"{path}: there is no such image file")
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            if image.mode.startswith("I"): image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))   # grey in 16 bits
-            return image.convert("RGB")
+        with Image.open(path) as image: return rgb_image(image, path)
+    except InputError: raise
     except UnidentifiedImageError as error:
         with open(path, "rb") as file: heif = file.read(12)[4:].decode("latin-1") in {"ftyp" + brand for brand in HEIF}
         why = "is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif else "is not an image that can be read"
