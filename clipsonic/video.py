@@ -231,17 +231,18 @@ def probe(
     "Look at a file's streams without decoding them. Raises MediaError."
     with open_media(path) as file: return _about(file, path, _seconds(file))
 
-# %% ../nbs/02_video.ipynb #dc642e96
-def _lasts(frame, stream):
-    "How long a frame is heard or seen, by its own account, in seconds."
-    if stream.type == "audio": return frame.samples / frame.sample_rate
-    return float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(stream.average_rate or 1)
-
+# %% ../nbs/02_video.ipynb #03c9a7be
 def _decoder(stream):
     "What decodes `stream`. FFmpeg's own decoders of VP8 and VP9 leave the transparency out, libvpx does not."
     import av
     with_alpha = stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9")
     return av.CodecContext.create("libvpx" + {"vp8": "", "vp9": "-vp9"}[stream.codec_context.name], "r") if with_alpha else stream.codec_context
+
+# %% ../nbs/02_video.ipynb #dc642e96
+def _lasts(frame, stream):
+    "How long a frame is heard or seen, by its own account, in seconds."
+    if stream.type == "audio": return frame.samples / frame.sample_rate
+    return float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(stream.average_rate or 1)
 
 def _from_here(container, stream, start, repairs):
     "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
@@ -287,13 +288,14 @@ def _span(start, seconds):
 
 # %% ../nbs/02_video.ipynb #a7d1c3e9
 def _promised(container, stream):
-    "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
-    whole = (container.duration or 0) / 1e6
-    if container.format.name == "flv" and _walked(container)[0] + .5 < whole: return whole   # says it for all tracks together
-    if _picture(container) is None: return 0.
+    "Seconds of a track that a file's headers promise; 0 where they do not say, or guess, as those of many songs do."
+    name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
+    lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
+    if _picture(container) is None and not lacking: return 0.
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
-    said, origin = 3600 * int(hours) + 60 * int(minutes) + float(seconds), _origin(container)
-    if stream.duration and "matroska" not in container.format.name: said = float(stream.duration * stream.time_base)   # there a guess
+    said = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    if stream.duration and "matroska" not in name: said = float(stream.duration * stream.time_base)   # there a guess
+    if not said and lacking and _walked(container)[0] + .5 < whole: said = whole   # of all tracks together, as an flv says
     return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little is promised than too much
 
 def _boxes(file, at, end):

@@ -639,6 +639,15 @@ def test_an_flv_that_is_cut_off_is_no_shorter_film(good, tmp_path):
     early = remux(film(tmp_path/'early.mp4', 1., audio=tone(4., rate=44100)), tmp_path/'early.flv')
     assert len(read_frames(early)[0]) == 4 and read_audio(early).seconds == pytest.approx(4, abs=.1), 'the pictures end early, the file does not'
 
+def test_songs_and_files_that_say_only_how_long_all_lasts(good, tmp_path):
+    song = remux(sounding(tmp_path/'a.mp4', tone(3., rate=44100), 'aac'), tmp_path/'song.m4a', movflags='faststart')
+    plain = remux(good, tmp_path/'plain.mkv')
+    plain.write_bytes(plain.read_bytes().replace(b'DURATION', b'NOTATION'))   # mkvmerge names it otherwise
+    for path, whole in (song, 3), (plain, 4):
+        assert read_audio(path).seconds == pytest.approx(whole, abs=.1)
+        assert reason(read_audio, cut(path, .6)) == 'truncated'
+        assert read_audio(path, seconds=1.).seconds == 1
+
 # what a picture looks like
 
 def encoded_frames(path, frame, codec, tags={}, aspect=None, n=4, format=None, **options):
