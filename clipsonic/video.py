@@ -257,6 +257,7 @@ def _from_here(container, stream, start, repairs):
     decoder = _decoder(stream)
     if not decoder.is_open: decoder.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
+        if not packet.size and packet.dts is not None: continue   # Theora's word for: the same picture once more
         try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
@@ -279,7 +280,8 @@ def _decoded(container, stream, start, lead, repairs):
         try: container.seek(round((_origin(container) + start - back) * 1e6))
         except av.PermissionError: break   # FFmpeg's word for: cannot seek there
         frames = _from_here(container, stream, start, repairs)
-        if (first := next(frames, None)) and first[0] <= -lead:
+        first = next((each for each in frames if stream.type == "audio" or each[1].key_frame), None)   # MPEG-4 begins with any picture, on gray
+        if first and first[0] <= -lead:
             yield first
             yield from frames
             return
@@ -296,7 +298,7 @@ def _promised(container, stream):
     "Seconds of a track that a file's headers promise; 0 where they do not say, or guess, as those of many songs do."
     name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
     lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
-    if _is_mpeg(container) or _picture(container) is None and not lacking: return 0.
+    if _is_mpeg(container) or name == "ogg" or _picture(container) is None and not lacking: return 0.   # the first two have no such header
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
     said = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     if stream.duration and "matroska" not in name: said = float(stream.duration * stream.time_base)   # there a guess

@@ -178,7 +178,7 @@ def everything(path, **span):
 
 STEPS = [0, 1, 2, 3], {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3}, []
 
-@pytest.mark.parametrize('name, codecs', [('a.ts', {}), ('ten hours.ts', {}), ('counts anew.ts', {}), ('a.m2ts', dict(g='12')), ('a.mpg', dict(video='mpeg2video', audio='mp2', fps=25, bf='2')), ('a.vob', dict(video='mpeg2video', audio='ac3', rate=48000, fps=25)), ('a.mkv', {})])
+@pytest.mark.parametrize('name, codecs', [('a.ts', {}), ('ten hours.ts', {}), ('counts anew.ts', {}), ('a.m2ts', dict(g='12')), ('b.ts', dict(video='mpeg4', audio='mp2', g='12')), ('a.mpg', dict(video='mpeg2video', audio='mp2', fps=25, bf='2')), ('a.vob', dict(video='mpeg2video', audio='ac3', rate=48000, fps=25)), ('a.mkv', {})])
 def test_any_moment_of_a_film_is_found(tmp_path, name, codecs):
     "MPEG streams have no index: FFmpeg seeks to any packet, and pictures begin at the next key frame, here the only one."
     path = steps(tmp_path/name, 5., **codecs)
