@@ -213,7 +213,7 @@ def _seconds(container):
     said, origin = (container.duration or 0) / 1e6, _origin(container)
     if said > 0 and origin < .1 and not _is_mpeg(container): return said
     end = said > 0 and not _is_mpeg(container) and _walked(container, origin + said)[0] or _walked(container)[0]
-    return max(said * (not _is_mpeg(container)), end) - origin if end else said or None
+    return round(max(said * (not _is_mpeg(container)), end) - origin, 6) if end else said or None
 
 # %% ../nbs/02_video.ipynb #0c384075
 HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
