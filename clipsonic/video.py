@@ -179,6 +179,7 @@ def _picture(container):
     "The track of the pictures that are shown; None where there is none."
     return _tracks(container, "video")[1]
 
+# %% ../nbs/02_video.ipynb #e2b90f17
 def _origin(container):
     "Where a file's clock, in seconds, stands at its time 0."
     return (container.start_time or 0) / 1e6
@@ -269,6 +270,7 @@ def _from_here(container, stream, start, repairs):
             now, last = when, frame
             yield now, frame
 
+# %% ../nbs/02_video.ipynb #c4e71b05
 def _decoded(container, stream, start, lead, repairs):
     "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on if it has begun there."
     import av
@@ -327,6 +329,13 @@ def _is_torn(container):
         content, begin, length = number(begin + content + 4)
         return begin + content > size and content != (1 << 7*length) - 1   # all ones: written live, length unknown
 
+def _check_end(container, stream, path, start, last, end):
+    "Raises MediaError where a track ends at `last`, and its header promises more, up to `end`: all seconds after `start`."
+    promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
+    if last + .5 < promised and (what == "sound" or _is_torn(container)):
+        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, {last:.1f} s there", "truncated")
+
+# %% ../nbs/02_video.ipynb #6d2c94b0
 def _has_pause(container):
     "Has an mp4 an empty edit that is not the first of its track?"
     if "mp4" not in container.format.name: return False
@@ -340,11 +349,13 @@ def _has_pause(container):
             if any(set(edits[at:at + each][time]) == {255} for at in range(each, len(edits), each)): return True   # nowhere: -1
     return False
 
-def _check_end(container, stream, path, start, last, end):
-    "Raises MediaError where a track ends at `last`, and its header promises more, up to `end`: all seconds after `start`."
-    promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
-    if last + .5 < promised and (what == "sound" or _is_torn(container)):
-        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, {last:.1f} s there", "truncated")
+def _chosen(container, path, kind, repairs):
+    "The track of a kind that a player takes. Raises MediaError where there is none."
+    _about(container, path).need(kind)
+    if _has_pause(container): raise MediaError(f"{path} has a pause between two edits, which FFmpeg plays wrongly: export it anew", "unreadable")
+    tracks, best = _tracks(container, kind)
+    if best is not tracks[0]: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {tracks[0].index}"))
+    return best
 
 # %% ../nbs/02_video.ipynb #bc05ff3e
 def _on_white(image):
@@ -409,26 +420,18 @@ def _image(frame, shortest, pixel_aspect=1):
     return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else image
 
 # %% ../nbs/02_video.ipynb #9bef1f4f
-def _chosen(container, path, kind, repairs):
-    "The track of a kind that a player takes. Raises MediaError where there is none."
-    _about(container, path).need(kind)
-    if _has_pause(container): raise MediaError(f"{path} has a pause between two edits, which FFmpeg plays wrongly: export it anew", "unreadable")
-    tracks, best = _tracks(container, kind)
-    if best is not tracks[0]: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {tracks[0].index}"))
-    return best
-
-def _show(frame, time, times, images, shortest, pixel_aspect):
-    "Take a frame as the picture of a moment; 1."
-    times.append(time)
-    images.append(_image(frame, shortest, pixel_aspect))
-    return 1
-
-def _held_until(container, stream, path, start, last, end, repairs):
-    "Seconds after `start` until which the last picture stays, whose own time ends at `last`: all of the film, up to `end`. Raises MediaError."
+def _on_screen(container, stream, path, start, end, repairs):
+    "Triples (from, until, frame) of the pictures of a film, in seconds after `start`; the last stays until the film ends, up to `end`. Raises MediaError."
+    since = shown = None
+    for now, frame in _decoded(container, stream, start, 0., repairs):
+        if shown is not None: yield since, now, shown
+        since, shown = now, frame
+    if shown is None: return
+    last = since + _lasts(shown, stream)
     _check_end(container, stream, path, start, last, end)
     if end == math.inf: end = max(last, (_seconds(container) or 0.) - start)
     if end > last + .5: repairs.append(("last picture held", f"from {start + last:.2f} s on"))
-    return end
+    yield since, end, shown
 
 def read_frames(
     path: str | Path,             # any video file
@@ -445,20 +448,17 @@ def read_frames(
     with open_media(path) as file:
         stream = _chosen(file, path, "video", repairs)
         end = min(seconds or math.inf, (_seconds(file) or math.inf) - start if file.duration else math.inf)
-        turn, first, times, images, shown = 0, min(.5 / rate, max(end, 0.) / 2), [], [], None
-        due, aspect = lambda: first + turn / rate, stream.sample_aspect_ratio
-        for now, frame in _decoded(file, stream, start, 0., repairs):
-            if shown is None and now > .1:
-                turn = math.ceil((now - first) * rate)
-                if turn > 0: repairs.append(("pictures begin late", f"at {start + now:.2f} s"))
-            while shown is not None and due() < min(now, end): turn += _show(shown, due(), times, images, shortest, aspect)
-            shown, at = frame, now
-            if due() >= end: break
-        else:
-            if shown is not None: end = _held_until(file, stream, path, start, at + _lasts(shown, stream), end, repairs)
-            while shown is not None and due() < end: turn += _show(shown, due(), times, images, shortest, aspect)
+        turn, first, times, images = 0, min(.5 / rate, max(end, 0.) / 2), [], []
+        for since, until, frame in _on_screen(file, stream, path, start, end, repairs):
+            while (due := first + turn / rate) < min(until, end):
+                turn += 1
+                if since > max(due, .1): continue   # nothing is shown yet
+                times.append(due)
+                images.append(_image(frame, shortest, stream.sample_aspect_ratio))
+            if due >= end: break
+    if images and times[0] > first: repairs.append(("pictures begin late", f"the first is taken at {start + times[0]:.2f} s"))
     if images: return times, images
-    if shown is not None and end > 0: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s: they begin later", "no picture")
+    if turn: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s: they begin later", "no picture")
     raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
 # %% ../nbs/02_video.ipynb #9d40e6a2
@@ -592,6 +592,7 @@ def _by_pyav(path, start, seconds, repairs):
         runs[-1] = np.pad(wave, (0, short)), first, rate
     return runs
 
+# %% ../nbs/02_video.ipynb #83b5e0fd
 def _placed(runs, sample_rate):
     "One wave (time,) of runs, each at its place."
     starts = [max(math.floor(first * sample_rate), 0) for _, first, _ in runs]
@@ -645,6 +646,7 @@ def _picture_packets(path):
             hidden.clear()
         _check_end(file, stream, path, 0., end, math.inf)
 
+# %% ../nbs/02_video.ipynb #1fc7a96e
 def _matroska_takes(source):
     "Can the packets of the stream `source` be written into an .mkv?"
     import av
