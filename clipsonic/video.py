@@ -693,6 +693,18 @@ def write_soundtrack(
             raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252
+def _by_profile(image):
+    "A picture in sRGB, by the color profile that comes with it; as it is without one, or with one that does not fit."
+    from PIL import ImageCms
+    if not (profile := image.info.get("icc_profile")): return image
+    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+    if image.mode == "P": image = image.convert(mode)
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(own): return image
+        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError): return image
+
 def rgb_image(
     image,            # a PIL image in any mode
     name="the image", # what an error calls it
@@ -709,8 +721,9 @@ def rgb_image(
         if not deep:
             raise InputError(f"{name} has whole numbers of 32 bits, and nothing says which is white: save 8 or 16 bits")
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return _on_white(image)
+    return _on_white(_by_profile(image))
 
+# %% ../nbs/02_video.ipynb #e2b7d914
 def read_image(
     path: str | Path,  # a picture in any format that Pillow knows
 ):                     # PIL image, RGB, upright

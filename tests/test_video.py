@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torchaudio.functional import resample
 
 from clipsonic.core import Audio, ClipsonicError, InputError, MediaError
@@ -780,6 +780,16 @@ def test_numbers_of_which_nothing_says_what_is_white(tmp_path):
     Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path/'deep.tif')
     assert read_image(tmp_path/'deep.tif').getpixel((100, 0))[0] == 100
     assert rgb_image(Image.fromarray(CLEAR)).getpixel((50, 20)) == (255, 255, 255)
+
+def test_a_picture_has_the_colors_of_its_profile(tmp_path):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    swapped = srgb.replace(b'rXYZ', b'tmp_', 1).replace(b'bXYZ', b'rXYZ', 1).replace(b'tmp_', b'bXYZ', 1)   # its red is blue
+    swapped = swapped.replace('sRGB'.encode('utf-16-be'), 'rgbS'.encode('utf-16-be'))
+    red, clear = Image.new('RGB', (8, 8), (255, 0, 0)), Image.new('RGBA', (8, 8), (255, 0, 0, 0))
+    for image, profile, wanted in [(red, swapped, (0, 0, 1)), (red, srgb, (1, 0, 0)), (red, b'no profile', (1, 0, 0)),
+                                   (red.quantize(4), swapped, (0, 0, 1)), (clear, swapped, (1, 1, 1))]:
+        image.save(tmp_path/'a.png', icc_profile=profile)
+        assert tuple(round(value / 255) for value in read_image(tmp_path/'a.png').getpixel((4, 4))) == wanted
 
 def test_no_global_state(good):
     state = torch.get_rng_state()
