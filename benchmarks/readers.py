@@ -5,9 +5,10 @@
     python benchmarks/readers.py --out nbs/results/readers.json
 
 Every file is made here, and every film is the same: its second k is a gray of its own, and a chirp of its own sounds.
-So what is heard and seen says which moment of the film it is. A row is one file and one question; its cells say "right",
-by how much it is wrong, or that it was refused. What a reader is not for is "-" (librosa: pictures), and a library that
-is not there is "not installed". The others are used as their documents show, with times, not counts. A minute's work."""
+So what is heard and seen says which moment of the film it is. A row is one file and one question; its cells say
+"right", by how much it is wrong, or that it was refused. What a reader is not for is "-" (librosa: pictures), and a
+library that is not there is "not installed". The others are used as their documents show, with times, not counts. A
+minute's work."""
 import argparse
 import io
 import json
