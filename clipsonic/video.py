@@ -208,6 +208,10 @@ def _is_mpeg(container):
     "Is it an MPEG transport or program stream, which has no index?"
     return container.format.name in ("mpegts", "mpeg")
 
+def _is_bare(container):
+    "Is it a bare stream of pictures or sound, which has no times but those that FFmpeg sums up?"
+    return container.start_time is None or container.format.name in ("aac", "ac3", "eac3", "dts", "loas", "mp3")
+
 def _seconds(container):
     "Length of a file by its header, or by its packets; None if neither says."
     said, origin = (container.duration or 0) / 1e6, _origin(container)
@@ -253,16 +257,16 @@ def _lasts(frame, stream):
 def _from_here(container, stream, start, repairs):
     "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
-    now, last, shift, flags = -math.inf, None, _origin(container) + start, av.format.Flags
-    summed = stream.type == "audio" and container.format.flags & (flags.generic_index | flags.ts_discont).value == flags.generic_index.value
+    now, last, shift = -math.inf, None, _origin(container) + start
     def end(): return now + _lasts(last, stream) if last else -start
     decoder = _decoder(stream)
     if not decoder.is_open: decoder.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
+        if not packet.size and packet.dts is not None: continue   # Theora's word for: the same picture once more
         try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
-            when = end() if frame.time is None or summed and last else frame.time - shift
+            when = end() if frame.time is None or last and _is_bare(container) else frame.time - shift
             if when < now - .5:
                 back = end() - when
                 repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}: what follows is joined on"))
@@ -276,12 +280,13 @@ def _decoded(container, stream, start, lead, repairs):
     import av
     moved = False
     for back in (.2, .8, 3.2, 12.8, 51.2):
-        if start <= back or container.start_time is None or _is_mpeg(container) and _walked(container)[1]: break
+        if start <= back or _is_bare(container) or _is_mpeg(container) and _walked(container)[1]: break
         moved = True
         try: container.seek(round((_origin(container) + start - back) * 1e6))
         except av.PermissionError: break   # FFmpeg's word for: cannot seek there
         frames = _from_here(container, stream, start, repairs)
-        if (first := next(frames, None)) and first[0] <= -lead:
+        first = next((each for each in frames if stream.type == "audio" or each[1].key_frame), None)   # MPEG-4 begins with any picture, on gray
+        if first and first[0] <= -lead:
             yield first
             yield from frames
             return
@@ -298,7 +303,7 @@ def _promised(container, stream):
     "Seconds of a track that a file's headers promise; 0 where they do not say, or guess, as those of many songs do."
     name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
     lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
-    if _picture(container) is None and not lacking: return 0.
+    if _is_mpeg(container) or name == "ogg" or _picture(container) is None and not lacking: return 0.   # the first two have no such header
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
     said = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     if stream.duration and "matroska" not in name: said = float(stream.duration * stream.time_base)   # there a guess
