@@ -13,8 +13,8 @@ from pathlib import Path
 from .core import Audio, InputError, MediaError, later, whole_file
 
 # %% auto #0
-__all__ = ['HEIF', 'PQ', 'HLG', 'PRIMARIES', 'BS775', 'SAME', 'OURS', 'FILMS', 'write_video', 'open_media', 'MediaInfo', 'probe',
-           'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image']
+__all__ = ['HEIF', 'PQ', 'HLG', 'PRIMARIES', 'BS775', 'BY_EITHER', 'BY_LIBSNDFILE', 'FILMS', 'write_video', 'open_media',
+           'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image']
 
 # %% ../nbs/02_video.ipynb #89ae1d1a
 np, torch = later("numpy"), later("torch")  # so that a file that cannot be used is refused without them
@@ -100,15 +100,17 @@ def _checked(path):
     if not head: raise MediaError(f"{path} is empty (0 bytes)", "unreadable")
     return path, head
 
-def _is_animated_webp(head): return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and head[20] & 2
+def _is_animated_webp(head):
+    "Do the first bytes belong to a WebP of several pictures?"
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21]) and head[20] & 2 > 0
 
 def _animated_png(path):
     "An animated WebP as an animated PNG in memory. Raises MediaError."
     from PIL import Image, ImageSequence
     try:
         with Image.open(path) as image: first, *rest = [frame.copy() for frame in ImageSequence.Iterator(image)]
-        durations = [frame.info["duration"] for frame in (first, *rest)]   # milliseconds; left alone, Pillow 13 loses the first
-        first.save(file := io.BytesIO(), "PNG", save_all=True, append_images=rest, duration=durations, compress_level=1)
+        times = [frame.info["duration"] for frame in (first, *rest)]   # ms; of its own accord Pillow 13 loses the first
+        first.save(file := io.BytesIO(), "PNG", save_all=True, append_images=rest, duration=times, compress_level=1)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
     file.seek(0)
@@ -127,7 +129,9 @@ def open_media(
     with _animated_png(path) if _is_animated_webp(head) else open(path, "rb") as file:
         try: container = av.open(file, options={"protocol_whitelist": "none"}, **lenient)
         except (av.FFmpegError, ValueError) as error:
-            if not _begins_as_video(head): raise MediaError(f"{path} is not a video, or only names some (a playlist): give the video itself", "not a video") from error
+            if not _begins_as_video(head):
+                raise MediaError(f"{path} is not a video, or only names some (a playlist): give the video itself",
+                                 "not a video") from error
             raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged", "truncated") from error
         try:
             with container:
@@ -240,8 +244,9 @@ def probe(
 def _decoder(stream):
     "What decodes `stream`. FFmpeg's own decoders of VP8 and VP9 leave the transparency out, libvpx does not."
     import av
-    with_alpha = stream.metadata.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9")
-    return av.CodecContext.create("libvpx" + {"vp8": "", "vp9": "-vp9"}[stream.codec_context.name], "r") if with_alpha else stream.codec_context
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1": return stream.codec_context
+    return av.CodecContext.create(name, "r")
 
 # %% ../nbs/02_video.ipynb #dc642e96
 def _lasts(frame, stream):
@@ -407,12 +412,14 @@ def _image(frame, shortest, pixel_aspect=1):
     "A decoded frame as an upright RGB image of square pixels, its short side at most `shortest`."
     from PIL import Image
     image, aspect = _on_white(_decoded_image(frame)), float(pixel_aspect or 1)   # width of a pixel by its height
-    if frame.color_trc in (PQ, HLG) or frame.color_primaries in PRIMARIES: image = image.filter(_to_srgb(frame.color_trc, frame.color_primaries))
+    if frame.color_trc in (PQ, HLG) or frame.color_primaries in PRIMARIES:
+        image = image.filter(_to_srgb(frame.color_trc, frame.color_primaries))
     width, height = image.width * max(aspect, 1), image.height / min(aspect, 1)
     scale = min(1, shortest / min(width, height)) if shortest else 1
-    if (size := (round(width * scale), round(height * scale))) != image.size: image = image.resize(size, Image.Resampling.BICUBIC)
+    size = round(width * scale), round(height * scale)
+    if size != image.size: image = image.resize(size, Image.Resampling.BICUBIC)
     if (matrix := frame.side_data.get("DISPLAYMATRIX")) is None: return image
-    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3)   # a point (x, y) is shown at (ax + cy, bx + dy)
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3)   # (x, y) is shown at (ax + cy, bx + dy)
     if abs(b) > abs(a): image, a, d = image.transpose(Image.Transpose.TRANSPOSE), c, b
     if a < 0: image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else image
@@ -460,20 +467,21 @@ def read_frames(
     raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
 # %% ../nbs/02_video.ipynb #9d40e6a2
-BS775 = {"FL": .5**.5, "FR": .5**.5, "FLC": .5**.5, "FRC": .5**.5, "FC": 1., "SL": .5, "SR": .5, "BL": .5, "BR": .5, "BC": .5,
-         "LFE": 0., "LFE2": 0.}   # by ffmpeg's names of the channels
+BS775 = {"FL": .5**.5, "FR": .5**.5, "FLC": .5**.5, "FRC": .5**.5, "FC": 1., "SL": .5, "SR": .5, "BL": .5, "BR": .5,
+         "BC": .5, "LFE": 0., "LFE2": 0.}   # by ffmpeg's names of the channels
 
 def _mixed(path, wave, names):
-    "The channels of `wave` (time, channel), which have these `names`, as one. Raises MediaError for what would drown all else, or vanish."
+    "The channels of `wave` (time, channel), which have these `names`, as one. Raises MediaError."
     weights = [BS775.get(name) for name in names]
     if len(weights) < 3 or None in weights or not any(weights): weights = [1.] * wave.shape[1]
     mono = sum(weight / sum(weights) * channel for weight, channel in zip(weights, wave.T))
     if (peak := np.abs(wave).max(initial=0.)) > 100:
-        raise MediaError(f"{path} has samples up to {peak:.0f} where full scale is 1: divide them (by 32768 if they were 16 bits)", "out of scale")
+        raise MediaError(f"{path} has samples up to {peak:.0f} where full scale is 1: divide them "
+                         "(by 32768 if they were 16 bits)", "out of scale")
     level, mono_level = (np.sqrt(np.square(x).mean()) for x in (wave, mono))
     if level > 1e-4 and mono_level < level / 1000:
-        raise MediaError(f"{path}: nothing is left of its sound when its channels are mixed to one, because they are in opposite phase "
-                         "(or all is in the low-frequency channel): keep only one of them", "opposite phase")
+        raise MediaError(f"{path}: nothing is left of its sound when its channels are mixed to one: they are in opposite "
+                         "phase, or only the low-frequency channel sounds; keep only one", "opposite phase")
     return mono
 
 def _channels(layout):
@@ -541,8 +549,8 @@ def _is_cut_off(path):
             file.seek(length + length % 2, 1)
     return False
 
-SAME = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")   # read by both alike
-OURS = ("G721_32", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32")   # ffmpeg reads them wrongly or not at all
+BY_EITHER = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")
+BY_LIBSNDFILE = ("G721_32", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32")   # by ffmpeg wrongly or not at all
 
 def _by_soundfile(path, start=0., seconds=None):
     "The one run that `_by_pyav` returns of a wav, flac or ogg; None for what ffmpeg shall read. Raises MediaError."
@@ -552,10 +560,11 @@ def _by_soundfile(path, start=0., seconds=None):
     try: file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, TypeError): return None
     with file:
-        ours, part = file.subtype in OURS, start > 0 or seconds is not None
-        if part and not ours or file.subtype == "OPUS" or not file.frames > 0 or (cut := _is_cut_off(path)) is None: return None
-        same = file.subtype in SAME and not (file.subtype == "VORBIS" and file.channels > 2)   # their order is Vorbis's own
-        if not cut and not ((ours or same) and file.frames * file.channels < 2**28): return None
+        alone, part = file.subtype in BY_LIBSNDFILE, start > 0 or seconds is not None
+        if part and not alone or file.subtype == "OPUS" or not file.frames > 0: return None
+        if (cut := _is_cut_off(path)) is None: return None
+        either = file.subtype in BY_EITHER and (file.subtype != "VORBIS" or file.channels < 3)   # above, Vorbis's order
+        if not cut and not ((alone or either) and file.frames * file.channels < 2**28): return None
         try: wave = [] if cut else file.read(file.frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError: cut = True
         if cut or len(wave) < file.frames: raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
@@ -689,22 +698,37 @@ def write_soundtrack(
             raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252
+def _by_profile(image):
+    "A picture in sRGB, by the color profile that comes with it; as it is without one, or with one that does not fit."
+    from PIL import ImageCms
+    if not (profile := image.info.get("icc_profile")): return image
+    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+    if image.mode == "P": image = image.convert(mode)
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(own): return image
+        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError): return image
+
 def rgb_image(
     image,            # a PIL image in any mode
     name="the image", # what an error calls it
 ):                    # PIL image, RGB
-    "A picture as a screen shows it: upright, what is transparent white. Raises InputError for numbers of which nothing says what is white."
+    "A picture as a screen shows it: upright, what is transparent white. Raises InputError for numbers of no known white."
     from PIL import Image, ImageOps
     deep, image = image.format in ("PNG", "PPM") or image.mode.startswith("I;16"), ImageOps.exif_transpose(image)
     if image.mode == "F":
         low, high = image.getextrema()
-        if not 0 <= low <= high <= 1: raise InputError(f"{name} has floats from {low:g} to {high:g}: they must go from 0 (black) to 1 (white)")
+        if not 0 <= low <= high <= 1:
+            raise InputError(f"{name} has floats from {low:g} to {high:g}: they must go from 0 (black) to 1 (white)")
         image = Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8))
     elif image.mode.startswith("I"):
-        if not deep: raise InputError(f"{name} has whole numbers of 32 bits, and nothing says which is white: save it with 8 or 16 bits")
+        if not deep:
+            raise InputError(f"{name} has whole numbers of 32 bits, and nothing says which is white: save 8 or 16 bits")
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return _on_white(image)
+    return _on_white(_by_profile(image))
 
+# %% ../nbs/02_video.ipynb #e2b7d914
 def read_image(
     path: str | Path,  # a picture in any format that Pillow knows
 ):                     # PIL image, RGB, upright
