@@ -260,7 +260,7 @@ def _lasts(frame, stream):
 def _from_here(container, stream, start, repairs):
     "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
-    now, last, shift = -math.inf, None, _origin(container) + start
+    now, last, shift, bare = -math.inf, None, _origin(container) + start, _is_bare(container)
     def end(): return now + _lasts(last, stream) if last else -start
     decoder = _decoder(stream)
     if not decoder.is_open: decoder.thread_count = 1  # whoever has many files decodes them side by side
@@ -269,7 +269,7 @@ def _from_here(container, stream, start, repairs):
         try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
-            when = end() if frame.time is None or last and _is_bare(container) else frame.time - shift
+            when = end() if frame.time is None or last and bare else frame.time - shift
             if when < now - .5:
                 back = end() - when
                 repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}"))
