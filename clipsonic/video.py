@@ -198,7 +198,7 @@ def _walk(path, seek, stamp):
             when = when or [end]   # no times: one after the other
             if back := when[0] < last - .5: when, shift = [t + end - when[0] for t in when], shift - end + when[0]
             joined |= back
-            end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
+            if not packet.is_discard: end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
             clocks[packet.stream.index] = when[0], end, shift
     return max((end for _, end, _ in clocks.values()), default=0.), joined
 

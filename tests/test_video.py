@@ -375,6 +375,8 @@ def test_what_an_mp4_plays_is_what_its_edits_say(tmp_path):
     assert seen(read_frames(late, seconds=3.)) == {1.5: 0, 2.5: 1}
     write_soundtrack(late, tmp_path/'copy.mkv', ladder(3.))
     assert seen(read_frames(tmp_path/'copy.mkv')) == {1.5: 0, 2.5: 1}
+    alone = edited(steps(tmp_path/'alone.mp4', 5., audio=None), (None, 1.), (2., 2.))
+    assert probe(alone).seconds == pytest.approx(2) and seen(read_frames(alone)) == {.5: 2, 1.5: 3}, 'time 0 is where the pictures begin'
     pause = edited(steps(tmp_path/'pause.mp4', 6.), (0., 2.), (None, 1.), (2., 3.))
     assert reason(read_frames, pause) == reason(read_audio, pause) == 'unreadable'
 
