@@ -578,6 +578,7 @@ def _by_soundfile(path, start=0., seconds=None):
         if not cut and not ((alone or either) and file.frames * file.channels < 2**28): return None
         try: wave = [] if cut else file.read(file.frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError: cut = True
+        if not cut and len(wave) < file.frames and head[:4] == b"OggS": return None   # a hole
         if cut or len(wave) < file.frames: raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
         names = ()
         if file.channels > 2:   # libsndfile does not tell

@@ -209,6 +209,11 @@ def test_a_pause_while_nobody_speaks_on_the_telephone(tmp_path):
     repairs = []
     assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5] and [what for what, _ in repairs] == ['holes filled']
 
+def test_a_hole_in_an_ogg_is_silent(tmp_path):
+    ladder(6., 44100).save(tmp_path/'a.ogg')
+    path, repairs = remux(tmp_path/'a.ogg', tmp_path/'hole.ogg', keep=lambda kind, now: not 2. < now < 5.), []
+    assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5] and [what for what, _ in repairs] == ['holes filled']
+
 def test_times_that_tremble_make_no_clicks(tmp_path):
     source = steps(tmp_path/'a.mp4', 4.)
     smooth, shaken = (read_audio(remux(source, tmp_path/name, late=late)).waveform for name, late in
