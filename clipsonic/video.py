@@ -128,7 +128,7 @@ def open_media(
     lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}   # a title that is not UTF-8 is no fault of the film
     with _animated_png(path) if _is_animated_webp(head) else open(path, "rb") as file:
         try: container = av.open(file, options={"protocol_whitelist": "none"}, **lenient)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
             if not _begins_as_video(head):
                 raise MediaError(f"{path} is not a video, or only names some (a playlist): give the video itself",
                                  "not a video") from error
@@ -139,7 +139,8 @@ def open_media(
                     raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
                 yield container
         except InputError: raise
-        except (av.FFmpegError, ValueError) as error: raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
 
 # %% ../nbs/02_video.ipynb #d750d9eb
 @dataclass(frozen=True)
