@@ -90,7 +90,7 @@ class Unused:
     file: str              # as found, below the folder that was given; "" where there is none
     id: str
     start: float | None    # seconds, of the row or the chunk
-    reason: str            # no audio track, no picture, no decoder, silent, truncated, not a video, too short, unreadable, missing, duplicate, not in the index
+    reason: str            # no audio track, no picture, no decoder, silent, truncated, not a video, too short, unreadable, …
     detail: str = ""
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Note:
     file: str
     id: str
     start: float           # seconds, of the row or the chunk
-    reason: str            # holes filled, overlaps dropped, clock set back, format changes, track chosen, pictures begin late, last picture held
+    reason: str            # holes filled, overlaps dropped, clock set back, format changes, track chosen, last picture held, …
     detail: str
 
 # %% ../nbs/13_prepare.ipynb #0d2ef6bc
@@ -239,7 +239,8 @@ def _decode(job, settings):
     audio = read_audio(job.source.file.path, settings.sample_rate, job.offset, job.seconds, repairs)
     if audio.seconds < settings.min_seconds: raise MediaError(f"{job.source.file.path} holds {audio.seconds:.2f} s of sound", "too short")
     if audio.level < settings.silence: raise MediaError(f"{job.source.file.path} has a level of {audio.level:.0f} dBFS", "silent")
-    times, images = read_frames(job.source.file.path, settings.frame_rate, job.offset, min(job.seconds, audio.seconds), settings.shortest, repairs)
+    times, images = read_frames(job.source.file.path, settings.frame_rate, job.offset, min(job.seconds, audio.seconds),
+                                settings.shortest, repairs)
     if max(images[0].size) > 20 * min(images[0].size):
         raise MediaError(f"{job.source.file.path} has frames of {images[0].size} pixels: that is no picture", "no picture")
     file = io.BytesIO()
@@ -337,7 +338,8 @@ def plan(
 # %% ../nbs/13_prepare.ipynb #94377d13
 def _encode(clip, pending):
     "Give each (job, flac, times, images, seconds) its embeddings instead of its images; one call for all."
-    embeddings = clip.encode_image([image for *_, images, _ in pending for image in images]).cpu().float().split([len(p[3]) for p in pending])
+    embeddings = clip.encode_image([image for *_, images, _ in pending for image in images]).cpu().float()
+    embeddings = embeddings.split([len(images) for *_, images, _ in pending])
     return [(job, flac, times, e, seconds) for (job, flac, times, _, seconds), e in zip(pending, embeddings)]
 
 def _meta(job, times, seconds):
@@ -388,9 +390,11 @@ class Report:
     notes: list[Note]
 
     def __repr__(self):
-        def count(lines): return ", ".join(f"{n} {reason}" for reason, n in Counter(line.reason for line in lines).most_common())
-        lost = f"{len(self.unused)} not used: {count(self.unused)} (each is named in {self.out/'report.csv'})" if self.unused else "all were used"
-        if self.notes: lost += f"; put right in clips that are used (see there): {count(self.notes)}"
+        def count(lines):
+            return ", ".join(f"{n} {reason}" for reason, n in Counter(line.reason for line in lines).most_common())
+        lost = "all were used"
+        if self.unused: lost = f"{len(self.unused)} not used: {count(self.unused)} (each is named in {self.out/'report.csv'})"
+        if self.notes: lost += f"; put right in clips that are used (see report.csv): {count(self.notes)}"
         return f"{self.clips} clips ({self.seconds / 3600:.2f} h) in {self.shards} shards in {self.out}; {lost}"
 
 def _write_report(path, unused, notes):

@@ -161,14 +161,15 @@ class MediaInfo:
     def need(self, kind: str):  # "video" or "audio"
         "Raises MediaError where the file has no track of this kind that can be decoded here."
         if getattr(self, kind) is not None: return
-        if kind in self.undecodable: raise MediaError(f"{self.path}: nothing here can decode its {'pictures' if kind == 'video' else 'sound'}; "
-                                                      "encode the file anew with a program that can", "no decoder")
+        if kind in self.undecodable:
+            raise MediaError(f"{self.path}: nothing here can decode its {'pictures' if kind == 'video' else 'sound'}; "
+                             "encode the file anew with a program that can", "no decoder")
         if kind == "audio": raise MediaError(f"{self.path} has no audio track", "no audio track")
         raise MediaError(f"{self.path} has sound but no picture", "no picture")
 
 # %% ../nbs/02_video.ipynb #38354778
 def _tracks(container, kind):
-    "The \"video\" or \"audio\" tracks, but the cover of a song; then the one of them that a player takes, None if none can be decoded."
+    "The \"video\" or \"audio\" tracks without covers; and the one of them that a player takes, None if none can be decoded."
     import av
     marks = av.stream.Disposition
     tracks = [s for s in getattr(container.streams, kind) if not s.disposition & marks.attached_pic]
@@ -187,17 +188,19 @@ def _origin(container):
 
 @lru_cache(256)
 def _walk(path, seek, stamp):
-    "Read a file's packets from `seek` seconds on its clock (None: all): where the last one ends, 0 without any; and is the clock set back between?"
+    "Where a file's last packet ends, 0 without any, and is the clock set back between? From `seek` s on its clock; None: all."
     import av
     clocks, joined = {}, False
     with open_media(path) as file, suppress(av.PermissionError):   # FFmpeg's word for: cannot seek there
         if seek is not None: file.seek(round(seek * 1e6))
         for packet in file.demux(*file.streams.video, *file.streams.audio):
             last, end, shift = clocks.get(packet.stream.index, (-math.inf, 0., 0.))
-            when = [float(t * packet.time_base) - shift for t in (packet.dts, packet.pts) if t is not None] or [end]   # no times: one after the other
+            when = [float(t * packet.time_base) - shift for t in (packet.dts, packet.pts) if t is not None]
+            when = when or [end]   # no times: one after the other
             if back := when[0] < last - .5: when, shift = [t + end - when[0] for t in when], shift - end + when[0]
             joined |= back
-            clocks[packet.stream.index] = when[0], max(end, when[-1] + float((packet.duration or 0) * packet.time_base)), shift
+            end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
+            clocks[packet.stream.index] = when[0], end, shift
     return max((end for _, end, _ in clocks.values()), default=0.), joined
 
 def _walked(container, seek=None):
@@ -218,7 +221,7 @@ def _seconds(container):
     said, origin = (container.duration or 0) / 1e6, _origin(container)
     if said > 0 and origin < .1 and not _is_mpeg(container): return said
     end = said > 0 and not _is_mpeg(container) and _walked(container, origin + said)[0] or _walked(container)[0]
-    return max(said * (not _is_mpeg(container)), end) - origin if end else said or None
+    return round(max(said * (not _is_mpeg(container)), end) - origin, 6) if end else said or None
 
 # %% ../nbs/02_video.ipynb #0c384075
 HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
@@ -226,8 +229,8 @@ HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures t
 def _about(container, path, seconds=None):
     "The MediaInfo of an open file."
     (videos, v), (audios, a) = (_tracks(container, kind) for kind in ("video", "audio"))
-    video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width, height=v.codec_context.height,
-                                      frame_rate=float(v.average_rate or 0))
+    video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width,
+                                      height=v.codec_context.height, frame_rate=float(v.average_rate or 0))
     audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
                                       channels=a.codec_context.layout.nb_channels)
     kind, brand = container.format.name, container.metadata.get("major_brand")
@@ -270,14 +273,14 @@ def _from_here(container, stream, start, repairs):
             when = end() if frame.time is None or last and _is_bare(container) else frame.time - shift
             if when < now - .5:
                 back = end() - when
-                repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}: what follows is joined on"))
+                repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}"))
                 shift, when = shift - back, when + back
             now, last = when, frame
             yield now, frame
 
 # %% ../nbs/02_video.ipynb #c4e71b05
 def _decoded(container, stream, start, lead, repairs):
-    "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on if it has begun there."
+    "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on, if it began there."
     import av
     moved = False
     for back in (.2, .8, 3.2, 12.8, 51.2):
@@ -286,13 +289,14 @@ def _decoded(container, stream, start, lead, repairs):
         try: container.seek(round((_origin(container) + start - back) * 1e6))
         except av.PermissionError: break   # FFmpeg's word for: cannot seek there
         frames = _from_here(container, stream, start, repairs)
-        first = next((each for each in frames if stream.type == "audio" or each[1].key_frame), None)   # MPEG-4 begins with any picture, on gray
+        first = next((each for each in frames if stream.type == "audio" or each[1].key_frame), None)   # MPEG-4 takes any
         if first and first[0] <= -lead:
             yield first
             yield from frames
             return
     if not moved: yield from _from_here(container, stream, start, repairs); return
-    with open_media(container.name) as again: yield from _from_here(again, again.streams[stream.index], start, repairs)   # no seek is sure to find a beginning
+    with open_media(container.name) as again:   # no seek is sure to find a beginning
+        yield from _from_here(again, again.streams[stream.index], start, repairs)
 
 def _span(start, seconds):
     "Check the span asked for."
@@ -304,15 +308,16 @@ def _promised(container, stream):
     "Seconds of a track that a file's headers promise; 0 where they do not say, or guess, as those of many songs do."
     name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
     lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
-    if _is_mpeg(container) or name == "ogg" or _picture(container) is None and not lacking: return 0.   # the first two have no such header
+    if _is_mpeg(container) or name == "ogg": return 0.   # they have no such header
+    if _picture(container) is None and not lacking: return 0.
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
     said = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     if stream.duration and "matroska" not in name: said = float(stream.duration * stream.time_base)   # there a guess
-    if not said and lacking and _walked(container)[0] + .5 < whole: said = whole   # of all tracks together, as an flv says
-    return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little is promised than too much
+    if not said and lacking and _walked(container)[0] + .5 < whole: said = whole   # of all tracks
+    return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little than too much
 
 def _boxes(file, at, end):
-    "Kind, and where its content begins and ends, of each box of an mp4 between two positions of a binary file; the last may end behind the file."
+    "Kind, and where the content begins and ends, of each box of an mp4 between two positions; the last may lack its end."
     while at + 8 <= end:
         file.seek(at)
         size, kind, begin = int.from_bytes(file.read(4), "big"), file.read(4), at + 8
@@ -323,7 +328,7 @@ def _boxes(file, at, end):
         at += size
 
 def _is_torn(container):
-    "Does an mp4 or Matroska file end before its last box or its segment does? True of other kinds, whose headers alone must tell."
+    "Does an mp4 or Matroska file end before its last box or its segment does? True of other kinds: their headers must tell."
     with open(container.name, "rb") as file:
         head, size = file.read(4096), file.seek(0, 2)
         if "mp4" in container.format.name: return max((end for *_, end in _boxes(file, 0, size)), default=0) > size
@@ -336,10 +341,11 @@ def _is_torn(container):
         return begin + content > size and content != (1 << 7*length) - 1   # all ones: written live, length unknown
 
 def _check_end(container, stream, path, start, last, end):
-    "Raises MediaError where a track ends at `last`, and its header promises more, up to `end`: all seconds after `start`."
+    "Raises MediaError where a track ends at `last`, and its header promises more up to `end`, in seconds after `start`."
     promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
     if last + .5 < promised and (what == "sound" or _is_torn(container)):
-        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, {last:.1f} s there", "truncated")
+        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, "
+                         f"{last:.1f} s there", "truncated")
 
 # %% ../nbs/02_video.ipynb #6d2c94b0
 def _has_pause(container):
@@ -347,20 +353,22 @@ def _has_pause(container):
     if "mp4" not in container.format.name: return False
     with open(container.name, "rb") as file:
         spans = [box[1:] for box in _boxes(file, 0, file.seek(0, 2)) if box[0] == b"moov"]
-        for name in (b"trak", b"edts", b"elst"): spans = [box[1:] for span in spans for box in _boxes(file, *span) if box[0] == name]
+        for name in (b"trak", b"edts", b"elst"):
+            spans = [box[1:] for span in spans for box in _boxes(file, *span) if box[0] == name]
         for begin, end in spans:
             file.seek(begin)
             version, edits = file.read(8)[:1], file.read(end - begin - 8)
-            each, time = (20, slice(8, 16)) if version == b"\1" else (12, slice(4, 8))   # an edit: length, where in the track, rate
-            if any(set(edits[at:at + each][time]) == {255} for at in range(each, len(edits), each)): return True   # nowhere: -1
+            each, time = (20, slice(8, 16)) if version == b"\1" else (12, slice(4, 8))   # its length; time in the track; rate
+            if any(set(edits[at:at + each][time]) == {255} for at in range(each, len(edits), each)): return True   # -1
     return False
 
 def _chosen(container, path, kind, repairs):
     "The track of a kind that a player takes. Raises MediaError where there is none."
     _about(container, path).need(kind)
-    if _has_pause(container): raise MediaError(f"{path} has a pause between two edits, which FFmpeg plays wrongly: export it anew", "unreadable")
-    tracks, best = _tracks(container, kind)
-    if best is not tracks[0]: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {tracks[0].index}"))
+    if _has_pause(container):
+        raise MediaError(f"{path} has a pause between two edits, which FFmpeg plays wrongly: export it anew", "unreadable")
+    (first, *_), best = _tracks(container, kind)
+    if best is not first: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {first.index}"))
     return best
 
 # %% ../nbs/02_video.ipynb #bc05ff3e
@@ -427,7 +435,7 @@ def _image(frame, shortest, pixel_aspect=1):
 
 # %% ../nbs/02_video.ipynb #9bef1f4f
 def _on_screen(container, stream, path, start, end, repairs):
-    "Triples (from, until, frame) of the pictures of a film, in seconds after `start`; the last stays until the film ends, up to `end`. Raises MediaError."
+    "Triples (from, until, frame), in seconds after `start`; the last frame stays until the film ends. Raises MediaError."
     since = shown = None
     for now, frame in _decoded(container, stream, start, 0., repairs):
         if shown is not None: yield since, now, shown
@@ -447,7 +455,7 @@ def read_frames(
     shortest: int | None = None,  # shrink to this short side in pixels; None: as they are
     repairs: list | None = None,  # gets a pair (what, detail) for what had to be put right
 ) -> tuple[list[float], list]:    # seconds after `start`, and as many RGB images
-    "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (\"no picture\", \"truncated\", …) and InputError."
+    "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (\"no picture\", …) and InputError."
     _span(start, seconds)
     if not rate > 0: raise InputError(f"rate must be above 0 frames a second, not {rate}")
     repairs = [] if repairs is None else repairs
@@ -462,9 +470,9 @@ def read_frames(
                 times.append(due)
                 images.append(_image(frame, shortest, stream.sample_aspect_ratio))
             if due >= end: break
-    if images and times[0] > first: repairs.append(("pictures begin late", f"the first is taken at {start + times[0]:.2f} s"))
+    if images and times[0] > first: repairs.append(("pictures begin late", f"first seen at {start + times[0]:.2f} s"))
     if images: return times, images
-    if turn: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s: they begin later", "no picture")
+    if turn: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s, only later", "no picture")
     raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
 # %% ../nbs/02_video.ipynb #9d40e6a2
@@ -491,24 +499,27 @@ def _channels(layout):
 
 # %% ../nbs/02_video.ipynb #64843ea0
 def _laid(path, frames, repairs):
-    "Runs (wave (time), seconds of its first sample, rate) of timed AVFrames: one of each format, and after each second without sound."
+    "Runs (wave (time), seconds of its first sample, rate) of timed AVFrames: another after each change or silent second."
     import av
     runs, form, count, lost, twice = [], None, 0, [], []
     for now, frame in frames:
-        kind, rate = (frame.format.name, frame.layout.name, frame.sample_rate), frame.sample_rate
-        gap = round((now - runs[-1][1]) * rate) - count if kind == form else 0
-        if kind != form and form: repairs.append(("format changes", f"from {' '.join(map(str, form))} to {' '.join(map(str, kind))}"))
-        if gap > .02 * rate: lost.append(gap / rate)
-        if gap < -.02 * rate: twice.append(-gap / rate)
-        if kind != form: resampler = av.AudioResampler("flt", rate=rate)   # packed: PyAV loses count of eight planes and more
-        if kind != form or gap > rate: runs.append(([], now, rate, _channels(frame.layout))); count = gap = 0
-        waves = [out.to_ndarray().reshape(-1, frame.layout.nb_channels) for out in resampler.resample(frame)]
-        if gap > .02 * rate: waves.insert(0, np.zeros((gap, frame.layout.nb_channels), np.float32))
+        rate, channels = frame.sample_rate, frame.layout.nb_channels
+        kind = f"{frame.format.name} {frame.layout.name} {rate} Hz"
+        gap = round((now - runs[-1][1]) * rate) - count if kind == form else 0   # samples
+        if abs(gap) > .02 * rate: (lost if gap > 0 else twice).append(abs(gap) / rate)
+        if kind != form:
+            if form: repairs.append(("format changes", f"from {form} to {kind}"))
+            resampler = av.AudioResampler("flt", rate=rate)   # packed: PyAV loses count of eight planes and more
+        if kind != form or gap > rate:
+            runs.append(([], now, rate, _channels(frame.layout)))
+            count = gap = 0
+        waves = [out.to_ndarray().reshape(-1, channels) for out in resampler.resample(frame)]
+        if gap > .02 * rate: waves.insert(0, np.zeros((gap, channels), np.float32))
         if gap < -.02 * rate: waves = [np.concatenate(waves)[-gap:]]
         runs[-1][0].extend(waves)
         form, count = kind, count + sum(map(len, waves))
-    if lost: repairs.append(("holes filled", f"{len(lost)} in the sound, {sum(lost):.2f} s in all"))
-    if twice: repairs.append(("overlaps dropped", f"{len(twice)} in the sound, {sum(twice):.2f} s in all"))
+    for what, gaps in (("holes filled", lost), ("overlaps dropped", twice)):
+        if gaps: repairs.append((what, f"{len(gaps)} in the sound, {sum(gaps):.2f} s in all"))
     return [(_mixed(path, np.concatenate(waves), names), first, rate) for waves, first, rate, names in runs]
 
 def _converted(frames, rate):
@@ -576,7 +587,7 @@ def _by_soundfile(path, start=0., seconds=None):
 
 # %% ../nbs/02_video.ipynb #63bacd71
 def _by_pyav(path, start, seconds, repairs):
-    "The sound of a file or of a part of it, as runs of (time) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
+    "Runs of a file or a part of it: wave (time), seconds from `start` to its first sample, rate. Raises MediaError."
     after, end = 0., seconds or math.inf
     def heard():
         nonlocal after
@@ -587,10 +598,12 @@ def _by_pyav(path, start, seconds, repairs):
         stream = _chosen(file, path, "audio", repairs)
         runs, said = _laid(path, heard(), repairs), _track_end(file, stream) - start
         if said < after < said + .2:   # filled up by the encoder
-            after, runs = said, [(wave[:round((said - first) * rate)], first, rate) for wave, first, rate in runs if first < said]
+            runs = [(wave[:round((said - first) * rate)], first, rate) for wave, first, rate in runs if first < said]
+            after = said
         _check_end(file, stream, path, start, after, end)
     if not any(first < end and first + len(wave) / rate > 0 for wave, first, rate in runs):
-        if after > end: raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
+        if after > end:
+            raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
         raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
     wave, first, rate = runs[-1]
     if after > end and (short := round((end - first) * rate) - len(wave)) > 0:   # the sound goes on after the span
@@ -637,10 +650,12 @@ def _picture_packets(path):
         for packet in file.demux(stream):
             if not packet.size: continue  # PyAV's sign of the end
             if packet.dts is None and packet.pts is None:
-                raise InputError(f"the pictures of {path} have no times: put them into a film first, as by ffmpeg -framerate 25 -i IN -c copy OUT.mp4")
+                raise InputError(f"the pictures of {path} have no times: put them into a film first, as by "
+                                 "ffmpeg -framerate 25 -i IN -c copy OUT.mp4")
             if packet.dts is not None:
-                if packet.dts < last: raise InputError(f"the pictures of {path} cannot be copied as they are, for its clock is set back between them: "
-                                                       "it has several edits, or was joined of recordings; encode it anew, as by ffmpeg -i IN OUT.mp4")
+                if packet.dts < last:
+                    raise InputError(f"the pictures of {path} cannot be copied as they are, for its clock is set back: it has "
+                                     "several edits, or was joined of recordings; encode it anew, as by ffmpeg -i IN OUT.mp4")
                 last = packet.dts
                 packet.dts -= start
             if packet.pts is not None:
@@ -657,7 +672,8 @@ def _matroska_takes(source):
     "Can the packets of the stream `source` be written into an .mkv?"
     import av
     try:
-        with av.open(io.BytesIO(), "w", format="matroska") as trial: _picture_stream(trial, source).container.start_encoding()
+        with av.open(io.BytesIO(), "w", format="matroska") as trial:
+            _picture_stream(trial, source).container.start_encoding()
     except (av.FFmpegError, ValueError): return False
     return True
 
@@ -687,7 +703,8 @@ def write_soundtrack(
                 pictures, sound, pending = _picture_stream(file, source), _sound_stream(file, audio, FILMS[ending]), _sound_frames(audio)
                 for packet in packets:
                     if packet.is_discard and (packet.pts or 0) < 0 and ending in (".mkv", ".webm"):
-                        raise InputError(f"{video} was trimmed and hides pictures, which {ending} cannot: write an .mp4, or encode it anew")
+                        raise InputError(f"{video} was trimmed and hides pictures, which {ending} cannot: write an .mp4, "
+                                         "or encode it anew")
                     now, packet.stream = float((packet.dts or packet.pts or 0) * packet.time_base), pictures
                     file.mux(packet)
                     _mux_sound(file, sound, pending, now)
@@ -695,7 +712,8 @@ def write_soundtrack(
                 file.mux(sound.encode(None))
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, (OSError, InputError)): raise
-            remedy = "write an .mkv, which takes nearly all" if ending != ".mkv" and _matroska_takes(source) else "encode them anew, as H.264"
+            takes = ending != ".mkv" and _matroska_takes(source)
+            remedy = "write an .mkv, which takes nearly all" if takes else "encode them anew, as H.264"
             raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252

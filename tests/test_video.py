@@ -326,6 +326,21 @@ def test_a_song_with_a_still(tmp_path):
         assert times == [.5, 1.5, 2.5, 3.5] and {colour(image) for image in images} == {(1, 0, 0)}
         assert read_frames(path, start=3., seconds=1.)[0] == [.5]
 
+def test_a_varying_frame_rate(tmp_path):
+    "Copied to Matroska, such pictures are promised for longer than they are: they are not cut off for that."
+    with av.open(str(tmp_path/'a.mp4'), 'w') as file:
+        stream = file.add_stream('libx264', rate=8, width=64, height=48, pix_fmt='yuv420p', options={'bf': '3', 'b-adapt': '0'})
+        for n in [*range(16), *range(48, 55)]:  # between 2 and 6 s the picture stands
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 + 25 * (n // 8), np.uint8), 'rgb24')
+            frame.pts, frame.time_base = n, Fraction(1, 8)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    write_soundtrack(tmp_path/'a.mp4', tmp_path/'copy.mkv', ladder(6.))
+    wanted = {.5: 0, 1.5: 1, 2.5: 1, 3.5: 1, 4.5: 1, 5.5: 1}
+    for path in tmp_path/'a.mp4', tmp_path/'copy.mkv':
+        assert {time: step for time, step in seen(read_frames(path)).items() if time < 6} == wanted
+        assert seen(read_frames(path, start=3., seconds=1.)) == {.5: 1}
+
 def test_pictures_of_a_film_that_was_cut_off_are_not_held(good, tmp_path):
     for ending, options in ('mp4', {'movflags': 'faststart'}), ('mkv', {}):
         path = cut(remux(good, tmp_path/f'film.{ending}', **options), .6)
