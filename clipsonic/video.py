@@ -487,7 +487,9 @@ def _mixed(path, wave, names):
     weights = [BS775.get(name) for name in names]
     if len(weights) < 3 or None in weights or not any(weights): weights = [1.] * wave.shape[1]
     mono = sum(weight / sum(weights) * channel for weight, channel in zip(weights, wave.T))
-    if (peak := np.abs(wave).max(initial=0.)) > 100:
+    peak = np.abs(wave).max(initial=0.)
+    if not np.isfinite(peak): raise MediaError(f"{path} has samples that are not finite numbers", "not finite")
+    if peak > 100:
         raise MediaError(f"{path} has samples up to {peak:.0f} where full scale is 1: divide them "
                          "(by 32768 if they were 16 bits)", "out of scale")
     level, mono_level = (np.sqrt(np.square(x).mean()) for x in (wave, mono))
@@ -536,7 +538,7 @@ def _mono(wave, first, rate, sample_rate):
     import av
     lead = 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
     wave = wave[round(-(first + lead) * rate):] if first < -lead else np.pad(wave, (round((first + lead) * rate), 0))
-    if rate == sample_rate: return wave
+    if rate == sample_rate or not len(wave): return wave
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32)[None], "fltp", "mono")
     frame.sample_rate = rate
     return _converted([frame], sample_rate)[round(lead * sample_rate):, 0]
