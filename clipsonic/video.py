@@ -86,8 +86,8 @@ def write_video(
 # %% ../nbs/02_video.ipynb #258487f9
 def _begins_as_video(head: bytes) -> bool:
     "Do the first bytes belong to mp4/mov, Matroska/WebM, AVI, FLV, Ogg or MPEG-TS?"
-    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"OggS") \
-        or head[:3] == b"FLV" or head[:1] == b"\x47"
+    return (head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:3] == b"FLV"
+            or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"OggS") or head[:1] == b"\x47")
 
 def _checked(path):
     "`path` absolute, once it is known to be a file with something in it; and its first bytes."
@@ -125,21 +125,24 @@ def open_media(
     "Yield an open PyAV container. Raises MediaError, also for what goes wrong while it is being read."
     path, head = _checked(path)
     import av
-    lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}   # a title that is not UTF-8 is no fault of the film
+    # a title that is not UTF-8 is no fault of the film
+    lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
     with _animated_png(path) if _is_animated_webp(head) else open(path, "rb") as file:
         try: container = av.open(file, options={"protocol_whitelist": "none"}, **lenient)
-        except (av.FFmpegError, ValueError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:
             if not _begins_as_video(head):
                 raise MediaError(f"{path} is not a video, or only names some (a playlist): give the video itself",
                                  "not a video") from error
-            raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged", "truncated") from error
+            raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged",
+                             "truncated") from error
         try:
             with container:
                 if container.format.name == "tty" or not (container.streams.video or container.streams.audio):
                     raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
                 yield container
         except InputError: raise
-        except (av.FFmpegError, ValueError) as error: raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
 
 # %% ../nbs/02_video.ipynb #d750d9eb
 @dataclass(frozen=True)
@@ -389,8 +392,9 @@ def _decoded_image(frame):
 
 # %% ../nbs/02_video.ipynb #c02b5e97
 PQ, HLG = 16, 18   # transfer characteristics of ITU-T H.273
-PRIMARIES = {9: ((1.6605, -.5876, -.0728), (-.1246, 1.1329, -.0083), (-.0182, -.1006, 1.1187)),    # BT.2020 to sRGB (ITU-R BT.2087)
-             12: ((1.2249, -.2247, 0), (-.0420, 1.0419, 0), (-.0197, -.0786, 1.0979))}             # Display P3 to sRGB
+PRIMARIES = {   # to those of sRGB
+    9: ((1.6605, -.5876, -.0728), (-.1246, 1.1329, -.0083), (-.0182, -.1006, 1.1187)),   # of BT.2020 (ITU-R BT.2087)
+    12: ((1.2249, -.2247, 0), (-.0420, 1.0419, 0), (-.0197, -.0786, 1.0979))}            # of Display P3
 
 def _light(code, transfer):
     "Linear light of a code (…, RGB) from 0 to 1: for HDR 1 is 203 cd/m², else white."
@@ -483,13 +487,15 @@ def _mixed(path, wave, names):
     weights = [BS775.get(name) for name in names]
     if len(weights) < 3 or None in weights or not any(weights): weights = [1.] * wave.shape[1]
     mono = sum(weight / sum(weights) * channel for weight, channel in zip(weights, wave.T))
-    if (peak := np.abs(wave).max(initial=0.)) > 100:
+    peak = np.abs(wave).max(initial=0.)
+    if not np.isfinite(peak): raise MediaError(f"{path} has samples that are not finite numbers", "not finite")
+    if peak > 100:
         raise MediaError(f"{path} has samples up to {peak:.0f} where full scale is 1: divide them "
                          "(by 32768 if they were 16 bits)", "out of scale")
     level, mono_level = (np.sqrt(np.square(x).mean()) for x in (wave, mono))
     if level > 1e-4 and mono_level < level / 1000:
-        raise MediaError(f"{path}: nothing is left of its sound when its channels are mixed to one: they are in opposite "
-                         "phase, or only the low-frequency channel sounds; keep only one", "opposite phase")
+        raise MediaError(f"{path}: nothing is left of its sound when its channels are mixed to one: they are in "
+                         "opposite phase, or only the low-frequency channel sounds; keep only one", "opposite phase")
     return mono
 
 def _channels(layout):
@@ -532,7 +538,7 @@ def _mono(wave, first, rate, sample_rate):
     import av
     lead = 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
     wave = wave[round(-(first + lead) * rate):] if first < -lead else np.pad(wave, (round((first + lead) * rate), 0))
-    if rate == sample_rate: return wave
+    if rate == sample_rate or not len(wave): return wave
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32)[None], "fltp", "mono")
     frame.sample_rate = rate
     return _converted([frame], sample_rate)[round(lead * sample_rate):, 0]
@@ -550,13 +556,13 @@ def _is_cut_off(path):
         kind, size = file.read(18), file.seek(0, 2)
         if kind[:4] == b"OggS":
             file.seek(max(size - 65536, 0))                 # no page is longer
-            page = file.read().rpartition(b"OggS")[2]       # version, flags, time (8), number of the sound (4), …, and at 22 the table of lengths
+            page = file.read().rpartition(b"OggS")[2]       # version, flags, time (8), number of the sound (4), …, lengths
             if len(page) < 23 or len(page) < 23 + page[22] + sum(page[23:23 + page[22]]): return True
             return None if page[10:14] != kind[14:18] else not page[1] & 4
         file.seek(12)
         while kind[:4] == b"RIFF" and len(head := file.read(8)) == 8:
             length = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data": return size - file.tell() < length < 0x7ffff000   # beyond: written into a pipe, length unknown
+            if head[:4] == b"data": return size - file.tell() < length < 0x7ffff000   # beyond: unknown, from a pipe
             file.seek(length + length % 2, 1)
     return False
 
@@ -579,7 +585,8 @@ def _by_soundfile(path, start=0., seconds=None):
         try: wave = [] if cut else file.read(file.frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError: cut = True
         if not cut and len(wave) < file.frames and head[:4] == b"OggS": return None   # a hole
-        if cut or len(wave) < file.frames: raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
+        if cut or len(wave) < file.frames:
+            raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
         names = ()
         if file.channels > 2:   # libsndfile does not tell
             with open_media(path) as same: names = _channels(same.streams.audio[0].layout)
@@ -733,7 +740,7 @@ def rgb_image(
     image,            # a PIL image in any mode
     name="the image", # what an error calls it
 ):                    # PIL image, RGB
-    "A picture as a screen shows it: upright, what is transparent white. Raises InputError for numbers of no known white."
+    "A picture as a screen shows it: upright, what is transparent white. Raises InputError where white is not known."
     from PIL import Image, ImageOps
     deep, image = image.format in ("PNG", "PPM") or image.mode.startswith("I;16"), ImageOps.exif_transpose(image)
     if image.mode == "F":
@@ -760,7 +767,8 @@ def read_image(
     except InputError: raise
     except UnidentifiedImageError as error:
         with open(path, "rb") as file: heif = file.read(12)[4:].decode("latin-1") in {"ftyp" + brand for brand in HEIF}
-        why = "is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif else "is not an image that can be read"
+        why = ("is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif
+               else "is not an image that can be read")
         raise InputError(f"{path} {why}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from error

@@ -562,6 +562,7 @@ def test_what_telephones_put_into_a_wav(tmp_path, subtype):
     part = read_audio(path, None, start=.75, seconds=1.).waveform[0]
     close = 1e-6 if subtype in ('ALAW', 'G721_32') else .02   # ffmpeg's decoders warm up
     assert len(part) == 8000 and (part - sound[6000:14000]).abs().max() < close
+    assert reason(read_audio, path, start=60.) == 'too short'
 
 def sounding(path, audio, codec, **options):
     "A file with nothing but a sound, in any codec."
@@ -628,11 +629,12 @@ def test_what_would_vanish_or_drown_all_else_is_named(tmp_path):
     soundfile.write(tmp_path/'side.wav', np.concatenate([wave, -.9 * wave], 1), 16000)
     soundfile.write(tmp_path/'integers.wav', wave * 32767, 16000, subtype='FLOAT')
     soundfile.write(tmp_path/'hot.wav', wave * 20, 16000, subtype='FLOAT')
+    soundfile.write(tmp_path/'nan.wav', np.where(wave > .2, np.nan, wave), 16000, subtype='FLOAT')
     surround(tmp_path/'bass.wav', '5.1', 'LFE')
     for span in {}, {'start': .25, 'seconds': .5}:   # libsndfile, and ffmpeg
-        names = 'opposite.wav', 'bass.wav', 'integers.wav'
+        names = 'opposite.wav', 'bass.wav', 'integers.wav', 'nan.wav'
         reasons = [reason(read_audio, tmp_path/name, **span) for name in names]
-        assert reasons == ['opposite phase', 'opposite phase', 'out of scale']
+        assert reasons == ['opposite phase', 'opposite phase', 'out of scale', 'not finite']
         assert read_audio(tmp_path/'silent.wav', **span).peak == 0
         assert read_audio(tmp_path/'side.wav', **span).peak == pytest.approx(.015, abs=1e-3)
         assert read_audio(tmp_path/'hot.wav', **span).peak == pytest.approx(6, abs=.01)
