@@ -113,7 +113,7 @@ def check_dubbing(
     from clipsonic.video import FILMS, probe
     if paths[0].suffix.lower() not in FILMS: return
     for film, path in {film: path for film, path in reversed([*zip(films, paths)])}.items():
-        if not probe(film).audio: continue
+        if not (about := probe(film)).audio and "audio" not in about.undecodable: continue
         if any(other.exists() and other.samefile(film) for other in paths):
             raise InputError(f"{film} has sound of its own, which would be lost: give its copy another name with -o")
         warnings.warn(f"{film} has sound of its own: its copy {path} has the generated sound in its place, and {film} stays as it is "

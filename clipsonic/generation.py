@@ -40,12 +40,14 @@ def film_frames(
     shortest: int = 448,  # frames are shrunk to this short side, pixels, as `prepare` does
 ):  # yields (seconds from the beginning, RGB image)
     "The frames of a film, in order. Raises MediaError."
-    seconds, start = probe(path).seconds or math.inf, 0.0
+    about, start = probe(path), 0.0
+    seconds = about.seconds or math.inf
     while start < seconds:
         try: times, images = read_frames(path, rate, start, min(piece, seconds - start), shortest)
         except MediaError as error:
-            if start and error.reason == "too short": return  # the sound goes on after the pictures
-            raise
+            if start and error.reason == "too short": return
+            if error.reason != "no picture" or about.video is None: raise
+            times, images = [], []  # they begin later
         yield from zip([start + t for t in times], images)
         start += piece
 

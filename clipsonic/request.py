@@ -26,7 +26,7 @@ from fastcore.basics import patch
 
 from .checkpoint import load_config, vocoder_folder, weights_folder
 from .core import Audio, CheckpointError, InputError, MediaError, _whole
-from .video import MediaInfo, probe, read_image
+from .video import MediaInfo, probe, read_image, rgb_image
 
 # %% ../nbs/04_request.ipynb #dff5f28c
 SHORTEST, LONGEST = 0.001, 3600.0  # seconds
@@ -143,7 +143,7 @@ def rather(
 # %% ../nbs/04_request.ipynb #0b2da9f1
 def checked_image(image):
     "An RGB picture, from a file or from a PIL image. Raises InputError."
-    if hasattr(image, "convert"): return image.convert("RGB")
+    if hasattr(image, "convert"): return rgb_image(image)
     if not isinstance(image, (str, Path)): raise InputError(f"an image must be a file's path or a PIL image, not {image!r}")
     try: return read_image(image)
     except InputError as error:
@@ -157,6 +157,7 @@ def checked_film(
     if not isinstance(path, (str, Path)): raise InputError(f"a video must be a file's path, not {path!r}")
     about = probe(path)
     if about.still: raise InputError(f"{path} is a picture, not a film: {rather('picture', path)}")
+    if "video" in about.undecodable: about.need("video")
     if about.video is None: raise MediaError(f"{path} has sound but no picture: {rather('sound', path)}", "no picture")
     return about
 
@@ -166,7 +167,8 @@ def check_audio(
     "Raises InputError, and MediaError for a file without sound."
     if isinstance(audio, Audio): return
     if not isinstance(audio, (str, Path)): raise InputError(f"audio must be a file's path or an Audio, not {audio!r}")
-    if probe(audio).audio is not None: return
+    if (about := probe(audio)).audio is not None: return
+    if "audio" in about.undecodable: about.need("audio")
     kind = what_is(audio)
     raise MediaError(f"{audio} is a {kind} and has no audio track: {rather(kind, audio)}", "no audio track")
 

@@ -20,10 +20,11 @@ from fastcore.docments import docments
 from ipywidgets import HTML, BoundedIntText, Box, Button, Dropdown, FileUpload, FloatSlider, HBox, IntSlider, Layout, Output, Tab, Text, VBox
 
 from .core import Audio, ClipsonicError, InputError, MediaError
+from .generation import film_frames
 from .pipeline import Request, generate, kept
 from .samplers import SAMPLERS
 from .systems import SYSTEMS
-from .video import probe, read_frames, read_image, write_soundtrack
+from .video import probe, read_image, write_soundtrack
 
 # %% ../nbs/61_studio.ipynb #9e4f63f7
 def look(
@@ -40,7 +41,7 @@ def look(
     except MediaError as error:
         if error.reason != "not a video": raise
         raise InputError(f"{path} is neither a picture nor a video") from error
-    return kind, read_frames(path, seconds=1.0)[1][0], f"a video of {seconds or 0:.2f} s"
+    return kind, next(film_frames(path, rate=1.0, piece=1.0))[1], f"a video of {seconds or 0:.2f} s"
 
 # %% ../nbs/61_studio.ipynb #95d25f28
 def thumbnail(

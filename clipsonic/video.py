@@ -4,15 +4,17 @@
 
 # %% ../nbs/02_video.ipynb #2cf06ac2
 from __future__ import annotations
-from contextlib import contextmanager
+import io, math
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from .core import Audio, InputError, MediaError, later, whole_file
 
 # %% auto #0
-__all__ = ['HEIF', 'FILMS', 'write_video', 'open_media', 'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack',
-           'read_image']
+__all__ = ['HEIF', 'PQ', 'HLG', 'PRIMARIES', 'BS775', 'BY_EITHER', 'BY_LIBSNDFILE', 'FILMS', 'write_video', 'open_media',
+           'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image']
 
 # %% ../nbs/02_video.ipynb #89ae1d1a
 np, torch = later("numpy"), later("torch")  # so that a file that cannot be used is refused without them
@@ -84,8 +86,8 @@ def write_video(
 # %% ../nbs/02_video.ipynb #258487f9
 def _begins_as_video(head: bytes) -> bool:
     "Do the first bytes belong to mp4/mov, Matroska/WebM, AVI, FLV, Ogg or MPEG-TS?"
-    return head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"OggS") \
-        or head[:3] == b"FLV" or head[:1] == b"\x47"
+    return (head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:3] == b"FLV"
+            or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"OggS") or head[:1] == b"\x47")
 
 def _checked(path):
     "`path` absolute, once it is known to be a file with something in it; and its first bytes."
@@ -93,10 +95,27 @@ def _checked(path):
     if not path.exists(): raise MediaError(f"{path}: there is no such file", "missing")
     if not path.is_file(): raise MediaError(f"{path} is not a file", "not a video")
     try:
-        with open(path, "rb") as file: head = file.read(12)
+        with open(path, "rb") as file: head = file.read(32)
     except OSError as error: raise MediaError(f"{path} cannot be read: {error.strerror}", "unreadable") from error
     if not head: raise MediaError(f"{path} is empty (0 bytes)", "unreadable")
     return path, head
+
+def _is_animated_webp(head):
+    "Do the first bytes belong to a WebP of several pictures?"
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21]) and head[20] & 2 > 0
+
+def _animated_png(path):
+    "An animated WebP as an animated PNG in memory. Raises MediaError."
+    from PIL import Image, ImageSequence
+    try:
+        with Image.open(path) as image: first, *rest = [frame.copy() for frame in ImageSequence.Iterator(image)]
+        times = [frame.info["duration"] for frame in (first, *rest)]   # ms; of its own accord Pillow 13 loses the first
+        first.save(file := io.BytesIO(), "PNG", save_all=True, append_images=rest, duration=times, compress_level=1)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
+    file.seek(0)
+    file.name = str(path)
+    return file
 
 # %% ../nbs/02_video.ipynb #08e1d845
 @contextmanager
@@ -106,18 +125,24 @@ def open_media(
     "Yield an open PyAV container. Raises MediaError, also for what goes wrong while it is being read."
     path, head = _checked(path)
     import av
-    lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}   # a title that is not UTF-8 is no fault of the film
-    try: container = av.open(str(path), options={"protocol_whitelist": "file"}, **lenient)
-    except (av.FFmpegError, ValueError) as error:
-        if not _begins_as_video(head): raise MediaError(f"{path} is not a video", "not a video") from error
-        raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged", "truncated") from error
-    try:
-        with container:
-            if container.format.name == "tty" or not (container.streams.video or container.streams.audio):
-                raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
-            yield container
-    except InputError: raise
-    except (av.FFmpegError, ValueError) as error: raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
+    # a title that is not UTF-8 is no fault of the film
+    lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+    with _animated_png(path) if _is_animated_webp(head) else open(path, "rb") as file:
+        try: container = av.open(file, options={"protocol_whitelist": "none"}, **lenient)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            if not _begins_as_video(head):
+                raise MediaError(f"{path} is not a video, or only names some (a playlist): give the video itself",
+                                 "not a video") from error
+            raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged",
+                             "truncated") from error
+        try:
+            with container:
+                if container.format.name == "tty" or not (container.streams.video or container.streams.audio):
+                    raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
+                yield container
+        except InputError: raise
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
 
 # %% ../nbs/02_video.ipynb #d750d9eb
 @dataclass(frozen=True)
@@ -133,105 +158,374 @@ class MediaInfo:
     sample_rate: int = 0       # Hz
     channels: int = 0
     still: bool = False        # a single picture, which FFmpeg takes for a film of one frame
+    undecodable: tuple[str, ...] = ()  # "video", "audio": there is such a track, and nothing here can decode it
+
+    def need(self, kind: str):  # "video" or "audio"
+        "Raises MediaError where the file has no track of this kind that can be decoded here."
+        if getattr(self, kind) is not None: return
+        if kind in self.undecodable:
+            raise MediaError(f"{self.path}: nothing here can decode its {'pictures' if kind == 'video' else 'sound'}; "
+                             "encode the file anew with a program that can", "no decoder")
+        if kind == "audio": raise MediaError(f"{self.path} has no audio track", "no audio track")
+        raise MediaError(f"{self.path} has sound but no picture", "no picture")
 
 # %% ../nbs/02_video.ipynb #38354778
-def _picture(container):
-    "The video stream that moves: not the cover of a song; None where there is none."
+def _tracks(container, kind):
+    "The \"video\" or \"audio\" tracks without covers; and the one of them that a player takes, None if none can be decoded."
     import av
-    cover = av.stream.Disposition.attached_pic
-    return next((s for s in container.streams.video if not s.disposition & cover), None)
+    marks = av.stream.Disposition
+    tracks = [s for s in getattr(container.streams, kind) if not s.disposition & marks.attached_pic]
+    known = [s for s in tracks if s.codec_context is not None]   # PyAV's word for: there is a decoder
+    begun = lambda s: bool(s.codec_context.width if kind == "video" else s.codec_context.sample_rate)
+    return tracks, max(known, key=lambda s: (begun(s), bool(s.disposition & marks.default)), default=None)
+
+def _picture(container):
+    "The track of the pictures that are shown; None where there is none."
+    return _tracks(container, "video")[1]
+
+# %% ../nbs/02_video.ipynb #e2b90f17
+def _origin(container):
+    "Where a file's clock, in seconds, stands at its time 0."
+    return (container.start_time or 0) / 1e6
+
+@lru_cache(256)
+def _walk(path, seek, stamp):
+    "Where a file's last packet ends, 0 without any, and is the clock set back between? From `seek` s on its clock; None: all."
+    import av
+    clocks, joined = {}, False
+    with open_media(path) as file, suppress(av.PermissionError):   # FFmpeg's word for: cannot seek there
+        if seek is not None: file.seek(round(seek * 1e6))
+        for packet in file.demux(*file.streams.video, *file.streams.audio):
+            last, end, shift = clocks.get(packet.stream.index, (-math.inf, 0., 0.))
+            when = [float(t * packet.time_base) - shift for t in (packet.dts, packet.pts) if t is not None]
+            when = when or [end]   # no times: one after the other
+            if back := when[0] < last - .5: when, shift = [t + end - when[0] for t in when], shift - end + when[0]
+            joined |= back
+            if not packet.is_discard: end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
+            clocks[packet.stream.index] = when[0], end, shift
+    return max((end for _, end, _ in clocks.values()), default=0.), joined
+
+def _walked(container, seek=None):
+    "What `_walk` finds; once for a file as it is now."
+    about = Path(container.name).stat()
+    return _walk(container.name, seek, (about.st_size, about.st_mtime_ns))
+
+def _is_mpeg(container):
+    "Is it an MPEG transport or program stream, which has no index?"
+    return container.format.name in ("mpegts", "mpeg")
+
+def _is_bare(container):
+    "Is it a bare stream of pictures or sound, which has no times but those that FFmpeg sums up?"
+    return container.start_time is None or container.format.name in ("aac", "ac3", "eac3", "dts", "loas", "mp3")
 
 def _seconds(container):
-    "Length of a file by its header, or by its last packet; None if neither says."
-    if container.duration and container.duration > 0: return container.duration / 1e6
-    ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in container.demux() if p.pts is not None]
-    return max(ends, default=None)
+    "Length of a file by its header, or by its packets; None if neither says."
+    said, origin = (container.duration or 0) / 1e6, _origin(container)
+    if said > 0 and origin < .1 and not _is_mpeg(container): return said
+    end = said > 0 and not _is_mpeg(container) and _walked(container, origin + said)[0] or _walked(container)[0]
+    return round(max(said * (not _is_mpeg(container)), end) - origin, 6) if end else said or None
 
 # %% ../nbs/02_video.ipynb #0c384075
 HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
+
+def _about(container, path, seconds=None):
+    "The MediaInfo of an open file."
+    (videos, v), (audios, a) = (_tracks(container, kind) for kind in ("video", "audio"))
+    video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width,
+                                      height=v.codec_context.height, frame_rate=float(v.average_rate or 0))
+    audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
+                                      channels=a.codec_context.layout.nb_channels)
+    kind, brand = container.format.name, container.metadata.get("major_brand")
+    still = kind.endswith("_pipe") or kind in ("image2", "ico") or brand in HEIF
+    unknown = tuple(kind for kind, all, best in (("video", videos, v), ("audio", audios, a)) if all and best is None)
+    return MediaInfo(str(path), seconds, **video, **audio, still=still, undecodable=unknown)
 
 def probe(
     path: str | Path,  # any media file
 ) -> MediaInfo:
     "Look at a file's streams without decoding them. Raises MediaError."
-    with open_media(path) as file:
-        seconds = _seconds(file)
-        v, a = _picture(file), next(iter(file.streams.audio), None)
-        video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width, height=v.codec_context.height,
-                                          frame_rate=float(v.average_rate or 0))
-        audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
-                                          channels=a.codec_context.layout.nb_channels)
-        kind, brand = file.format.name, file.metadata.get("major_brand")
-        still = kind.endswith("_pipe") or kind in ("image2", "ico") or brand in HEIF
-        return MediaInfo(str(path), seconds, **video, **audio, still=still)
+    with open_media(path) as file: return _about(file, path, _seconds(file))
+
+# %% ../nbs/02_video.ipynb #03c9a7be
+def _decoder(stream):
+    "What decodes `stream`. FFmpeg's own decoders of VP8 and VP9 leave the transparency out, libvpx does not."
+    import av
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1": return stream.codec_context
+    return av.CodecContext.create(name, "r")
 
 # %% ../nbs/02_video.ipynb #dc642e96
-def _decoded(container, stream, start):
-    "Pairs (seconds after `start`, frame) of `stream` from shortly before `start` on; one damaged packet does not end it."
+def _lasts(frame, stream):
+    "How long a frame is heard or seen, by its own account, in seconds."
+    if stream.type == "audio": return frame.samples / frame.sample_rate
+    return float((frame.duration or 0) * (frame.time_base or 0)) or 1 / float(stream.average_rate or 1)
+
+def _from_here(container, stream, start, repairs):
+    "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
-    origin = (container.start_time or 0) / 1e6
-    if start > 0: container.seek(round((max(start - .2, 0) + origin) * 1e6))
-    stream.thread_count = 1  # whoever has many files decodes them side by side
+    now, last, shift, bare = -math.inf, None, _origin(container) + start, _is_bare(container)
+    def end(): return now + _lasts(last, stream) if last else -start
+    decoder = _decoder(stream)
+    if not decoder.is_open: decoder.thread_count = 1  # whoever has many files decodes them side by side
     for packet in container.demux(stream):
-        try: frames = packet.decode()
+        if not packet.size and packet.dts is not None: continue   # Theora's word for: the same picture once more
+        try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
-            if frame.time is not None: yield frame.time - origin - start, frame
+            when = end() if frame.time is None or last and bare else frame.time - shift
+            if when < now - .5:
+                back = end() - when
+                repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}"))
+                shift, when = shift - back, when + back
+            now, last = when, frame
+            yield now, frame
+
+# %% ../nbs/02_video.ipynb #c4e71b05
+def _decoded(container, stream, start, lead, repairs):
+    "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on, if it began there."
+    import av
+    moved = False
+    for back in (.2, .8, 3.2, 12.8, 51.2):
+        if start <= back or _is_bare(container) or _is_mpeg(container) and _walked(container)[1]: break
+        moved = True
+        try: container.seek(round((_origin(container) + start - back) * 1e6))
+        except av.PermissionError: break   # FFmpeg's word for: cannot seek there
+        frames = _from_here(container, stream, start, repairs)
+        first = next((each for each in frames if stream.type == "audio" or each[1].key_frame), None)   # MPEG-4 takes any
+        if first and first[0] <= -lead:
+            yield first
+            yield from frames
+            return
+    if not moved: yield from _from_here(container, stream, start, repairs); return
+    with open_media(container.name) as again:   # no seek is sure to find a beginning
+        yield from _from_here(again, again.streams[stream.index], start, repairs)
 
 def _span(start, seconds):
     "Check the span asked for."
     if not 0 <= start < float("inf"): raise InputError(f"start must be 0 or more seconds, not {start}")
     if seconds is not None and not 0 < seconds: raise InputError(f"seconds must be above 0, not {seconds}")
 
+# %% ../nbs/02_video.ipynb #a7d1c3e9
+def _promised(container, stream):
+    "Seconds of a track that a file's headers promise; 0 where they do not say, or guess, as those of many songs do."
+    name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
+    lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
+    if _is_mpeg(container) or name == "ogg": return 0.   # they have no such header
+    if _picture(container) is None and not lacking: return 0.
+    hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
+    said = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    if stream.duration and "matroska" not in name: said = float(stream.duration * stream.time_base)   # there a guess
+    if not said and lacking and _walked(container)[0] + .5 < whole: said = whole   # of all tracks
+    return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little than too much
+
+def _boxes(file, at, end):
+    "Kind, and where the content begins and ends, of each box of an mp4 between two positions; the last may lack its end."
+    while at + 8 <= end:
+        file.seek(at)
+        size, kind, begin = int.from_bytes(file.read(4), "big"), file.read(4), at + 8
+        if size == 1: size, begin = int.from_bytes(file.read(8), "big"), at + 16
+        if size == 0: size = end - at
+        if size < begin - at: return
+        yield kind, begin, at + size
+        at += size
+
+def _is_torn(container):
+    "Does an mp4 or Matroska file end before its last box or its segment does? True of other kinds: their headers must tell."
+    with open(container.name, "rb") as file:
+        head, size = file.read(4096), file.seek(0, 2)
+        if "mp4" in container.format.name: return max((end for *_, end in _boxes(file, 0, size)), default=0) > size
+        if "matroska" not in container.format.name: return True
+        def number(at):  # EBML's: as many leading zeros as bytes follow
+            length = 9 - head[at].bit_length()
+            return int.from_bytes(head[at:at + length], "big") & (1 << 7*length) - 1, at + length, length
+        content, begin, _ = number(4)
+        content, begin, length = number(begin + content + 4)
+        return begin + content > size and content != (1 << 7*length) - 1   # all ones: written live, length unknown
+
+def _check_end(container, stream, path, start, last, end):
+    "Raises MediaError where a track ends at `last`, and its header promises more up to `end`, in seconds after `start`."
+    promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
+    if last + .5 < promised and (what == "sound" or _is_torn(container)):
+        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, "
+                         f"{last:.1f} s there", "truncated")
+
+# %% ../nbs/02_video.ipynb #6d2c94b0
+def _has_pause(container):
+    "Has an mp4 an empty edit that is not the first of its track?"
+    if "mp4" not in container.format.name: return False
+    with open(container.name, "rb") as file:
+        spans = [box[1:] for box in _boxes(file, 0, file.seek(0, 2)) if box[0] == b"moov"]
+        for name in (b"trak", b"edts", b"elst"):
+            spans = [box[1:] for span in spans for box in _boxes(file, *span) if box[0] == name]
+        for begin, end in spans:
+            file.seek(begin)
+            version, edits = file.read(8)[:1], file.read(end - begin - 8)
+            each, time = (20, slice(8, 16)) if version == b"\1" else (12, slice(4, 8))   # its length; time in the track; rate
+            if any(set(edits[at:at + each][time]) == {255} for at in range(each, len(edits), each)): return True   # -1
+    return False
+
+def _chosen(container, path, kind, repairs):
+    "The track of a kind that a player takes. Raises MediaError where there is none."
+    _about(container, path).need(kind)
+    if _has_pause(container):
+        raise MediaError(f"{path} has a pause between two edits, which FFmpeg plays wrongly: export it anew", "unreadable")
+    (first, *_), best = _tracks(container, kind)
+    if best is not first: repairs.append(("track chosen", f"the {kind} is track {best.index} of the file, not {first.index}"))
+    return best
+
 # %% ../nbs/02_video.ipynb #bc05ff3e
-def _image(frame, shortest):
-    "A decoded frame as an upright RGB image, its short side at most `shortest`."
+def _on_white(image):
+    "A picture as RGB; what is transparent becomes white."
+    from PIL import Image
+    if "A" not in image.getbands() and "transparency" not in image.info: return image.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+
+def _decoded_image(frame):
+    "A decoded frame as a picture, RGB or RGBA, in colors as they are coded."
     from av.video.reformatter import VideoReformatter
     from PIL import Image
+    clear = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
+    large = frame.width >= 1280 or frame.height > 576
+    untagged = {"src_colorspace": "itu709"} if large and frame.colorspace == 2 and not frame.format.is_rgb else {}
     own = VideoReformatter()  # the one that PyAV keeps has threads, which a forked process lacks
-    image = own.reformat(frame, format="rgb24", threads=1).to_image()
-    if turn := frame.rotation: image = image.rotate(turn, expand=True)
-    if shortest and min(image.size) > shortest:
-        scale = shortest / min(image.size)
-        image = image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC)
-    return image
+    return Image.fromarray(own.reformat(frame, format="rgba" if clear else "rgb24", threads=1, **untagged).to_ndarray())
+
+# %% ../nbs/02_video.ipynb #c02b5e97
+PQ, HLG = 16, 18   # transfer characteristics of ITU-T H.273
+PRIMARIES = {   # to those of sRGB
+    9: ((1.6605, -.5876, -.0728), (-.1246, 1.1329, -.0083), (-.0182, -.1006, 1.1187)),   # of BT.2020 (ITU-R BT.2087)
+    12: ((1.2249, -.2247, 0), (-.0420, 1.0419, 0), (-.0197, -.0786, 1.0979))}            # of Display P3
+
+def _light(code, transfer):
+    "Linear light of a code (…, RGB) from 0 to 1: for HDR 1 is 203 cd/m², else white."
+    if transfer == PQ:
+        power = code ** (1 / 78.84375)
+        return 10000 / 203 * (np.maximum(power - .8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / .1593017578125)
+    if transfer == HLG:
+        scene = np.where(code <= .5, code**2 / 3, (np.exp((code - .55991073) / .17883277) + .28466892) / 12)
+        return 1000 / 203 * scene * (scene @ (.2627, .6780, .0593))[..., None] ** .2
+    return np.where(code <= .04045, code / 12.92, ((code + .055) / 1.055) ** 2.4)
+
+@lru_cache
+def _to_srgb(transfer, primaries):
+    "The table that takes colors of an HDR film, or one in a wide gamut, to sRGB."
+    from PIL import ImageFilter
+    blue, green, red = np.meshgrid(*[np.linspace(0, 1, 65)] * 3, indexing="ij")
+    light = _light(np.stack([red, green, blue], -1), transfer)
+    if transfer in (PQ, HLG):
+        brightest, white = light.max(-1, keepdims=True), 1000 / 203
+        light = light * (1 + brightest / white**2) / (1 + brightest)
+    light = np.clip(light @ np.transpose(PRIMARIES.get(primaries, np.eye(3))), 0, 1)
+    srgb = np.where(light <= .0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - .055)
+    return ImageFilter.Color3DLUT(65, srgb.reshape(-1, 3).astype(np.float32))
+
+# %% ../nbs/02_video.ipynb #7e1f03ab
+def _image(frame, shortest, pixel_aspect=1):
+    "A decoded frame as an upright RGB image of square pixels, its short side at most `shortest`."
+    from PIL import Image
+    image, aspect = _on_white(_decoded_image(frame)), float(pixel_aspect or 1)   # width of a pixel by its height
+    if frame.color_trc in (PQ, HLG) or frame.color_primaries in PRIMARIES:
+        image = image.filter(_to_srgb(frame.color_trc, frame.color_primaries))
+    width, height = image.width * max(aspect, 1), image.height / min(aspect, 1)
+    scale = min(1, shortest / min(width, height)) if shortest else 1
+    size = round(width * scale), round(height * scale)
+    if size != image.size: image = image.resize(size, Image.Resampling.BICUBIC)
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is None: return image
+    (a, b, _), (c, d, _), _ = np.frombuffer(matrix, np.int32).reshape(3, 3)   # (x, y) is shown at (ax + cy, bx + dy)
+    if abs(b) > abs(a): image, a, d = image.transpose(Image.Transpose.TRANSPOSE), c, b
+    if a < 0: image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM) if d < 0 else image
 
 # %% ../nbs/02_video.ipynb #9bef1f4f
+def _on_screen(container, stream, path, start, end, repairs):
+    "Triples (from, until, frame), in seconds after `start`; the last frame stays until the film ends. Raises MediaError."
+    since = shown = None
+    for now, frame in _decoded(container, stream, start, 0., repairs):
+        if shown is not None: yield since, now, shown
+        since, shown = now, frame
+    if shown is None: return
+    last = since + _lasts(shown, stream)
+    _check_end(container, stream, path, start, last, end)
+    if end == math.inf: end = max(last, (_seconds(container) or 0.) - start)
+    if end > last + .5: repairs.append(("last picture held", f"from {start + last:.2f} s on"))
+    yield since, end, shown
+
 def read_frames(
     path: str | Path,             # any video file
     rate: float = 1.,             # frames a second
     start: float = 0.,            # seconds from the beginning of the file
     seconds: float | None = None, # how long to look; None: to the end
     shortest: int | None = None,  # shrink to this short side in pixels; None: as they are
+    repairs: list | None = None,  # gets a pair (what, detail) for what had to be put right
 ) -> tuple[list[float], list]:    # seconds after `start`, and as many RGB images
-    "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (reason \"no picture\") and InputError."
+    "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (\"no picture\", …) and InputError."
     _span(start, seconds)
     if not rate > 0: raise InputError(f"rate must be above 0 frames a second, not {rate}")
+    repairs = [] if repairs is None else repairs
     with open_media(path) as file:
-        if (stream := _picture(file)) is None: raise MediaError(f"{path} has sound but no picture", "no picture")
-        end = min(seconds or float("inf"), file.duration / 1e6 - start if file.duration else float("inf"))
-        first, times, images, shown = min(.5 / rate, max(end, 0.) / 2), [], [], None
-        due = lambda: first + len(times) / rate
-        def show(frame):
-            times.append(due())
-            images.append(_image(frame, shortest))
-        for now, frame in _decoded(file, stream, start):
-            while shown is not None and due() < min(now, end): show(shown)
-            shown, last = frame, now
-            if due() >= end: break
-        if shown is not None:  # the last frame stays for its duration
-            last += max(float((shown.duration or 0) * shown.time_base), 1 / float(stream.average_rate or 1))
-            while due() < min(last, end): show(shown)
-    if not images: raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
-    return times, images
+        stream = _chosen(file, path, "video", repairs)
+        end = min(seconds or math.inf, (_seconds(file) or math.inf) - start if file.duration else math.inf)
+        turn, first, times, images = 0, min(.5 / rate, max(end, 0.) / 2), [], []
+        for since, until, frame in _on_screen(file, stream, path, start, end, repairs):
+            while (due := first + turn / rate) < min(until, end):
+                turn += 1
+                if since > max(due, .1): continue   # nothing is shown yet
+                times.append(due)
+                images.append(_image(frame, shortest, stream.sample_aspect_ratio))
+            if due >= end: break
+    if images and times[0] > first: repairs.append(("pictures begin late", f"first seen at {start + times[0]:.2f} s"))
+    if images: return times, images
+    if turn: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s, only later", "no picture")
+    raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
+
+# %% ../nbs/02_video.ipynb #9d40e6a2
+BS775 = {"FL": .5**.5, "FR": .5**.5, "FLC": .5**.5, "FRC": .5**.5, "FC": 1., "SL": .5, "SR": .5, "BL": .5, "BR": .5,
+         "BC": .5, "LFE": 0., "LFE2": 0.}   # by ffmpeg's names of the channels
+
+def _mixed(path, wave, names):
+    "The channels of `wave` (time, channel), which have these `names`, as one. Raises MediaError."
+    weights = [BS775.get(name) for name in names]
+    if len(weights) < 3 or None in weights or not any(weights): weights = [1.] * wave.shape[1]
+    mono = sum(weight / sum(weights) * channel for weight, channel in zip(weights, wave.T))
+    peak = np.abs(wave).max(initial=0.)
+    if not np.isfinite(peak): raise MediaError(f"{path} has samples that are not finite numbers", "not finite")
+    if peak > 100:
+        raise MediaError(f"{path} has samples up to {peak:.0f} where full scale is 1: divide them "
+                         "(by 32768 if they were 16 bits)", "out of scale")
+    level, mono_level = (np.sqrt(np.square(x).mean()) for x in (wave, mono))
+    if level > 1e-4 and mono_level < level / 1000:
+        raise MediaError(f"{path}: nothing is left of its sound when its channels are mixed to one: they are in "
+                         "opposite phase, or only the low-frequency channel sounds; keep only one", "opposite phase")
+    return mono
+
+def _channels(layout):
+    "What ffmpeg calls the channels of a layout."
+    return [channel.name for channel in layout.channels]
 
 # %% ../nbs/02_video.ipynb #64843ea0
-def _promised(container, stream):
-    "Seconds of sound that a video's headers promise; 0 where they do not say. A song's are often a guess, so they do not count."
-    if _picture(container) is None: return 0.
-    if stream.duration: return float(stream.duration * stream.time_base)
-    hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+def _laid(path, frames, repairs):
+    "Runs (wave (time), seconds of its first sample, rate) of timed AVFrames: another after each change or silent second."
+    import av
+    runs, form, count, lost, twice = [], None, 0, [], []
+    for now, frame in frames:
+        rate, channels = frame.sample_rate, frame.layout.nb_channels
+        kind = f"{frame.format.name} {frame.layout.name} {rate} Hz"
+        gap = round((now - runs[-1][1]) * rate) - count if kind == form else 0   # samples
+        if abs(gap) > .02 * rate: (lost if gap > 0 else twice).append(abs(gap) / rate)
+        if kind != form:
+            if form: repairs.append(("format changes", f"from {form} to {kind}"))
+            resampler = av.AudioResampler("flt", rate=rate)   # packed: PyAV loses count of eight planes and more
+        if kind != form or gap > rate:
+            runs.append(([], now, rate, _channels(frame.layout)))
+            count = gap = 0
+        waves = [out.to_ndarray().reshape(-1, channels) for out in resampler.resample(frame)]
+        if gap > .02 * rate: waves.insert(0, np.zeros((gap, channels), np.float32))
+        if gap < -.02 * rate: waves = [np.concatenate(waves)[-gap:]]
+        runs[-1][0].extend(waves)
+        form, count = kind, count + sum(map(len, waves))
+    for what, gaps in (("holes filled", lost), ("overlaps dropped", twice)):
+        if gaps: repairs.append((what, f"{len(gaps)} in the sound, {sum(gaps):.2f} s in all"))
+    return [(_mixed(path, np.concatenate(waves), names), first, rate) for waves, first, rate, names in runs]
 
 def _converted(frames, rate):
     "The (time, channel) floats of AVFrames, at `rate`."
@@ -240,14 +534,20 @@ def _converted(frames, rate):
     return np.concatenate([out.to_ndarray().reshape(-1, channels) for frame in [*frames, None] for out in resampler.resample(frame)])
 
 def _mono(wave, first, rate, sample_rate):
-    "The mean of the channels of `wave` (time, channel), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
+    "`wave` (time), whose first sample is at `first` seconds, at `sample_rate`, cut to begin at 0."
     import av
-    wave, lead = sum(wave.T) / wave.shape[1], 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
+    lead = 0. if rate == sample_rate else .1  # the resampler needs a lead to settle
     wave = wave[round(-(first + lead) * rate):] if first < -lead else np.pad(wave, (round((first + lead) * rate), 0))
-    if rate == sample_rate: return wave
+    if rate == sample_rate or not len(wave): return wave
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave, np.float32)[None], "fltp", "mono")
     frame.sample_rate = rate
     return _converted([frame], sample_rate)[round(lead * sample_rate):, 0]
+
+# %% ../nbs/02_video.ipynb #b6a4f815
+def _track_end(container, stream):
+    "The second at which the edit list of an mp4 ends a track; infinite where nothing says."
+    if "mp4" not in container.format.name or not stream.duration: return math.inf
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin(container)
 
 # %% ../nbs/02_video.ipynb #36a240a4
 def _is_cut_off(path):
@@ -256,57 +556,91 @@ def _is_cut_off(path):
         kind, size = file.read(18), file.seek(0, 2)
         if kind[:4] == b"OggS":
             file.seek(max(size - 65536, 0))                 # no page is longer
-            page = file.read().rpartition(b"OggS")[2]       # version, flags, time (8), number of the sound (4), …, and at 22 the table of lengths
+            page = file.read().rpartition(b"OggS")[2]       # version, flags, time (8), number of the sound (4), …, lengths
             if len(page) < 23 or len(page) < 23 + page[22] + sum(page[23:23 + page[22]]): return True
             return None if page[10:14] != kind[14:18] else not page[1] & 4
         file.seek(12)
         while kind[:4] == b"RIFF" and len(head := file.read(8)) == 8:
             length = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data": return size - file.tell() < length < 0x7ffff000   # beyond: written into a pipe, length unknown
+            if head[:4] == b"data": return size - file.tell() < length < 0x7ffff000   # beyond: unknown, from a pipe
             file.seek(length + length % 2, 1)
     return False
 
-def _by_soundfile(path):
-    "What `_by_pyav` returns of a whole wav, flac or ogg; None for what libsndfile cannot read. Raises MediaError."
+BY_EITHER = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "VORBIS")
+BY_LIBSNDFILE = ("G721_32", "NMS_ADPCM_16", "NMS_ADPCM_24", "NMS_ADPCM_32")   # by ffmpeg wrongly or not at all
+
+def _by_soundfile(path, start=0., seconds=None):
+    "The one run that `_by_pyav` returns of a wav, flac or ogg; None for what ffmpeg shall read. Raises MediaError."
     import soundfile
     path, head = _checked(path)
     if head[:4] not in (b"RIFF", b"fLaC", b"OggS"): return None
     try: file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, TypeError): return None
     with file:
-        if file.subtype == "OPUS" or not 0 < file.frames < 2**28 or (cut := _is_cut_off(path)) is None: return None
-        try: wave = file.read(dtype="float32", always_2d=True)
+        alone, part = file.subtype in BY_LIBSNDFILE, start > 0 or seconds is not None
+        if part and not alone or file.subtype == "OPUS" or not file.frames > 0: return None
+        if (cut := _is_cut_off(path)) is None: return None
+        either = file.subtype in BY_EITHER and (file.subtype != "VORBIS" or file.channels < 3)   # above, Vorbis's order
+        if not cut and not ((alone or either) and file.frames * file.channels < 2**28): return None
+        try: wave = [] if cut else file.read(file.frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError: cut = True
-        if cut or len(wave) < file.frames: raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
-        return wave, 0., file.samplerate
+        if not cut and len(wave) < file.frames and head[:4] == b"OggS": return None   # a hole
+        if cut or len(wave) < file.frames:
+            raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
+        names = ()
+        if file.channels > 2:   # libsndfile does not tell
+            with open_media(path) as same: names = _channels(same.streams.audio[0].layout)
+        return _mixed(path, wave, names), -start, file.samplerate
 
 # %% ../nbs/02_video.ipynb #63bacd71
-def _by_pyav(path, start, seconds):
-    "The sound of a file or of a part of it: (time, channel) floats, seconds from `start` to the first of them, and their rate. Raises MediaError."
-    with open_media(path) as file:
-        if not file.streams.audio: raise MediaError(f"{path} has no audio track", "no audio track")
-        stream, frames, after, end = file.streams.audio[0], [], 0., seconds or float("inf")
-        for now, frame in _decoded(file, stream, start):
-            if (after := now + frame.samples / frame.sample_rate) > -.1 and now < end: frames.append((now, frame))
+def _by_pyav(path, start, seconds, repairs):
+    "Runs of a file or a part of it: wave (time), seconds from `start` to its first sample, rate. Raises MediaError."
+    after, end = 0., seconds or math.inf
+    def heard():
+        nonlocal after
+        for now, frame in _decoded(file, stream, start, .1, repairs):
+            if (after := now + frame.samples / frame.sample_rate) > -.1 and now < end + .1: yield now, frame
             if after >= end + .1: break
-        if after + .5 < (promised := min(_promised(file, stream) - start, end)):
-            raise MediaError(f"{path} is cut off: {promised:.1f} s of sound promised from {start:g} s on, {after:.1f} s there", "truncated")
-        if not frames: raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
-        rate = frames[0][1].sample_rate
-        return _converted([frame for _, frame in frames], rate), frames[0][0], rate
+    with open_media(path) as file:
+        stream = _chosen(file, path, "audio", repairs)
+        runs, said = _laid(path, heard(), repairs), _track_end(file, stream) - start
+        if said < after < said + .2:   # filled up by the encoder
+            runs = [(wave[:round((said - first) * rate)], first, rate) for wave, first, rate in runs if first < said]
+            after = said
+        _check_end(file, stream, path, start, after, end)
+    if not any(first < end and first + len(wave) / rate > 0 for wave, first, rate in runs):
+        if after > end:
+            raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
+        raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
+    wave, first, rate = runs[-1]
+    if after > end and (short := round((end - first) * rate) - len(wave)) > 0:   # the sound goes on after the span
+        repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
+        runs[-1] = np.pad(wave, (0, short)), first, rate
+    return runs
+
+# %% ../nbs/02_video.ipynb #83b5e0fd
+def _placed(runs, sample_rate):
+    "One wave (time,) of runs, each at its place."
+    starts = [max(math.floor(first * sample_rate), 0) for _, first, _ in runs]
+    waves = [_mono(wave, first - at / sample_rate, rate, sample_rate) for at, (wave, first, rate) in zip(starts, runs)]
+    if len(runs) == 1 and not starts[0]: return waves[0]
+    placed = np.zeros(max(at + len(wave) for at, wave in zip(starts, waves)), np.float32)
+    for at, wave in zip(starts, waves): placed[at:at + len(wave)] = wave
+    return placed
 
 def read_audio(
     path: str | Path,              # any video or audio file
     sample_rate: int | None = 16000, # Hz, of the result; None: the file's own
     start: float = 0.,             # seconds from the beginning of the file
     seconds: float | None = None,  # how long to listen; None: to the end
+    repairs: list | None = None,   # gets a pair (what, detail) for what had to be put right
 ) -> Audio:                        # mono; shorter than `seconds` where the file ends sooner
     "The sound of a file, or a part of it. Raises MediaError (\"no audio track\", \"truncated\", \"too short\", …) and InputError."
     _span(start, seconds)
     if sample_rate is not None and not 0 < sample_rate: raise InputError(f"sample_rate must be above 0 Hz, not {sample_rate}")
-    whole = _by_soundfile(path) if start == 0 and seconds is None else None
-    wave, first, rate = whole or _by_pyav(path, start, seconds)
-    wave = _mono(wave, first, rate, sample_rate := sample_rate or rate)
+    whole = _by_soundfile(path, start, seconds)
+    runs = [whole] if whole else _by_pyav(path, start, seconds, [] if repairs is None else repairs)
+    wave = _placed(runs, sample_rate := sample_rate or max(rate for *_, rate in runs))
     if seconds: wave = wave[:round(seconds * sample_rate)]
     if not len(wave): raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
     return Audio(torch.from_numpy(np.ascontiguousarray(wave))[None], sample_rate)
@@ -317,17 +651,38 @@ FILMS = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}   # of
 def _picture_packets(path):
     "The stream of a film's pictures, then its packets on a clock that starts at zero. Raises MediaError."
     with open_media(path) as file:
-        if (stream := _picture(file)) is None: raise MediaError(f"{path} has sound but no picture", "no picture")
+        stream = _chosen(file, path, "video", [])
         yield stream
-        start, promised, end = stream.start_time or 0, _promised(file, stream), 0.
+        start, last, end, hidden = round(_origin(file) / stream.time_base), -math.inf, 0., []
         for packet in file.demux(stream):
             if not packet.size: continue  # PyAV's sign of the end
-            if packet.dts is not None: packet.dts -= start
+            if packet.dts is None and packet.pts is None:
+                raise InputError(f"the pictures of {path} have no times: put them into a film first, as by "
+                                 "ffmpeg -framerate 25 -i IN -c copy OUT.mp4")
+            if packet.dts is not None:
+                if packet.dts < last:
+                    raise InputError(f"the pictures of {path} cannot be copied as they are, for its clock is set back: it has "
+                                     "several edits, or was joined of recordings; encode it anew, as by ffmpeg -i IN OUT.mp4")
+                last = packet.dts
+                packet.dts -= start
             if packet.pts is not None:
                 packet.pts -= start
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            yield packet
-        if end + .5 < promised: raise MediaError(f"{path} is cut off: {promised:.1f} s of pictures promised, {end:.1f} s there", "truncated")
+            hidden.append(packet)
+            if packet.is_discard: continue   # of use only if something is shown after it
+            yield from hidden
+            hidden.clear()
+        _check_end(file, stream, path, 0., end, math.inf)
+
+# %% ../nbs/02_video.ipynb #1fc7a96e
+def _matroska_takes(source):
+    "Can the packets of the stream `source` be written into an .mkv?"
+    import av
+    try:
+        with av.open(io.BytesIO(), "w", format="matroska") as trial:
+            _picture_stream(trial, source).container.start_encoding()
+    except (av.FFmpegError, ValueError): return False
+    return True
 
 def _picture_stream(file, source):
     "A new stream of `file` for packets of the stream `source`, with what is known of it."
@@ -341,7 +696,7 @@ def _picture_stream(file, source):
 def write_soundtrack(
     video: str | Path,  # any film; its own sound is left out
     path: str | Path,   # where to write the copy, `video` itself if you like; ends in .mp4, .mov, .mkv (AAC) or .webm (Opus)
-    audio: Audio,       # mono or stereo; begins with the first picture, may be shorter or longer than the film
+    audio: Audio,       # mono or stereo; begins at the film's time 0, may be shorter or longer than the film
 ):
     "Copy a film's pictures as they are, with another sound, whole or not at all. Raises MediaError (reason \"no picture\", …), InputError."
     import av
@@ -354,6 +709,9 @@ def write_soundtrack(
             with av.open(str(partial), "w") as file:
                 pictures, sound, pending = _picture_stream(file, source), _sound_stream(file, audio, FILMS[ending]), _sound_frames(audio)
                 for packet in packets:
+                    if packet.is_discard and (packet.pts or 0) < 0 and ending in (".mkv", ".webm"):
+                        raise InputError(f"{video} was trimmed and hides pictures, which {ending} cannot: write an .mp4, "
+                                         "or encode it anew")
                     now, packet.stream = float((packet.dts or packet.pts or 0) * packet.time_base), pictures
                     file.mux(packet)
                     _mux_sound(file, sound, pending, now)
@@ -361,27 +719,56 @@ def write_soundtrack(
                 file.mux(sound.encode(None))
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, (OSError, InputError)): raise
-            remedy = "write an .mkv, which takes nearly all" if ending != ".mkv" else "encode them anew, as H.264"
+            takes = ending != ".mkv" and _matroska_takes(source)
+            remedy = "write an .mkv, which takes nearly all" if takes else "encode them anew, as H.264"
             raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252
+def _by_profile(image):
+    "A picture in sRGB, by the color profile that comes with it; as it is without one, or with one that does not fit."
+    from PIL import ImageCms
+    if not (profile := image.info.get("icc_profile")): return image
+    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+    if image.mode == "P": image = image.convert(mode)
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in ImageCms.getProfileDescription(own): return image
+        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError, ValueError): return image
+
+def rgb_image(
+    image,            # a PIL image in any mode
+    name="the image", # what an error calls it
+):                    # PIL image, RGB
+    "A picture as a screen shows it: upright, what is transparent white. Raises InputError where white is not known."
+    from PIL import Image, ImageOps
+    deep, image = image.format in ("PNG", "PPM") or image.mode.startswith("I;16"), ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        low, high = image.getextrema()
+        if not 0 <= low <= high <= 1:
+            raise InputError(f"{name} has floats from {low:g} to {high:g}: they must go from 0 (black) to 1 (white)")
+        image = Image.fromarray((np.asarray(image) * 255).round().astype(np.uint8))
+    elif image.mode.startswith("I"):
+        if not deep:
+            raise InputError(f"{name} has whole numbers of 32 bits, and nothing says which is white: save 8 or 16 bits")
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return _on_white(_by_profile(image))
+
+# %% ../nbs/02_video.ipynb #e2b7d914
 def read_image(
     path: str | Path,  # a picture in any format that Pillow knows
 ):                     # PIL image, RGB, upright
     "Read a picture; what is transparent becomes white. Raises InputError if it is missing or not a picture."
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
     path = Path(path)
     if not path.is_file(): raise InputError(f"{path}: there is no such image file")
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            if image.mode.startswith("I"): image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))   # grey in 16 bits
-            return image.convert("RGB")
+        with Image.open(path) as image: return rgb_image(image, path)
+    except InputError: raise
     except UnidentifiedImageError as error:
         with open(path, "rb") as file: heif = file.read(12)[4:].decode("latin-1") in {"ftyp" + brand for brand in HEIF}
-        why = "is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif else "is not an image that can be read"
+        why = ("is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif
+               else "is not an image that can be read")
         raise InputError(f"{path} {why}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from error

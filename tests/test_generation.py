@@ -9,8 +9,10 @@ from PIL import Image
 from clipsonic.core import Audio, InputError, MediaError, noise_streams
 from clipsonic.generation import Edit, carried_on, film_condition, film_frames, given_audio, over_time
 from clipsonic.pipeline import Pipeline
+from clipsonic.studio import look
 from clipsonic.video import read_audio, write_soundtrack, write_video
 from clipsonic.windows import window_starts, windowed
+from films import remux
 
 @pytest.fixture(scope='module')
 def pipe(runs): return Pipeline.load(runs/'model', 'cpu')
@@ -50,6 +52,13 @@ def test_the_sound_follows_the_pictures(pipe, film):
 @pytest.mark.parametrize('piece', [1.0, 2.5, 10.0, 100.0])
 def test_frames_come_in_order_whatever_the_piece(film, piece):
     assert [t for t, _ in film_frames(film, piece=piece)] == [0.25 + 0.5 * k for k in range(18)]
+
+def test_pictures_that_begin_late_and_end_early(film, tmp_path):
+    write_soundtrack(film, tmp_path/'long.mp4', Audio(0.1 * torch.ones(1, 206_400), 16_000))
+    assert [t for t, _ in film_frames(tmp_path/'long.mp4', piece=4.0)] == pytest.approx([0.25 + 0.5 * k for k in range(26)], abs=.02)
+    late = remux(tmp_path/'long.mp4', tmp_path/'late.mkv', video_delay=3.0)
+    frames = dict(film_frames(late, rate=1.0, piece=1.0))
+    assert list(frames) == pytest.approx([3.5 + k for k in range(10)], abs=.02) and look(late)[1].tobytes() == frames[3.5].tobytes()
 
 def test_a_film_without_pictures_is_named(pipe, noise, tmp_path):
     noise.save(tmp_path/'song.wav')

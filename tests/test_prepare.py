@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from clipsonic.clip import Clip, ClipConfig, build_clip, pocket_preprocess
-from clipsonic.core import InputError, MediaError
+from clipsonic.core import Audio, InputError, MediaError
 from clipsonic.prepare import Found, Row, Settings, find_files, map_files, match_index, prepare, read_index, without_index
 from clipsonic.shards import all_clips, batches, shard_info
 from clipsonic.video import read_audio
 from conftest import root
-from films import cut, film, pitch, remux, song, tone
+from films import cut, film, heard, pitch, remux, song, steps, tone
 
 def untrained(seed=0):
     "The pocket CLIP's architecture with random weights."
@@ -294,6 +294,39 @@ def test_real_indexes(pocketav):
     for path in (pocketav/'metadata'/'music_dataset').glob('*.json'):
         splits = Counter(row.split for row in read_index(path))
         assert splits['test'] == round(sum(splits.values()) / 10)
+
+def test_what_was_put_right_is_noted(tmp_path):
+    videos, out = tmp_path/'videos', tmp_path/'shards'
+    videos.mkdir()
+    whole = steps(tmp_path/'whole.mp4', 6.)
+    steps(videos/'good.ts', 6.)
+    remux(whole, videos/'hole.mkv', keep=lambda kind, now: kind == 'video' or not 2.1 < now < 5.)
+    remux(whole, videos/'clock.mkv', audio_delay=1000., video_delay=1000.)
+    remux(whole, videos/'pictures.mp4', video_delay=2.)
+    remux(whole, videos/'ends.mp4', keep=lambda kind, now: kind == 'video' or now < 4.)
+    (videos/'blind.mp4').write_bytes(whole.read_bytes().replace(b'avc1', b'zzzz').replace(b'avcC', b'xvcC'))
+    report = run(videos, out, seconds=10.)
+    assert reasons(report) == {'blind.mp4': 'no decoder'} and report.clips == 5
+    assert sorted((note.file, note.reason) for note in report.notes) == [('hole.mkv', 'holes filled'), ('pictures.mp4', 'pictures begin late')]
+    with open(out/'report.csv', newline='', encoding='utf-8') as file: rows = list(csv.DictReader(file))
+    assert [(row['file'], row['used'], row['reason']) for row in rows] == [('blind.mp4', 'no', 'no decoder'), ('hole.mkv', 'yes', 'holes filled'), ('pictures.mp4', 'yes', 'pictures begin late')]
+    assert all(words in str(report) for words in ['5 clips', '1 not used: 1 no decoder', 'put right', '1 holes filled'])
+    clips = {clip['file']: clip for clip in all_clips(out)}
+    for name, clip in clips.items(): assert clip['seconds'] == clip['waveform'].shape[1] / 16000 == pytest.approx(4 if name == 'ends.mp4' else 6, abs=.15), name
+    assert heard(Audio(clips['hole.mkv']['waveform'], 16000)) == [0, 1, None, None, None, 5]
+    assert clips['pictures.mp4']['times'] == [2.5, 3.5, 4.5, 5.5] and clips['clock.mkv']['times'] == [.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    assert json.loads((out/'shards.json').read_text())['total_seconds'] == pytest.approx(sum(clip['seconds'] for clip in clips.values()))
+    run(videos, out, seconds=10.)  # gone on with
+    with open(out/'report.csv', newline='', encoding='utf-8') as file: assert list(csv.DictReader(file)) == rows
+
+def test_clips_of_an_mpeg_stream(tmp_path):
+    "With one key frame, at the beginning: its clips are those of the same film with an index."
+    (tmp_path/'videos').mkdir()
+    steps(tmp_path/'videos'/'a.ts', 6.)
+    report = run(tmp_path/'videos', tmp_path/'shards', seconds=2.)
+    clips = {clip['start']: clip for clip in all_clips(tmp_path/'shards')}
+    assert not report.unused and not report.notes and sorted(clips) == [0, 2, 4]
+    for start, clip in clips.items(): assert heard(Audio(clip['waveform'], 16000)) == [start, start + 1] and len(clip['times']) == 2
 
 def test_what_lies_beside_a_video_does_not_stand_in_for_it(tmp_path):
     for name in ('clip1.jpg', 'clip1.json', 'clip1.mp4', 'clip1.srt', 'clip1.wav'): (tmp_path/name).write_bytes(b'')
