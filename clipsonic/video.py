@@ -201,7 +201,7 @@ def _walk(path, seek, stamp):
             when = when or [end]   # no times: one after the other
             if back := when[0] < last - .5: when, shift = [t + end - when[0] for t in when], shift - end + when[0]
             joined |= back
-            end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
+            if not packet.is_discard: end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
             clocks[packet.stream.index] = when[0], end, shift
     return max((end for _, end, _ in clocks.values()), default=0.), joined
 
@@ -263,7 +263,7 @@ def _lasts(frame, stream):
 def _from_here(container, stream, start, repairs):
     "Pairs (seconds after `start`, frame) of `stream` from where the file is read; one damaged packet does not end it."
     import av
-    now, last, shift = -math.inf, None, _origin(container) + start
+    now, last, shift, bare = -math.inf, None, _origin(container) + start, _is_bare(container)
     def end(): return now + _lasts(last, stream) if last else -start
     decoder = _decoder(stream)
     if not decoder.is_open: decoder.thread_count = 1  # whoever has many files decodes them side by side
@@ -272,7 +272,7 @@ def _from_here(container, stream, start, repairs):
         try: frames = decoder.decode(packet)
         except av.InvalidDataError: continue
         for frame in frames:
-            when = end() if frame.time is None or last and _is_bare(container) else frame.time - shift
+            when = end() if frame.time is None or last and bare else frame.time - shift
             if when < now - .5:
                 back = end() - when
                 repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}"))
@@ -584,6 +584,7 @@ def _by_soundfile(path, start=0., seconds=None):
         if not cut and not ((alone or either) and file.frames * file.channels < 2**28): return None
         try: wave = [] if cut else file.read(file.frames, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError: cut = True
+        if not cut and len(wave) < file.frames and head[:4] == b"OggS": return None   # a hole
         if cut or len(wave) < file.frames:
             raise MediaError(f"{path} is cut off or damaged: only a part of its sound can be read", "truncated")
         names = ()

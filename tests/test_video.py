@@ -209,6 +209,11 @@ def test_a_pause_while_nobody_speaks_on_the_telephone(tmp_path):
     repairs = []
     assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5] and [what for what, _ in repairs] == ['holes filled']
 
+def test_a_hole_in_an_ogg_is_silent(tmp_path):
+    ladder(6., 44100).save(tmp_path/'a.ogg')
+    path, repairs = remux(tmp_path/'a.ogg', tmp_path/'hole.ogg', keep=lambda kind, now: not 2. < now < 5.), []
+    assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5] and [what for what, _ in repairs] == ['holes filled']
+
 def test_times_that_tremble_make_no_clicks(tmp_path):
     source = steps(tmp_path/'a.mp4', 4.)
     smooth, shaken = (read_audio(remux(source, tmp_path/name, late=late)).waveform for name, late in
@@ -375,6 +380,8 @@ def test_what_an_mp4_plays_is_what_its_edits_say(tmp_path):
     assert seen(read_frames(late, seconds=3.)) == {1.5: 0, 2.5: 1}
     write_soundtrack(late, tmp_path/'copy.mkv', ladder(3.))
     assert seen(read_frames(tmp_path/'copy.mkv')) == {1.5: 0, 2.5: 1}
+    alone = edited(steps(tmp_path/'alone.mp4', 5., audio=None), (None, 1.), (2., 2.))
+    assert probe(alone).seconds == pytest.approx(2) and seen(read_frames(alone)) == {.5: 2, 1.5: 3}, 'time 0 is where the pictures begin'
     pause = edited(steps(tmp_path/'pause.mp4', 6.), (0., 2.), (None, 1.), (2., 3.))
     assert reason(read_frames, pause) == reason(read_audio, pause) == 'unreadable'
 
