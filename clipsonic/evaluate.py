@@ -76,7 +76,7 @@ def find_sounds(
 def heard(
     path: str | Path,
 ) -> Audio:  # mono, at the file's own rate
-    "A sound that can be measured. Raises `MediaError`: unreadable, no audio track, truncated, too short, not finite, silent"
+    "A sound that can be measured. Raises `MediaError`: unreadable, no audio track, truncated, too short, not finite, out of scale, …"
     try: audio = read_audio(path, None)
     except MediaError as error:
         if error.reason != "not a video": raise

@@ -21,7 +21,7 @@ from clipsonic.fad import frechet_distance
 from clipsonic.video import read_audio
 from test_fad import slack, spread
 
-REASONS = {'unreadable', 'no audio track', 'truncated', 'too short', 'not finite', 'silent'}
+REASONS = {'unreadable', 'no audio track', 'truncated', 'too short', 'not finite', 'out of scale', 'opposite phase', 'silent'}
 
 def burst(seed, seconds=0.5, rate=16000, channels=1):
     "A decaying noise with a tone in it: (time, channel)"

@@ -103,7 +103,7 @@ def test_loud_and_broken_sounds(tmp_path):
     soundfile.write(home / "nan.wav", np.array([0.1, float("nan")] * 4000, np.float32), 16000, subtype="FLOAT")
     result = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
     assert mel_and_back(read_audio(home / "square.wav"), Vocoder()).peak > 1 and read_audio(tmp_path / "out" / "square.wav").peak <= 1
-    assert result.made[0].mel < 0.1 and [(u.file, u.reason) for u in result.unused] == [("nan.wav", "unreadable")]
+    assert result.made[0].mel < 0.1 and [(u.file, u.reason) for u in result.unused] == [("nan.wav", "not finite")]
     assert "not finite" in (tmp_path / "out" / "report.csv").read_text()
 
 
