@@ -20,7 +20,8 @@ WORKS = ("generate", "train", "prepare", "evaluate")
 
 
 def prepared(name, folder):
-    "The work as a function without parameters; everything is loaded and has been done once."
+    "The work as a function without parameters, and what precedes it; everything is loaded and has been done once."
+    def settle(): pass
     if name == "generate":
         from clipsonic.pipeline import Pipeline
         pipeline = Pipeline.load("pocket", "cpu")
@@ -32,7 +33,10 @@ def prepared(name, folder):
         made_up_shards(folder / "shards", clips=64, dim=192)
         made = recipe("pocket", folder / "shards")
         engine, batches = Engine(made, folder / "run", cpu=True), made.batches(0, 0, 1)
-        work = lambda: engine.step(next(batches))
+        def work(): engine.step(next(batches))
+        if util.find_spec("clipsonic.threads"):
+            from clipsonic.threads import steady_threads
+            def settle(): engine.threads = steady_threads()  # as at a checkpoint
     elif name == "prepare":
         import numpy as np
         from clipsonic.core import Audio
@@ -51,7 +55,7 @@ def prepared(name, folder):
         for i in range(32): Audio(torch.randn(1, 64_000, generator=torch.Generator().manual_seed(i)) / 10, 16_000).save(folder / "sounds" / f"{i}.wav")
         work = lambda: evaluate(folder / "sounds", folder / "sounds", metrics=["fad"], resamples=0, cache_file=":memory:", device="cpu", progress=False)
     work()
-    return work
+    return work, settle
 
 
 def serve(name):
@@ -60,9 +64,10 @@ def serve(name):
         answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # what the work prints is no answer
         if name == "train" and util.find_spec("clipsonic.threads"): os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `clipsonic train` does
-        work = prepared(name, Path(folder))
+        work, settle = prepared(name, Path(folder))
         print("ready", file=answers)
         for _ in sys.stdin:
+            settle()
             start = time.perf_counter()
             work()
             print(time.perf_counter() - start, file=answers)

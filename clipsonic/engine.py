@@ -175,13 +175,24 @@ class Engine:
         recipe.networks = {name: self.accelerator.prepare(network) for name, network in self.bare.items()}
         if self.t.compile:
             for network in recipe.networks.values(): network.compile()
-        self.threads = steady_threads()  # for the whole run
+        self.threads = steady_threads()  # until the next checkpoint
         self.next, self.bad = 0, 0     # number of the next step; losses in a row that were not numbers
 
 # %% ../nbs/40_engine.ipynb #ba30d421
 @patch
 def step(self:Engine, batch:dict) -> dict: # figures to log
-    "One optimisation step of every optimiser in turn."
+    "One optimisation step of every optimiser in turn, on `threads` threads."
+    with exactly_threads(self.threads):
+        figures = self.optimize(batch)
+        self.average.update(self.bare, self.next)
+    self.bad = self.bad + 1 if figures["skipped"] else 0
+    if self.bad >= 20: raise ClipsonicError(f"step {self.next}: 20 losses in a row were not numbers. Resume with a lower learning rate (now {self.t.lr})")
+    self.next += 1
+    return {k: float(v) for k, v in figures.items()}
+
+@patch
+def optimize(self:Engine, batch:dict) -> dict: # figures to log
+    "Steps each optimiser whose loss and gradient are numbers."
     rank, figures = self.accelerator.process_index, {}
     for name, loss, logs in self.recipe.losses(batch, step_generator(self.t.seed, self.next, rank)):
         optimizer = self.optimizers[name]
@@ -194,11 +205,7 @@ def step(self:Engine, batch:dict) -> dict: # figures to log
         good = bool(torch.isfinite(norm) and torch.isfinite(loss))
         if good: optimizer.step()
         figures["skipped"] = figures.get("skipped", 0) + (not good)
-    self.bad = self.bad + 1 if figures["skipped"] else 0
-    if self.bad >= 20: raise ClipsonicError(f"step {self.next}: 20 losses in a row were not numbers. Resume with a lower learning rate (now {self.t.lr})")
-    self.average.update(self.bare, self.next)
-    self.next += 1
-    return {k: float(v) for k, v in figures.items()}
+    return figures
 
 # %% ../nbs/40_engine.ipynb #bded03bd
 @patch
@@ -239,10 +246,10 @@ def resume(self:Engine) -> None:
         foreign = counted({"foreign": list(tensors)})
         raise CheckpointError(f"{where}/state.safetensors is of another run: {foreign}. {AGAIN}")
     self.next = config["next"]
-    if (threads := config.get("threads", self.threads)) == self.threads: return
-    goes = f"goes on with {threads}" if threads <= cores() else f"this machine has {cores()}: the last bits will differ"
-    warnings.warn(f"{self.out} was begun on {threads} threads, and {goes} (gradients are sums over threads)", stacklevel=3)
+    threads = config.get("threads", self.threads)
     if threads <= cores(): self.threads = threads
+    else: warnings.warn(f"{self.out} was trained on {threads} threads, and this machine has {cores()}: "
+                        "the last bits will differ, as gradients are sums over threads", stacklevel=3)
 
 @patch
 def check_model(self:Engine, now:dict, step:int) -> None:
@@ -290,6 +297,7 @@ def averaged(figures:list) -> dict: # dictionaries of numbers, not all with the 
 def milestone(self:Engine, log:Log|None, say) -> dict: # the validation's figures
     "Saves, validates and renders samples, and says so to `say`; processes without a `log` wait for it."
     say(": saving")
+    if self.accelerator.num_processes == 1: self.threads = steady_threads()  # from here on, also when resumed
     self.save()
     figures: dict = {}
     if log:
@@ -355,4 +363,4 @@ def train(recipe:Recipe,          # what to train
             warnings.warn(f"{out} has {engine.next} steps, and {engine.t.steps} were asked for: "
                           "with a larger number (--steps) it goes on", stacklevel=2)
     elif (out / "training").exists(): raise InputError(f"{out} holds a run already: pass --resume to continue it, or another folder")
-    with exactly_threads(engine.threads): return engine.fit(progress)
+    return engine.fit(progress)

@@ -12,7 +12,7 @@ from pathlib import Path
 from .core import InputError, later
 
 # %% auto #0
-__all__ = ['quota', 'cores', 'running_elsewhere', 'free_cores', 'on_threads', 'waits_asleep', 'steady_threads', 'exactly_threads',
+__all__ = ['quota', 'cores', 'running_elsewhere', 'free_cores', 'on_threads', 'steady_threads', 'exactly_threads',
            'whole_vectors']
 
 # %% ../nbs/05_threads.ipynb #0fc2b587
@@ -94,15 +94,10 @@ def on_threads(
     finally: torch.set_num_threads(before)
 
 
-def waits_asleep() -> bool:
-    "Whether threads that wait leave their cores to others, because that was asked for before PyTorch was loaded."
-    return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE" or os.environ.get("GOMP_SPINCOUNT") == "0"
-
-
 def steady_threads() -> int:
-    "The number of threads for work that keeps it to its end, such as training: all, unless those that wait would spin on a busy machine."
+    "The number of threads for work that keeps it for minutes, such as training from one checkpoint to the next."
     most = torch.get_num_threads()
-    return most if _asked.get() or waits_asleep() else min(most, free_cores(looks=5))
+    return most if most == 1 or _asked.get() else min(most, free_cores(looks=20))
 
 
 @contextmanager

@@ -61,20 +61,23 @@ def test_two_optimisers_resume_exactly(tmp_path):
     log = lambda n: [{k: v for k, v in r.items() if k != "seconds_per_step"} for r in csv.DictReader((tmp_path / n / "log.csv").open())]
     assert log("whole") == log("parts")
 
-def test_a_run_keeps_its_number_of_threads(tmp_path):
-    "Gradients are sums over what each thread has: a run that is resumed takes as many threads as it began with."
-    seen = []
+def test_threads_are_chosen_at_checkpoints_and_taken_up_again(tmp_path):
+    "Gradients are sums over what each thread has: up to its next checkpoint a resumed run takes the saved number."
+    seen, saved = [], lambda: load_config(tmp_path / "run" / "training")["threads"]
     class Watched(Pair):
         def losses(self, batch, generator):
             seen.append(torch.get_num_threads())
             yield from super().losses(batch, generator)
-    most = cores()
-    with exactly_threads(most): train(Watched(), tmp_path / "run", steps=6, progress=False, cpu=True)
-    assert load_config(tmp_path / "run" / "training")["threads"] == most and set(seen) == {most}
-    before, seen[:] = torch.get_num_threads(), []
-    with exactly_threads(most + 1), pytest.warns(UserWarning, match=f"begun on {most} threads, and goes on with {most}"):
-        train(Watched(), tmp_path / "run", resume=True, progress=False, cpu=True)
-    assert set(seen) == {most} and torch.get_num_threads() == before
+    def go(threads, **how):
+        seen.clear()
+        with exactly_threads(threads): train(Watched(), tmp_path / "run", progress=False, cpu=True, **how)
+        return set(seen)
+    most, before = cores(), torch.get_num_threads()
+    assert go(most, steps=6) == {most} and saved() == most
+    assert go(most + 1, resume=True) == {most} and saved() == most + 1
+    with pytest.warns(UserWarning, match=f"trained on {most + 1} threads, and this machine has {most}"):
+        assert go(1, steps=13, resume=True) == {1}
+    assert torch.get_num_threads() == before
 
 def test_a_killed_run_continues_from_its_checkpoint(tmp_path):
     code = SLOW_LINE.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run"))
