@@ -721,7 +721,7 @@ def published_tensors(
     return ours
 
 # %% ../nbs/24_vocoder.ipynb #4ad30fb1
-BIASES = ("conv_pre.bias", "ups.0.bias", "ups.0.0.bias", "resblocks.0.convs.0.bias", "resblocks.0.convs1.0.bias", "conv_post.bias")
+BIASES = ("conv_pre.bias", "ups.0.bias", "ups.0.0.bias", "resblocks.0.convs.0.bias", "resblocks.0.convs1.0.bias")  # names that tell
 
 
 def convert_vocoder(
