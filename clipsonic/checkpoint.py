@@ -17,8 +17,8 @@ from .core import CheckpointError, ClipsonicError, InputError, later, whole_fold
 # %% auto #0
 __all__ = ['AGAIN', 'file_digest', 'config_digest', 'write_config', 'save_checkpoint', 'checkpoint_folder', 'parsed',
            'parsed_settings', 'load_config', 'check_finite', 'digest_of', 'load_tensors', 'counted', 'check_fit',
-           'load_strict', 'load_network', 'check_replaceable', 'tensors_digest', 'read_torch', 'unwrapped', 'describe',
-           'weights_folder', 'vocoder_folder']
+           'load_strict', 'room_for', 'load_network', 'check_replaceable', 'tensors_digest', 'read_torch', 'unwrapped',
+           'describe', 'weights_folder', 'vocoder_folder']
 
 # %% ../nbs/03_checkpoint.ipynb #adef5d45
 torch = later("torch")  # so that a folder that is no checkpoint is refused without it
@@ -264,12 +264,13 @@ def load_strict(
 
 # %% ../nbs/03_checkpoint.ipynb #c6a81215
 @contextmanager
-def _at_most(
-    numbers: int,  # of all parameters together
+def room_for(
+    tensors: dict[str, torch.Tensor],  # the weights that a network is built for
     where: str | Path,  # names the config in the error
 ):
-    "While the block lasts, this thread builds no larger network. Raises CheckpointError."
+    "While the block lasts, this thread builds no network that is far larger than its weights. Raises CheckpointError."
     from torch.nn.modules.module import register_module_parameter_registration_hook
+    numbers = 2 * sum(value.numel() for value in tensors.values()) + 2**22  # timm builds layers that it takes away again
     here, built = get_ident(), 0
     def count(module, name, parameter):
         nonlocal built
@@ -288,9 +289,8 @@ def load_network(
     where: str | Path,  # names the source in the error
 ) -> torch.nn.Module:
     "The network with these weights. Raises CheckpointError where it cannot be built, or they do not fit."
-    room = 2 * sum(value.numel() for value in tensors.values()) + 2**22  # timm builds layers that it takes away again
     try:
-        with _at_most(room, where): network = make()
+        with room_for(tensors, where): network = make()
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: its config describes no network of ours: {error}. {AGAIN}") from error
     return load_strict(network, tensors, where)

@@ -123,6 +123,7 @@ def test_what_does_not_fit_is_named(tmp_path, golden):
     refused("describe no BigVGAN", settings=settings | {"upsample_rates": 4})
     refused("describe", settings=settings | {"num_mels": "8"})
     refused("describe", settings=settings | {"num_mels": -1})
+    refused("larger network than its weights", settings=settings | {"upsample_initial_channel": 4096})
     refused("whole numbers of at least 1", settings=settings | {"resblock_dilation_sizes": [[1, 3, -1]] * 3})
     refused("whole numbers of at least 1", settings=settings | {"upsample_initial_channel": 16.0})
     refused("snake_logscale 'false': expected true or false", settings=settings | {"snake_logscale": "false"})
