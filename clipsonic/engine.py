@@ -230,7 +230,8 @@ def resume(self:Engine) -> None:
     config = load_config(where, "training", STATE)
     if config["recipe"] != self.recipe.name: raise CheckpointError(f"{self.out}: made by --preset {config['recipe']}, asked to resume --preset {self.recipe.name}")
     then, now = config["config"], json.loads(json.dumps(self.recipe.config()))
-    changed = [f"{k} {then.get(k)!r}, now {now.get(k)!r}" for k in {**then, **now} if then.get(k) != now.get(k)]
+    settings = dict.fromkeys(["kind", *then])  # a later release may know more
+    changed = [f"{k} {then.get(k)!r}, now {now.get(k)!r}" for k in settings if then.get(k) != now.get(k)]
     if changed: raise CheckpointError(f"{self.out} was begun with other settings or data: {'; '.join(changed)}. Train into another folder")
     self.check_model(now, config["next"])
     tensors = load_tensors(where, "state")

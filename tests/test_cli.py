@@ -332,7 +332,7 @@ def films(here):
     return files()
 
 @pytest.mark.parametrize('words, says', REFUSED + [
-    (['generate', 'a', '--device', 'abacus'], "'abacus' cannot be used"),
+    (['generate', 'a', '--device', 'abacus'], "device is 'abacus': expected cpu"),
     (['train', '--preset', 'pockets', '--data', '.', '--out', 'run'], "'pockets': expected one of pocket"), (['train', '--preset', 'pocket', '--data', '.', '--out', 'run'], 'shards'),
     (['train', '--preset', 'pocket-clip', '--data', '.', '--out', 'run'], 'image-text'), (['train', '--preset', 'pocket', '--data', 'nonesuch', '--out', 'run'], 'nonesuch'),
     (['pack', '--clip', '.', '--denoiser', '.', '--vocoder', '.', '--out', 'm'], 'not a checkpoint'),
