@@ -7,7 +7,7 @@ __all__ = ['TRIMMED', 'Row', 'read_index', 'Unused', 'Note', 'Found', 'find_file
            'Settings', 'Job', 'jobs_of', 'decode_clip', 'map_files', 'plan', 'Report', 'prepare']
 
 # %% ../nbs/13_prepare.ipynb #da89d864
-import csv, dataclasses, hashlib, io, json, multiprocessing, os, random, re, signal, threading, time
+import csv, dataclasses, gc, hashlib, io, json, multiprocessing, os, random, re, signal, threading, time
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -267,6 +267,7 @@ def _start_worker(parent):
     def watch():
         while os.getppid() == parent: time.sleep(1)
         os._exit(1)
+    gc.freeze()  # what was inherited is not freed here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     torch.set_num_threads(1)
@@ -274,6 +275,7 @@ def _start_worker(parent):
 
 def _pool(workers):
     "A process pool; forked where that is possible, so that it works from a notebook and a plain script alike."
+    gc.collect()
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     return ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (os.getpid(),))
 
