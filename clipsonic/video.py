@@ -141,6 +141,9 @@ def open_media(
                     raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
                 yield container
         except InputError: raise
+        except av.PatchWelcomeError as error:
+            raise MediaError(f"{path} holds what FFmpeg cannot read, as do oggs of different kinds one after the other: "
+                             "split it, or encode it anew", "unreadable") from error
         except (av.FFmpegError, OSError, ValueError) as error:
             raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
 
@@ -210,20 +213,26 @@ def _walked(container, seek=None):
     about = Path(container.name).stat()
     return _walk(container.name, seek, (about.st_size, about.st_mtime_ns))
 
-def _is_mpeg(container):
-    "Is it an MPEG transport or program stream, which has no index?"
-    return container.format.name in ("mpegts", "mpeg")
+def _has_no_index(container):
+    "Is it an MPEG transport or program stream, or an ogg? One may follow the other in a file."
+    return container.format.name in ("mpegts", "mpeg", "ogg")
+
+def _is_summed(container):
+    "Is it a bare stream of sound, which has no times but those that FFmpeg sums up?"
+    return container.format.name in ("aac", "ac3", "eac3", "dts", "loas", "mp3")
 
 def _is_bare(container):
-    "Is it a bare stream of pictures or sound, which has no times but those that FFmpeg sums up?"
-    return container.start_time is None or container.format.name in ("aac", "ac3", "eac3", "dts", "loas", "mp3")
+    "Is it a bare stream of pictures or sound?"
+    return container.start_time is None or _is_summed(container)
 
 def _seconds(container):
     "Length of a file by its header, or by its packets; None if neither says."
     said, origin = (container.duration or 0) / 1e6, _origin(container)
-    if said > 0 and origin < .1 and not _is_mpeg(container): return said
-    end = said > 0 and not _is_mpeg(container) and _walked(container, origin + said)[0] or _walked(container)[0]
-    return round(max(said * (not _is_mpeg(container)), end) - origin, 6) if end else said or None
+    if _has_no_index(container): said = 0.
+    if _is_summed(container) and abs(_walked(container)[0] - origin - said) > .1: said = 0.   # by the bit rate of its beginning
+    if said > 0 and abs(origin) < .1: return said
+    end = said > 0 and _walked(container, origin + said)[0] or _walked(container)[0]
+    return round(max(said, end) - origin, 6) if end else said or None
 
 # %% ../nbs/02_video.ipynb #0c384075
 HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
@@ -231,8 +240,9 @@ HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures t
 def _about(container, path, seconds=None):
     "The MediaInfo of an open file."
     (videos, v), (audios, a) = (_tracks(container, kind) for kind in ("video", "audio"))
+    rates = [] if v is None else [float(rate) for rate in (v.average_rate, v.base_rate) if rate]   # of DV on average 60000
     video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width,
-                                      height=v.codec_context.height, frame_rate=float(v.average_rate or 0))
+                                      height=v.codec_context.height, frame_rate=min(rates, default=0.))
     audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
                                       channels=a.codec_context.layout.nb_channels)
     kind, brand = container.format.name, container.metadata.get("major_brand")
@@ -281,12 +291,17 @@ def _from_here(container, stream, start, repairs):
             yield now, frame
 
 # %% ../nbs/02_video.ipynb #c4e71b05
+def _no_jump(container, stream):
+    "Are the times after a jump into a file not those of what comes?"
+    if _has_no_index(container) and _walked(container)[1]: return True
+    return _is_bare(container) or container.format.name == "ogg" and stream.codec_context.name in ("flac", "speex")
+
 def _decoded(container, stream, start, lead, repairs):
     "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on, if it began there."
     import av
     moved = False
     for back in (.2, .8, 3.2, 12.8, 51.2):
-        if start <= back or _is_bare(container) or _is_mpeg(container) and _walked(container)[1]: break
+        if start <= back or _no_jump(container, stream): break
         moved = True
         try: container.seek(round((_origin(container) + start - back) * 1e6))
         except av.PermissionError: break   # FFmpeg's word for: cannot seek there
@@ -310,7 +325,7 @@ def _promised(container, stream):
     "Seconds of a track that a file's headers promise; 0 where they do not say, or guess, as those of many songs do."
     name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
     lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
-    if _is_mpeg(container) or name == "ogg": return 0.   # they have no such header
+    if _has_no_index(container): return 0.   # nor such a header
     if _picture(container) is None and not lacking: return 0.
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
     said = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
@@ -613,7 +628,7 @@ def _by_pyav(path, start, seconds, repairs):
             raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
         raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
     wave, first, rate = runs[-1]
-    if after > end and (short := round((end - first) * rate) - len(wave)) > 0:   # the sound goes on after the span
+    if after > end and (short := round((end - first) * rate) - len(wave)) > .02 * rate:   # the sound goes on after the span
         repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
         runs[-1] = np.pad(wave, (0, short)), first, rate
     return runs
