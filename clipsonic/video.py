@@ -191,6 +191,15 @@ def _origin(container):
     "Where a file's clock, in seconds, stands at its time 0."
     return (container.start_time or 0) / 1e6
 
+def _has_no_index(container):
+    "Is it an MPEG transport or program stream, or an ogg? One may follow the other in a file."
+    return container.format.name in ("mpegts", "mpeg", "ogg")
+
+def _is_reset(container, last, when):
+    "Is the clock of a track set anew between two times?"
+    wraps = _has_no_index(container) and last + 3600 < when   # FFmpeg's word for: back by a minute or more
+    return last > -math.inf and (when < last - .5 or wraps)
+
 @lru_cache(256)
 def _walk(path, seek, stamp):
     "Where a file's last packet ends, 0 without any, and is the clock set back between? From `seek` s on its clock; None: all."
@@ -202,7 +211,7 @@ def _walk(path, seek, stamp):
             last, end, shift = clocks.get(packet.stream.index, (-math.inf, 0., 0.))
             when = [float(t * packet.time_base) - shift for t in (packet.dts, packet.pts) if t is not None]
             when = when or [end]   # no times: one after the other
-            if back := when[0] < last - .5: when, shift = [t + end - when[0] for t in when], shift - end + when[0]
+            if back := _is_reset(file, last, when[0]): when, shift = [t + end - when[0] for t in when], shift - end + when[0]
             joined |= back
             if not packet.is_discard: end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
             clocks[packet.stream.index] = when[0], end, shift
@@ -212,10 +221,6 @@ def _walked(container, seek=None):
     "What `_walk` finds; once for a file as it is now."
     about = Path(container.name).stat()
     return _walk(container.name, seek, (about.st_size, about.st_mtime_ns))
-
-def _has_no_index(container):
-    "Is it an MPEG transport or program stream, or an ogg? One may follow the other in a file."
-    return container.format.name in ("mpegts", "mpeg", "ogg")
 
 def _is_summed(container):
     "Is it a bare stream of sound, which has no times but those that FFmpeg sums up?"
@@ -229,7 +234,7 @@ def _seconds(container):
     "Length of a file by its header, or by its packets; None if neither says."
     said, origin = (container.duration or 0) / 1e6, _origin(container)
     if _has_no_index(container): said = 0.
-    if _is_summed(container) and abs(_walked(container)[0] - origin - said) > .1: said = 0.   # by the bit rate of its beginning
+    if _is_summed(container) and abs(_walked(container)[0] - origin - said) > .1: said = 0.   # a guess by the bit rate
     if said > 0 and abs(origin) < .1: return said
     end = said > 0 and _walked(container, origin + said)[0] or _walked(container)[0]
     return round(max(said, end) - origin, 6) if end else said or None
@@ -283,9 +288,10 @@ def _from_here(container, stream, start, repairs):
         except av.InvalidDataError: continue
         for frame in frames:
             when = end() if frame.time is None or last and bare else frame.time - shift
-            if when < now - .5:
+            if _is_reset(container, now, when):
                 back = end() - when
-                repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}"))
+                by = back if back > 0 else back + 2**33 / 90000
+                repairs.append(("clock set back", f"by {by:.2f} s after {start + end():.2f} s of {stream.type}"))
                 shift, when = shift - back, when + back
             now, last = when, frame
             yield now, frame
@@ -326,10 +332,12 @@ def _promised(container, stream):
     name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
     lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
     if _has_no_index(container): return 0.   # nor such a header
-    if _picture(container) is None and not lacking: return 0.
+    exact = name == "flac" or name in ("wav", "aiff", "au") and stream.codec_context.name.startswith("pcm_")
+    if _picture(container) is None and not (lacking or exact and whole < 360_000): return 0.   # more: nobody knew
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
     said = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     if stream.duration and "matroska" not in name: said = float(stream.duration * stream.time_base)   # there a guess
+    if name == "avi" and _is_torn(container): said = float(stream.frames * stream.time_base)
     if not said and lacking and _walked(container)[0] + .5 < whole: said = whole   # of all tracks
     return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little than too much
 
@@ -345,10 +353,11 @@ def _boxes(file, at, end):
         at += size
 
 def _is_torn(container):
-    "Does an mp4 or Matroska file end before its last box or its segment does? True of other kinds: their headers must tell."
+    "Does an mp4, Matroska file or AVI end before its last box, its segment or its list? True of others: their headers must tell."
     with open(container.name, "rb") as file:
         head, size = file.read(4096), file.seek(0, 2)
         if "mp4" in container.format.name: return max((end for *_, end in _boxes(file, 0, size)), default=0) > size
+        if container.format.name == "avi": return 8 + int.from_bytes(head[4:8], "little") > size
         if "matroska" not in container.format.name: return True
         def number(at):  # EBML's: as many leading zeros as bytes follow
             length = 9 - head[at].bit_length()
@@ -361,8 +370,8 @@ def _check_end(container, stream, path, start, last, end):
     "Raises MediaError where a track ends at `last`, and its header promises more up to `end`, in seconds after `start`."
     promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
     if last + .5 < promised and (what == "sound" or _is_torn(container)):
-        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, "
-                         f"{last:.1f} s there", "truncated")
+        raise MediaError(f"{path} is cut off: {what} up to {start + promised:.1f} s promised, "
+                         f"up to {max(start + last, 0.):.1f} s there", "truncated")
 
 # %% ../nbs/02_video.ipynb #6d2c94b0
 def _has_pause(container):

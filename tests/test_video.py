@@ -923,3 +923,24 @@ def test_the_frame_rate_of_a_camcorder(tmp_path):
             quiet.sample_rate, quiet.pts = 48000, 1920 * n
             file.mux(sound.encode(quiet))
     assert probe(tmp_path/'a.dv').frame_rate == 25
+
+def test_recordings_joined_whose_clock_goes_back_by_minutes(tmp_path):
+    "Where that is below the first time, FFmpeg adds 26.5 hours."
+    whole = steps(tmp_path/'a.mp4', 4.), steps(tmp_path/'b.mp4', 4., first=4)
+    parts = [remux(film, tmp_path/f'{delay}.ts', delay, delay) for film, delay in zip(whole, (300., 0.))]
+    path, repairs = joined(tmp_path/'joined.ts', *parts), []
+    assert probe(path).seconds == pytest.approx(8, abs=.5)
+    assert heard(read_audio(path, repairs=repairs)) == list(range(8)) == list(seen(read_frames(path)).values())
+    assert heard(read_audio(path, start=3., seconds=3.)) == [3, 4, 5]
+    assert [what for what, _ in repairs] == ['clock set back'] and repairs[0][1].startswith('by 30')
+
+@pytest.mark.parametrize('name', ['a.avi', 'a.aiff', 'a.au', 'a.flac', 'a.rf64'])
+def test_a_cut_file_of_an_older_kind(tmp_path, name):
+    path = tmp_path/name
+    if name == 'a.avi': steps(path, 8., video='mpeg4', audio='libmp3lame')
+    else: soundfile.write(path, ladder(8.).waveform[0].numpy(), 16000, format=path.suffix[1:].upper(), subtype='PCM_16')
+    if name == 'a.flac': path.write_bytes(b'ID3\3\0\0\0\0\0\x0a' + bytes(10) + path.read_bytes())
+    assert heard(read_audio(path)) == list(range(8))
+    cut(path, .7)
+    assert heard(read_audio(path, start=2., seconds=2.)) == [2, 3]
+    assert reason(read_audio, path) == reason(read_audio, path, start=4.5, seconds=2.) == 'truncated'
