@@ -142,8 +142,8 @@ def open_media(
                 yield container
         except InputError: raise
         except av.PatchWelcomeError as error:
-            raise MediaError(f"{path} holds what FFmpeg cannot read, as do oggs of different kinds one after the other: "
-                             "split it, or encode it anew", "unreadable") from error
+            raise MediaError(f"{path} holds what FFmpeg cannot read, as do oggs of different kinds one after the other: split "
+                             "it, or encode it anew", "unreadable") from error
         except (av.FFmpegError, OSError, ValueError) as error:
             raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
 
@@ -197,8 +197,8 @@ def _has_no_index(container):
 
 def _is_reset(container, last, when):
     "Is the clock of a track set anew between two times?"
-    wraps = _has_no_index(container) and last + 3600 < when   # FFmpeg's word for: back by a minute or more
-    return last > -math.inf and (when < last - .5 or wraps)
+    wrapped = container.format.name in ("mpegts", "mpeg") and when > last + 3600   # FFmpeg's word for: back by a minute
+    return last > -math.inf and (when < last - .5 or wrapped)
 
 @lru_cache(256)
 def _walk(path, seek, stamp):
@@ -211,7 +211,8 @@ def _walk(path, seek, stamp):
             last, end, shift = clocks.get(packet.stream.index, (-math.inf, 0., 0.))
             when = [float(t * packet.time_base) - shift for t in (packet.dts, packet.pts) if t is not None]
             when = when or [end]   # no times: one after the other
-            if back := _is_reset(file, last, when[0]): when, shift = [t + end - when[0] for t in when], shift - end + when[0]
+            if back := _is_reset(file, last, when[0]):
+                when, shift = [t + end - when[0] for t in when], shift - end + when[0]
             joined |= back
             if not packet.is_discard: end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
             clocks[packet.stream.index] = when[0], end, shift
@@ -353,7 +354,7 @@ def _boxes(file, at, end):
         at += size
 
 def _is_torn(container):
-    "Does an mp4, Matroska file or AVI end before its last box, its segment or its list? True of others: their headers must tell."
+    "Does an mp4, Matroska file or AVI end before its headers say? True of other kinds: nothing else tells."
     with open(container.name, "rb") as file:
         head, size = file.read(4096), file.seek(0, 2)
         if "mp4" in container.format.name: return max((end for *_, end in _boxes(file, 0, size)), default=0) > size
@@ -637,8 +638,8 @@ def _by_pyav(path, start, seconds, repairs):
             raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
         raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
     wave, first, rate = runs[-1]
-    if after > end and (short := round((end - first) * rate) - len(wave)) > .02 * rate:   # the sound goes on after the span
-        repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
+    if after > end and (short := round((end - first) * rate) - len(wave)) > 0:   # the sound goes on after the span
+        if short > .02 * rate: repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
         runs[-1] = np.pad(wave, (0, short)), first, rate
     return runs
 
