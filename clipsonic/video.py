@@ -223,6 +223,7 @@ def _walked(container, seek=None):
     about = Path(container.name).stat()
     return _walk(container.name, seek, (about.st_size, about.st_mtime_ns))
 
+# %% ../nbs/02_video.ipynb #3c8f61d4
 def _is_summed(container):
     "Is it a bare stream of sound, which has no times but those that FFmpeg sums up?"
     return container.format.name in ("aac", "ac3", "eac3", "dts", "loas", "mp3")
@@ -342,6 +343,7 @@ def _promised(container, stream):
     if not said and lacking and _walked(container)[0] + .5 < whole: said = whole   # of all tracks
     return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little than too much
 
+# %% ../nbs/02_video.ipynb #b94e07a2
 def _boxes(file, at, end):
     "Kind, and where the content begins and ends, of each box of an mp4 between two positions; the last may lack its end."
     while at + 8 <= end:
