@@ -97,7 +97,7 @@ class Note:
     file: str
     id: str
     start: float           # seconds, of the row or the chunk
-    reason: str            # holes filled, overlaps dropped, clock set back, format changes, track chosen, last picture held, …
+    reason: str            # holes filled, overlaps dropped, clock set back, format changes, sound ends early, …
     detail: str
 
 # %% ../nbs/13_prepare.ipynb #0d2ef6bc
@@ -237,6 +237,8 @@ def _decode(job, settings):
     audio = read_audio(job.source.file.path, settings.sample_rate, job.offset, job.seconds, repairs)
     if audio.seconds < settings.min_seconds: raise MediaError(f"{job.source.file.path} holds {audio.seconds:.2f} s of sound", "too short")
     if audio.level < settings.silence: raise MediaError(f"{job.source.file.path} has a level of {audio.level:.0f} dBFS", "silent")
+    if audio.seconds + .5 < job.seconds:
+        repairs.append(("sound ends early", f"after {audio.seconds:.2f} s of {job.seconds:.2f} s"))
     times, images = read_frames(job.source.file.path, settings.frame_rate, job.offset, min(job.seconds, audio.seconds),
                                 settings.shortest, repairs)
     if max(images[0].size) > 20 * min(images[0].size):

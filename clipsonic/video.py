@@ -141,6 +141,9 @@ def open_media(
                     raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
                 yield container
         except InputError: raise
+        except av.PatchWelcomeError as error:
+            raise MediaError(f"{path} holds what FFmpeg cannot read, as do oggs of different kinds one after the other: split "
+                             "it, or encode it anew", "unreadable") from error
         except (av.FFmpegError, OSError, ValueError) as error:
             raise MediaError(f"{path} cannot be decoded: {error}", "unreadable") from error
 
@@ -188,6 +191,15 @@ def _origin(container):
     "Where a file's clock, in seconds, stands at its time 0."
     return (container.start_time or 0) / 1e6
 
+def _has_no_index(container):
+    "Is it an MPEG transport or program stream, or an ogg? One may follow the other in a file."
+    return container.format.name in ("mpegts", "mpeg", "ogg")
+
+def _is_reset(container, last, when):
+    "Is the clock of a track set anew between two times?"
+    wrapped = container.format.name in ("mpegts", "mpeg") and when > last + 3600   # FFmpeg's word for: back by a minute
+    return last > -math.inf and (when < last - .5 or wrapped)
+
 @lru_cache(256)
 def _walk(path, seek, stamp):
     "Where a file's last packet ends, 0 without any, and is the clock set back between? From `seek` s on its clock; None: all."
@@ -199,7 +211,8 @@ def _walk(path, seek, stamp):
             last, end, shift = clocks.get(packet.stream.index, (-math.inf, 0., 0.))
             when = [float(t * packet.time_base) - shift for t in (packet.dts, packet.pts) if t is not None]
             when = when or [end]   # no times: one after the other
-            if back := when[0] < last - .5: when, shift = [t + end - when[0] for t in when], shift - end + when[0]
+            if back := _is_reset(file, last, when[0]):
+                when, shift = [t + end - when[0] for t in when], shift - end + when[0]
             joined |= back
             if not packet.is_discard: end = max(end, when[-1] + float((packet.duration or 0) * packet.time_base))
             clocks[packet.stream.index] = when[0], end, shift
@@ -210,20 +223,23 @@ def _walked(container, seek=None):
     about = Path(container.name).stat()
     return _walk(container.name, seek, (about.st_size, about.st_mtime_ns))
 
-def _is_mpeg(container):
-    "Is it an MPEG transport or program stream, which has no index?"
-    return container.format.name in ("mpegts", "mpeg")
+# %% ../nbs/02_video.ipynb #3c8f61d4
+def _is_summed(container):
+    "Is it a bare stream of sound, which has no times but those that FFmpeg sums up?"
+    return container.format.name in ("aac", "ac3", "eac3", "dts", "loas", "mp3")
 
 def _is_bare(container):
-    "Is it a bare stream of pictures or sound, which has no times but those that FFmpeg sums up?"
-    return container.start_time is None or container.format.name in ("aac", "ac3", "eac3", "dts", "loas", "mp3")
+    "Is it a bare stream of pictures or sound?"
+    return container.start_time is None or _is_summed(container)
 
 def _seconds(container):
     "Length of a file by its header, or by its packets; None if neither says."
     said, origin = (container.duration or 0) / 1e6, _origin(container)
-    if said > 0 and origin < .1 and not _is_mpeg(container): return said
-    end = said > 0 and not _is_mpeg(container) and _walked(container, origin + said)[0] or _walked(container)[0]
-    return round(max(said * (not _is_mpeg(container)), end) - origin, 6) if end else said or None
+    if _has_no_index(container): said = 0.
+    if _is_summed(container) and abs(_walked(container)[0] - origin - said) > .1: said = 0.   # a guess by the bit rate
+    if said > 0 and abs(origin) < .1: return said
+    end = said > 0 and _walked(container, origin + said)[0] or _walked(container)[0]
+    return round(max(said, end) - origin, 6) if end else said or None
 
 # %% ../nbs/02_video.ipynb #0c384075
 HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures that are built like an mp4
@@ -231,8 +247,9 @@ HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of pictures t
 def _about(container, path, seconds=None):
     "The MediaInfo of an open file."
     (videos, v), (audios, a) = (_tracks(container, kind) for kind in ("video", "audio"))
+    rates = [] if v is None else [float(rate) for rate in (v.average_rate, v.base_rate) if rate]   # of DV on average 60000
     video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width,
-                                      height=v.codec_context.height, frame_rate=float(v.average_rate or 0))
+                                      height=v.codec_context.height, frame_rate=min(rates, default=0.))
     audio = {} if a is None else dict(audio=a.codec_context.name, sample_rate=a.codec_context.sample_rate,
                                       channels=a.codec_context.layout.nb_channels)
     kind, brand = container.format.name, container.metadata.get("major_brand")
@@ -273,20 +290,26 @@ def _from_here(container, stream, start, repairs):
         except av.InvalidDataError: continue
         for frame in frames:
             when = end() if frame.time is None or last and bare else frame.time - shift
-            if when < now - .5:
+            if _is_reset(container, now, when):
                 back = end() - when
-                repairs.append(("clock set back", f"by {back:.2f} s after {start + end():.2f} s of {stream.type}"))
+                by = back if back > 0 else back + 2**33 / 90000
+                repairs.append(("clock set back", f"by {by:.2f} s after {start + end():.2f} s of {stream.type}"))
                 shift, when = shift - back, when + back
             now, last = when, frame
             yield now, frame
 
 # %% ../nbs/02_video.ipynb #c4e71b05
+def _no_jump(container, stream):
+    "Are the times after a jump into a file not those of what comes?"
+    if _has_no_index(container) and _walked(container)[1]: return True
+    return _is_bare(container) or container.format.name == "ogg" and stream.codec_context.name in ("flac", "speex")
+
 def _decoded(container, stream, start, lead, repairs):
     "Pairs (seconds after `start`, frame) of `stream`, from `lead` seconds or more before `start` on, if it began there."
     import av
     moved = False
     for back in (.2, .8, 3.2, 12.8, 51.2):
-        if start <= back or _is_bare(container) or _is_mpeg(container) and _walked(container)[1]: break
+        if start <= back or _no_jump(container, stream): break
         moved = True
         try: container.seek(round((_origin(container) + start - back) * 1e6))
         except av.PermissionError: break   # FFmpeg's word for: cannot seek there
@@ -310,14 +333,17 @@ def _promised(container, stream):
     "Seconds of a track that a file's headers promise; 0 where they do not say, or guess, as those of many songs do."
     name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
     lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
-    if _is_mpeg(container) or name == "ogg": return 0.   # they have no such header
-    if _picture(container) is None and not lacking: return 0.
+    if _has_no_index(container): return 0.   # nor such a header
+    exact = name == "flac" or name in ("wav", "aiff", "au") and stream.codec_context.name.startswith("pcm_")
+    if _picture(container) is None and not (lacking or exact and whole < 360_000): return 0.   # more: nobody knew
     hours, minutes, seconds = stream.metadata.get("DURATION", "0:0:0").split(":")  # Matroska and WebM
     said = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     if stream.duration and "matroska" not in name: said = float(stream.duration * stream.time_base)   # there a guess
+    if name == "avi" and _is_torn(container): said = float(stream.frames * stream.time_base)
     if not said and lacking and _walked(container)[0] + .5 < whole: said = whole   # of all tracks
     return said - origin if said > origin else said   # it may be an end on the file's clock: rather too little than too much
 
+# %% ../nbs/02_video.ipynb #b94e07a2
 def _boxes(file, at, end):
     "Kind, and where the content begins and ends, of each box of an mp4 between two positions; the last may lack its end."
     while at + 8 <= end:
@@ -330,10 +356,11 @@ def _boxes(file, at, end):
         at += size
 
 def _is_torn(container):
-    "Does an mp4 or Matroska file end before its last box or its segment does? True of other kinds: their headers must tell."
+    "Does an mp4, Matroska file or AVI end before its headers say? True of other kinds: nothing else tells."
     with open(container.name, "rb") as file:
         head, size = file.read(4096), file.seek(0, 2)
         if "mp4" in container.format.name: return max((end for *_, end in _boxes(file, 0, size)), default=0) > size
+        if container.format.name == "avi": return 8 + int.from_bytes(head[4:8], "little") > size
         if "matroska" not in container.format.name: return True
         def number(at):  # EBML's: as many leading zeros as bytes follow
             length = 9 - head[at].bit_length()
@@ -346,8 +373,8 @@ def _check_end(container, stream, path, start, last, end):
     "Raises MediaError where a track ends at `last`, and its header promises more up to `end`, in seconds after `start`."
     promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
     if last + .5 < promised and (what == "sound" or _is_torn(container)):
-        raise MediaError(f"{path} is cut off: {promised:.1f} s of {what} promised from {start:g} s on, "
-                         f"{last:.1f} s there", "truncated")
+        raise MediaError(f"{path} is cut off: {what} up to {start + promised:.1f} s promised, "
+                         f"up to {max(start + last, 0.):.1f} s there", "truncated")
 
 # %% ../nbs/02_video.ipynb #6d2c94b0
 def _has_pause(container):
@@ -614,7 +641,7 @@ def _by_pyav(path, start, seconds, repairs):
         raise MediaError(f"{path} has no sound at {start:g} s", "too short" if start else "unreadable")
     wave, first, rate = runs[-1]
     if after > end and (short := round((end - first) * rate) - len(wave)) > 0:   # the sound goes on after the span
-        repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
+        if short > .02 * rate: repairs.append(("holes filled", f"1 in the sound, the last {short / rate:.2f} s"))
         runs[-1] = np.pad(wave, (0, short)), first, rate
     return runs
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from torchaudio.functional import resample
 
 from clipsonic.core import Audio, ClipsonicError, InputError, MediaError
-from clipsonic.video import _by_pyav, _by_soundfile, probe, read_audio, read_frames, read_image, rgb_image, write_soundtrack, write_video
+from clipsonic.video import _by_pyav, _by_soundfile, _sound_frames, probe, read_audio, read_frames, read_image, rgb_image, write_soundtrack, write_video
 from films import cut, film, heard, joined, ladder, pitch, remux, seen, song, steps, tone
 
 @pytest.fixture(scope='module')
@@ -864,3 +864,83 @@ def test_no_global_state(good):
     state = torch.get_rng_state()
     read_audio(good), read_frames(good)
     assert torch.equal(state, torch.get_rng_state())
+
+def test_after_a_jump_into_flac_in_an_ogg_the_sound_stays_at_its_time(tmp_path):
+    "With noise, of which a page of the ogg ends within a frame."
+    sound = ladder(8., 48000)
+    sound = Audio(sound.waveform + .1 * torch.rand(sound.waveform.shape, generator=torch.Generator().manual_seed(0)), 48000)
+    with av.open(str(path := tmp_path/'a.ogg'), 'w') as file:
+        stream = file.add_stream('flac', rate=48000, layout='mono')
+        for frame in [*_sound_frames(sound), None]: file.mux(stream.encode(frame))
+    assert heard(read_audio(path, start=3., seconds=3.)) == [3, 4, 5]
+    assert read_audio(path, start=7.3, seconds=2.).seconds == pytest.approx(.7, abs=.03)
+
+def test_oggs_one_after_the_other_in_parts(tmp_path):
+    for name, first in ('a.ogg', 0), ('b.ogg', 4): ladder(4., 44100, first=first).save(tmp_path/name)
+    path = joined(tmp_path/'two.ogg', tmp_path/'a.ogg', tmp_path/'b.ogg')
+    assert probe(path).seconds == pytest.approx(8, abs=.02)
+    assert heard(read_audio(path, start=3., seconds=3.)) == [3, 4, 5]
+
+def test_oggs_of_different_kinds_one_after_the_other_are_named(tmp_path):
+    for name, rate in ('a.ogg', 44100), ('b.ogg', 22050): ladder(2., rate).save(tmp_path/name)
+    path = joined(tmp_path/'two.ogg', tmp_path/'a.ogg', tmp_path/'b.ogg')
+    with pytest.raises(MediaError, match='encode it anew'): read_audio(path)
+    assert reason(probe, path) == 'unreadable'
+
+def test_the_length_of_a_song_without_a_header_is_no_guess(tmp_path):
+    "A quiet beginning has a low bit rate, by which FFmpeg guesses."
+    hiss = torch.rand(1, 64000, generator=torch.Generator().manual_seed(0)) - .5
+    write_video(tmp_path/'a.mp4', [np.zeros((48, 64, 3), np.uint8)], 1., Audio(torch.cat([0 * hiss, hiss], 1), 16000))
+    with av.open(str(tmp_path/'a.mp4')) as old, av.open(str(tmp_path/'a.aac'), 'w') as new:
+        sound = new.add_stream_from_template(old.streams.audio[0])
+        for packet in old.demux(old.streams.audio[0]):
+            if packet.dts is None: continue
+            packet.stream = sound
+            new.mux(packet)
+    with av.open(str(tmp_path/'a.aac')) as file: assert abs(file.duration / 1e6 - 8) > 1
+    assert probe(tmp_path/'a.aac').seconds == pytest.approx(8, abs=.1)
+
+def test_a_clock_that_begins_below_zero(tmp_path):
+    path = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'early.mkv', -.5, -.5, avoid_negative_ts='disabled')
+    with av.open(str(path)) as file: assert file.start_time < -4e5
+    assert probe(path).seconds == pytest.approx(4, abs=.1) and everything(path)[:2] == STEPS[:2]
+
+def test_a_sound_that_ends_with_the_span_has_no_hole(tmp_path):
+    path, repairs = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'a.mkv', late=lambda now: .009 * (now > 2)), []
+    with av.open(str(path)) as file: *_, last = file.decode(audio=0)
+    seconds = last.time + last.samples / 16000 - .001
+    assert read_audio(path, seconds=seconds, repairs=repairs).waveform.shape == (1, round(16000 * seconds)) and not repairs
+
+def test_the_frame_rate_of_a_camcorder(tmp_path):
+    with av.open(str(tmp_path/'a.dv'), 'w') as file:
+        pictures = file.add_stream('dvvideo', rate=25, width=720, height=576, pix_fmt='yuv420p')
+        sound = file.add_stream('pcm_s16le', rate=48000, layout='stereo')
+        for n in range(5):
+            frame = av.VideoFrame.from_ndarray(np.zeros((576, 720, 3), np.uint8), 'rgb24')
+            frame.pts, frame.time_base = n, Fraction(1, 25)
+            file.mux(pictures.encode(frame))
+            quiet = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 1920), np.int16), 's16', 'stereo')
+            quiet.sample_rate, quiet.pts = 48000, 1920 * n
+            file.mux(sound.encode(quiet))
+    assert probe(tmp_path/'a.dv').frame_rate == 25
+
+def test_recordings_joined_whose_clock_goes_back_by_minutes(tmp_path):
+    "Where that is below the first time, FFmpeg adds 26.5 hours."
+    whole = steps(tmp_path/'a.mp4', 4.), steps(tmp_path/'b.mp4', 4., first=4)
+    parts = [remux(film, tmp_path/f'{delay}.ts', delay, delay) for film, delay in zip(whole, (300., 0.))]
+    path, repairs = joined(tmp_path/'joined.ts', *parts), []
+    assert probe(path).seconds == pytest.approx(8, abs=.5)
+    assert heard(read_audio(path, repairs=repairs)) == list(range(8)) == list(seen(read_frames(path)).values())
+    assert heard(read_audio(path, start=3., seconds=3.)) == [3, 4, 5]
+    assert [what for what, _ in repairs] == ['clock set back'] and repairs[0][1].startswith('by 30')
+
+@pytest.mark.parametrize('name', ['a.avi', 'a.aiff', 'a.au', 'a.flac', 'a.rf64'])
+def test_a_cut_file_of_an_older_kind(tmp_path, name):
+    path = tmp_path/name
+    if name == 'a.avi': steps(path, 8., video='mpeg4', audio='libmp3lame')
+    else: soundfile.write(path, ladder(8.).waveform[0].numpy(), 16000, format=path.suffix[1:].upper(), subtype='PCM_16')
+    if name == 'a.flac': path.write_bytes(b'ID3\3\0\0\0\0\0\x0a' + bytes(10) + path.read_bytes())
+    assert heard(read_audio(path)) == list(range(8))
+    cut(path, .7)
+    assert heard(read_audio(path, start=2., seconds=2.)) == [2, 3]
+    assert reason(read_audio, path) == reason(read_audio, path, start=4.5, seconds=2.) == 'truncated'
