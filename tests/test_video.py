@@ -903,7 +903,8 @@ def test_the_length_of_a_song_without_a_header_is_no_guess(tmp_path):
 def test_a_clock_that_begins_below_zero(tmp_path):
     path = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'early.mkv', -.5, -.5, avoid_negative_ts='disabled')
     with av.open(str(path)) as file: assert file.start_time < -4e5
-    assert probe(path).seconds == pytest.approx(4, abs=.1) and everything(path)[:2] == STEPS[:2]
+    assert 4 <= probe(path).seconds < 4.15   # with what the encoder filled up, which Matroska does not tell apart
+    assert everything(path)[:2] == STEPS[:2]
 
 def test_a_sound_that_ends_with_the_span_has_no_hole(tmp_path):
     path, repairs = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'a.mkv', late=lambda now: .009 * (now > 2)), []
