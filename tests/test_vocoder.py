@@ -10,6 +10,7 @@ from golden_vocoder import FIXTURE, GENERATORS, mel, sound, wave, weight
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig, log_mel, stft_magnitude
+from clipsonic.threads import exactly_threads
 from clipsonic.vocoder import (Discriminators, Generator, GeneratorConfig, SPARE, GriffinLim, ISTFTHead, ISTFTHeadConfig, MelInversion, MelInversionConfig, Snake, Vocoder, convert_vocoder, convolutions,
                                discriminator_loss, feature_matching, folded, generator_loss, low_pass, magnitude_distance, mel_distance, multi_period, multi_resolution, multi_scale, normalised, published_config,
                                save_vocoder, stft_distance, tones, vary)
@@ -253,8 +254,9 @@ def test_a_clip_is_the_same_in_any_batch(small):
     given = log_mel(noise(5, 16384))
     for network in networks(small).values():
         vocoder = Vocoder(network)
-        together = vocoder(given)
-        for i in range(5): assert torch.equal(vocoder(given[i : i + 1]), together[i : i + 1])
+        with exactly_threads(2):  # on which the generators' last bits depend
+            together = vocoder(given)
+            for i in range(5): assert torch.equal(vocoder(given[i : i + 1]), together[i : i + 1])
 
 
 @pytest.mark.parametrize("chunk", [1, 50, 128, 299])
