@@ -53,7 +53,7 @@ def prepared(name, folder):
         from clipsonic.core import Audio
         from clipsonic.evaluate import evaluate
         (folder / "sounds").mkdir()
-        for i in range(32): Audio(torch.randn(1, 64_000, generator=torch.Generator().manual_seed(i)) / 10, 16_000).save(folder / "sounds" / f"{i}.wav")
+        for i in range(160): Audio(torch.randn(1, 64_000, generator=torch.Generator().manual_seed(i)) / 10, 16_000).save(folder / "sounds" / f"{i}.wav")
         work = lambda: evaluate(folder / "sounds", folder / "sounds", metrics=["fad"], resamples=0, cache_file=":memory:", device="cpu", progress=False)
     work()
     return work, settle
