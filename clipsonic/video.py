@@ -813,7 +813,7 @@ class Found:
     @property
     def stem(self): return Path(self.name).stem
 
-def _walk(root):
+def _walk_files(root):
     "The files below `root` that are not hidden, through links too; a folder that cannot be read stands for itself."
     seen, closed = set(), []
     for folder, inner, files in os.walk(root, onerror=lambda error: closed.append(error.filename), followlinks=True):
@@ -835,7 +835,7 @@ def find_files(
     for root in roots:
         if not root.exists(): raise InputError(f"{root}: there is no such file or folder")
         above = os.path.join(common or (root if root.is_dir() else root.parent), "")
-        for path in _walk(root) if root.is_dir() else [str(root)]:
+        for path in _walk_files(root) if root.is_dir() else [str(root)]:
             name = as_text(path[len(above):].replace(os.sep, "/"))
             found.setdefault(path, Found(path, name, os.stat(path).st_size if os.path.exists(path) else 0))
     return sorted(found.values(), key=lambda f: (_likely(f.name), f.name, f.path))
