@@ -256,8 +256,8 @@ def put(config, path, value):
     config[last] = value
 
 DAMAGE = [
-    ("denoiser", "unet.channels", "16"), ("denoiser", "unet.channels", 4096), ("denoiser", "unet.mult", [1, 0]),
-    ("denoiser", "unet.attention", None), ("denoiser", "mel.hop_length", 0), ("denoiser", "mel.low", [0]),
+    ("denoiser", "unet.model_channels", "16"), ("denoiser", "unet.model_channels", 4096), ("denoiser", "unet.channel_mult", [1, 0]),
+    ("denoiser", "unet.attention_resolutions", None), ("denoiser", "mel.hop_length", 0), ("denoiser", "mel.low", [0]),
     ("denoiser", "mel", 3), ("denoiser", "diffusion.timesteps", 10**9), ("denoiser", "diffusion.schedule", "linear"),
     ("denoiser", "diffusion.prediction", 1), ("denoiser", "clip", "tiny"), ("denoiser", "steps", 0),
     ("denoiser", "sampler", "none"), ("denoiser", "frames", 10**6), ("denoiser", "guidance_interval", [900, 100]),
@@ -282,7 +282,7 @@ def test_a_damaged_config_is_named(runs, tmp_path, part, path, value):
 def test_other_loaders_name_a_damaged_config(runs, tmp_path):
     for load, source, path, value in ((load_clap, weights_folder("pocket-clap"), "model.audio_width", 0),
                                       (load_classifier, weights_folder("pocket-listener"), "model.classes", [1, 2]),
-                                      (load_denoiser, runs / "denoiser" / "model", "unet.heads", -1)):
+                                      (load_denoiser, runs / "denoiser" / "model", "unet.num_heads", -1)):
         folder = shutil.copytree(source, tmp_path / load.__name__)
         config = load_config(folder)
         put(config, path, value)
