@@ -117,13 +117,13 @@ def padded_block(
 def empty_output(
     x: torch.Tensor,  # (batch, channel, height, width)
     channels: int,
-) -> tuple[torch.Tensor, torch.Tensor]:  # (batch, 4·rows, 4·columns, channels); its view as (batch, channels, height, width)
+) -> tuple[torch.Tensor, torch.Tensor]:  # (batch, 4·rows, 4·columns, channels); its view in the layout of x
     "Memory for an output as large as x, in whole tiles"
     height, width = x.shape[2:]
     tiles = x.new_empty(len(x), height + -height % 4, width + -width % 4, channels)
     return tiles, tiles[:, :height, :width].permute(0, 3, 1, 2)
 
-
+# %% ../nbs/06_fastconv.ipynb #c90b7f13
 def winograd(
     x: torch.Tensor,  # (batch, channel, height, width), float32 on a CPU
     filters: torch.Tensor,  # (36, channel in, channel out), of `filter_transform`
@@ -170,12 +170,13 @@ class Conv3x3(nn.Conv2d):
 
     def use_winograd(self, x):
         "Whether Winograd's algorithm applies, and is faster"
-        if not is_cpu_float32(x) or torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad): return False
+        gradients = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if gradients or not is_cpu_float32(x): return False
         tiles, (c_out, c_in) = len(x) * -(-x.shape[2] // 4) * -(-x.shape[3] // 4), self.weight.shape[:2]
         enough = c_in * c_out >= (2**15 if HAS_AVX512 else 2**14) and tiles * c_in * c_out >= 2**22
         return enough and 16 * tiles <= 1.25 * len(x) * x.shape[2] * x.shape[3]
 
     def forward(self, x):
         if not self.use_winograd(x): return super().forward(x)
-        compute = conv3x3 if torch.compiler.is_compiling() else winograd_cached  # the operator's first call imports the compiler
+        compute = conv3x3 if torch.compiler.is_compiling() else winograd_cached  # the operator imports the compiler
         return compute(x, self.weight, self.bias)

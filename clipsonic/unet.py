@@ -30,23 +30,25 @@ class UNetConfig:
     model_channels: Size = 128  # width of the first level
     channel_mult: tuple[Count, ...] = (1, 2, 3, 4)  # width of each level, in multiples of `model_channels`
     num_res_blocks: Count = 3  # residual blocks a level
-    attention_resolutions: tuple[Count, ...] = (16, 8)  # levels with attention, by the frames that a 64-frame input has there
+    attention_resolutions: tuple[Count, ...] = (16, 8)  # levels with attention, by frames of a 64-frame input
     num_heads: Count = 4  # attention heads
     condition_dim: Size = 768  # width of the CLIP embedding
-    conditioning: str = "add"  # "add": to the time embedding (CLIPSonic), or "concat": to every layer's output (CLIPSynth)
-    patch_size: Count = 1  # side of the squares that are folded into channels
-    norm_num_groups: Count = 32  # of each normalisation; on a CPU, 16 channels or more a group are fast
+    conditioning: str = "add"  # to the time embedding (CLIPSonic), or "concat": to every layer's output (CLIPSynth)
+    patch_size: Count = 1  # side of the squares folded into channels
+    norm_num_groups: Count = 32  # of each normalisation; on a CPU, 16 channels a group are fast
 
     def __post_init__(self):
         for name in ("channel_mult", "attention_resolutions"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON: lists
         for name in ("model_channels", "num_res_blocks", "num_heads", "condition_dim", "patch_size", "norm_num_groups"):
             if getattr(self, name) < 1: raise InputError(f"{name} is {getattr(self, name)}: expected 1 or more")
         if not self.channel_mult: raise InputError("channel_mult is empty: expected the width of each level")
-        if self.model_channels % math.lcm(2, self.num_heads):
-            raise InputError(f"model_channels is {self.model_channels}: expected an even multiple of the {self.num_heads} heads")
+        width, heads = self.model_channels, self.num_heads
+        if width % math.lcm(2, heads):
+            raise InputError(f"model_channels is {width}: expected an even multiple of the {heads} heads")
         if not {*self.attention_resolutions} <= {*self.resolutions}:
-            raise InputError(f"attention_resolutions is {self.attention_resolutions}: the resolutions are {self.resolutions}")
+            attend = self.attention_resolutions
+            raise InputError(f"attention_resolutions is {attend}: the resolutions are {self.resolutions}")
         if self.conditioning not in ("add", "concat"):
             raise InputError(f'conditioning is {self.conditioning!r}: expected "add" or "concat"')
 
@@ -57,12 +59,12 @@ class UNetConfig:
 
     @property
     def size_divisor(self) -> int:
-        "Inputs are padded to a multiple of this, so that every level halves evenly"
+        "Inputs are padded to a multiple of this"
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
 
 # %% ../nbs/22_unet.ipynb #1ce28616
 class GroupNorm(nn.GroupNorm):
-    "Group normalisation, with as many groups as divide the channels; without gradients the same bits on any number of threads"
+    "Group normalisation, with as many groups as divide the channels; without gradients on any number of threads alike"
 
     def __init__(self, channels, groups): super().__init__(math.gcd(groups, channels), channels)
 
@@ -132,13 +134,13 @@ class Attention(nn.Module):
     def forward(self, x):
         b, c, height, width = x.shape
         h = self.norm(x).permute(0, 2, 3, 1).reshape(b, height * width, c)  # b c h w → b (h w) c
-        q, k, v = self.qkv(h).view(b, -1, self.heads, 3, c // self.heads).permute(3, 0, 2, 1, 4)  # each b head position d
+        q, k, v = self.qkv(h).view(b, -1, self.heads, 3, c // self.heads).permute(3, 0, 2, 1, 4)  # b heads (h w) d
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height, width, c)
         return x + self.out(h).permute(0, 3, 1, 2)
 
 # %% ../nbs/22_unet.ipynb #3c81c993
 class ConcatCondition(nn.Module):
-    "Concatenates a condition to every position, and projects back to the channels there were"
+    "Concatenates an embedded condition to every position, and projects back to the channels there were"
 
     def __init__(self, channels, condition_dim):
         super().__init__()
@@ -146,7 +148,8 @@ class ConcatCondition(nn.Module):
         self.condition = nn.Linear(condition_dim, channels, bias=False)
         nn.init.dirac_(self.features.weight)  # starts as the identity of the features
 
-    def forward(self, h, embedded): return self.features(h) + embedded[:, :, None, None]  # embedded: self.condition(condition)
+    def forward(self, h, embedded):  # embedded: self.condition(condition), (batch, channels)
+        return self.features(h) + embedded[:, :, None, None]
 
 # %% ../nbs/22_unet.ipynb #fe334b6c
 class ConditionedLayer(nn.Module):
@@ -203,17 +206,18 @@ class UNet(nn.Module):
     def __init__(
         self,
         config: UNetConfig = UNetConfig(),  # sizes, and how the condition enters
-        gradient_checkpointing: bool = False,  # compute each layer again in the backward pass: less memory, a third more time
+        gradient_checkpointing: bool = False,  # layers computed again in the backward pass: less memory, a third slower
     ):
         super().__init__()
         self.config, self.gradient_checkpointing = config, gradient_checkpointing
         c, first = config.model_channels, config.model_channels * config.channel_mult[0]
         self.time = nn.Sequential(nn.Linear(c, 4 * c), nn.SiLU(), nn.Linear(4 * c, 4 * c))
         self.down, widths = build_down(config)
-        self.middle = nn.ModuleList(ConditionedLayer(widths[-1], widths[-1], attend, config) for attend in (True, False))
+        bottom = widths[-1]
+        self.middle = nn.ModuleList(ConditionedLayer(bottom, bottom, attend, config) for attend in (True, False))
         self.up = build_up(config, widths)
-        self.out = nn.Sequential(GroupNorm(first, config.norm_num_groups), SiLU(),
-                                 zero_module(nn.Conv2d(first, config.out_channels * config.patch_size**2, 3, padding=1)))
+        last = nn.Conv2d(first, config.out_channels * config.patch_size**2, 3, padding=1)
+        self.out = nn.Sequential(GroupNorm(first, config.norm_num_groups), SiLU(), zero_module(last))
         self.project = nn.Linear(config.condition_dim, 4 * c) if config.conditioning == "add" else None
         self.null = nn.Parameter(torch.zeros(config.condition_dim))  # the null embedding
 
@@ -264,7 +268,7 @@ def denoise(
     x = F.pad(x, (0, -width % divisor, 0, -height % divisor), mode="replicate")
     first, *down = self.down
     h = first(F.pixel_unshuffle(x, self.config.patch_size))
-    if h.device.type == "cpu": h = h.contiguous(memory_format=torch.channels_last)  # the faster order there; layers keep it
+    if h.device.type == "cpu": h = h.contiguous(memory_format=torch.channels_last)  # faster there
     skips = [h]
     for module in down:
         h = self.run_layer(module, h, emb, parts)

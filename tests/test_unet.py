@@ -1,6 +1,5 @@
 """The network against the original's answers, its size, and what it does with odd inputs."""
 import copy
-import gc
 import json
 from dataclasses import asdict
 
@@ -9,7 +8,8 @@ import torch
 from golden import close, fill, golden, network, same_as_theirs, wave
 
 from clipsonic.core import InputError
-from clipsonic.unet import Attention, ConcatCondition, UNet, UNetConfig, timestep_embedding
+from clipsonic.threads import exactly_threads
+from clipsonic.unet import Attention, ConcatCondition, Conv1x1, UNet, UNetConfig, timestep_embedding
 
 small = UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(16,), num_heads=2,
                    condition_dim=6, patch_size=2, norm_num_groups=4)
@@ -95,6 +95,29 @@ def test_concatenation_is_what_it_says():
     kernel = torch.cat([concat.features.weight, concat.condition.weight[:, :, None, None]], dim=1)
     literal = torch.nn.functional.conv2d(torch.cat([h, c[:, :, None, None].expand(-1, -1, 5, 6)], dim=1), kernel, concat.features.bias)
     close(concat(h, concat.condition(c)), literal)
+
+def test_a_1x1_convolution():
+    layer = Conv1x1(24, 10)
+    fill(layer.named_parameters())
+    for memory in (torch.contiguous_format, torch.channels_last):
+        x = wave(2, 24, 5, 7).to(memory_format=memory).requires_grad_()
+        exact = [v.detach().double().requires_grad_() for v in (x, *layer.parameters())]
+        ours, theirs = layer(x), torch.nn.functional.conv2d(*exact)
+        near(ours, theirs)
+        weights = wave(*theirs.shape, k=3)
+        gradients = torch.autograd.grad((ours * weights).sum(), [x, *layer.parameters()])
+        for mine, right in zip(gradients, torch.autograd.grad((theirs * weights).sum(), exact)): near(mine, right)
+    assert layer.double()(x.double()).dtype == torch.float64 and set(layer.state_dict()) == {'weight', 'bias'}
+    with torch.autocast('cpu', torch.bfloat16): assert layer.float()(x).dtype == torch.bfloat16
+
+@pytest.mark.parametrize('batch, height, width', [(1, 8, 9), (2, 4, 4), (2, 4, 8), (8, 4, 5)])
+def test_a_1x1_convolution_on_any_number_of_threads(batch, height, width):
+    layer = Conv1x1(256, 128)
+    fill(layer.named_parameters())
+    x, made = wave(batch, 256, height, width).contiguous(memory_format=torch.channels_last), []
+    for threads in 1, 2, 3, 4:
+        with exactly_threads(threads), torch.no_grad(): made.append(layer(x))
+    assert all(torch.equal(each, made[0]) for each in made)
 
 def near(a, b, tolerance=5e-5): assert (a - b).abs().max() < tolerance * b.abs().max()
 
