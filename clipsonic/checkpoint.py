@@ -139,7 +139,8 @@ def parsed_settings(
     return found
 
 # %% ../nbs/03_checkpoint.ipynb #5e9f3b21
-RENAMED: dict[str, dict[str, str | tuple[str, dict[str, str]]]] = {  # kind → name before 0.1.0 → name now, or (name, values)
+# kind of checkpoint → name before 0.1.0 → name now, or (name now, value before 0.1.0 → value now)
+RENAMED: dict[str, dict[str, str | tuple[str, dict[str, str]]]] = {
     "denoiser": {
         "unet.channels": "unet.model_channels", "unet.mult": "unet.channel_mult", "unet.blocks": "unet.num_res_blocks",
         "unet.attention": "unet.attention_resolutions", "unet.heads": "unet.num_heads", "unet.patch": "unet.patch_size",
@@ -183,7 +184,6 @@ def rename_settings(
     return changed
 
 # %% ../nbs/03_checkpoint.ipynb #c5e380cc
-_mentioned = set()  # config.json files with older names, of which there was a warning
 AGAIN = "Take the folder from another copy, or make it again"  # what to do about a damaged one
 
 def _config(file):
@@ -197,6 +197,9 @@ def _config(file):
     except ValueError as error: raise CheckpointError(f"{file}: {error}. {AGAIN}") from error
     return config
 
+# %% ../nbs/03_checkpoint.ipynb #e17b04da
+_mentioned = set()  # config.json files whose older names a warning has mentioned
+
 def load_config(
     folder: str | Path,
     kind: str | None = None,  # what the checkpoint must be; None: anything
@@ -206,7 +209,7 @@ def load_config(
     file = checkpoint_folder(folder) / "config.json"
     if not file.is_file(): raise CheckpointError(f"{folder} is not a checkpoint: {_found(Path(folder))}")
     config = _config(file)
-    intact = (config.get("sha256") or {}).get(file.name) in (None, config_digest(config))
+    intact = (config.get("sha256") or {}).get(file.name) in (None, config_digest(config))  # as it was saved
     changed = rename_settings(config)
     what, settings = config["kind"][:80], settings or {}
     if kind not in (None, what): raise CheckpointError(f"{folder} holds a {what}, not a {kind}")

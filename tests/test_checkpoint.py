@@ -209,8 +209,8 @@ def test_shipped_weights_are_as_they_were_saved():
 
 # settings that had another name
 
-BEFORE = {"model_channels": "channels", "channel_mult": "mult", "num_res_blocks": "blocks", "attention_resolutions": "attention",
-          "num_heads": "heads", "patch_size": "patch", "norm_num_groups": "groups"}
+BEFORE = {"model_channels": "channels", "channel_mult": "mult", "num_res_blocks": "blocks", "num_heads": "heads",
+          "attention_resolutions": "attention", "patch_size": "patch", "norm_num_groups": "groups"}
 
 def as_before(folder):
     "A denoiser as a version before 0.1.0 saved it: with the names of then, under its digests."
@@ -223,7 +223,8 @@ def test_a_denoiser_with_older_names_is_read(runs, tmp_path):
     today = runs / "denoiser" / "model"
     before = as_before(shutil.copytree(today, tmp_path / "denoiser"))
     assert "mult" in json.loads((before / "config.json").read_text())["unet"]
-    with pytest.warns(UserWarning, match=r"config.json has names from before 0.1.0 \(unet.channels, unet.mult.*model_channels, unet.channel_mult"):
+    says = r"config.json has names from before 0.1.0 \(unet.channels, unet.mult.*model_channels, unet.channel_mult"
+    with pytest.warns(UserWarning, match=says):
         old = load_denoiser(before, "cpu")
     new = load_denoiser(today, "cpu")
     assert old.unet.config == new.unet.config
@@ -257,17 +258,21 @@ def test_older_names_excuse_nothing_else(runs, tmp_path):
     raises("unet is 3: expected an object", load_denoiser, before)
 
 def test_names_and_values_of_any_kind_are_renamed(monkeypatch):
-    monkeypatch.setitem(RENAMED, "toy", {"guidance": "guidance_scale", "how.prediction": ("how.prediction_type", {"velocity": "v_prediction"}),
-                                         "steps": "sampling.steps", "way": ("way", {"left": "west"}), "part.a.b": "part.a.c"})
-    config = {"kind": "toy", "guidance": 2.0, "how": {"prediction": "velocity"}, "steps": 3, "way": "left", "part": {"a": {"b": [1]}}}
-    new = {"kind": "toy", "guidance_scale": 2.0, "how": {"prediction_type": "v_prediction"}, "sampling": {"steps": 3}, "way": "west", "part": {"a": {"c": [1]}}}
+    monkeypatch.setitem(RENAMED, "toy", {
+        "guidance": "guidance_scale", "how.prediction": ("how.prediction_type", {"velocity": "v_prediction"}),
+        "steps": "sampling.steps", "way": ("way", {"left": "west"}), "part.a.b": "part.a.c"})
+    config = {"kind": "toy", "guidance": 2.0, "how": {"prediction": "velocity"}, "steps": 3, "way": "left",
+              "part": {"a": {"b": [1]}}}
+    new = {"kind": "toy", "guidance_scale": 2.0, "how": {"prediction_type": "v_prediction"}, "sampling": {"steps": 3},
+           "way": "west", "part": {"a": {"c": [1]}}}
     run = {"kind": "training", "config": json.loads(json.dumps(config))}
-    assert rename_settings(config) == {"guidance": "guidance_scale", "how.prediction": "how.prediction_type", "steps": "sampling.steps",
-                                       "way": "way", "part.a.b": "part.a.c"}
+    assert rename_settings(config) == {"guidance": "guidance_scale", "how.prediction": "how.prediction_type",
+                                       "steps": "sampling.steps", "way": "way", "part.a.b": "part.a.c"}
     assert config == new and rename_settings(config) == {}
     assert list(rename_settings(run))[0] == "config.guidance" and run["config"] == new
-    for same in ({"kind": "other", "guidance": 2.0}, {"kind": "toy", "how": 3, "part": {"a": None}}, {"kind": "toy", "steps": 3, "sampling": 4},
-                 {"kind": "toy", "guidance": 1, "guidance_scale": 2}, {"kind": "toy", "way": "right"}):
+    for same in ({"kind": "other", "guidance": 2.0}, {"kind": "toy", "how": 3, "part": {"a": None}},
+                 {"kind": "toy", "steps": 3, "sampling": 4}, {"kind": "toy", "guidance": 1, "guidance_scale": 2},
+                 {"kind": "toy", "way": "right"}):
         assert rename_settings(again := json.loads(json.dumps(same))) == {} and again == same
 
 def test_no_setting_of_today_is_an_older_name():

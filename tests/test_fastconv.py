@@ -30,8 +30,12 @@ def convolution(c_in=128, c_out=256):
     fill(layer.named_parameters())
     return layer
 
-@pytest.mark.parametrize('shape, gradients, used', [((2, 384, 16, 16), False, True), ((2, 384, 8, 8), False, False), ((2, 128, 32, 32), True, False),
-                                                    ((2, 128, 32, 32), False, True), ((2, 32, 64, 64), False, False), ((2, 128, 16, 16), False, False), ((200, 128, 9, 9), False, False)])
+WHERE = [  # shape, gradients, used
+    ((2, 384, 16, 16), False, True), ((2, 384, 8, 8), False, False), ((2, 128, 32, 32), True, False),
+    ((2, 128, 32, 32), False, True), ((2, 32, 64, 64), False, False), ((2, 128, 16, 16), False, False),
+    ((200, 128, 9, 9), False, False)]
+
+@pytest.mark.parametrize('shape, gradients, used', WHERE)
 def test_where_winograd_is_used(shape, gradients, used):
     layer, x = convolution(shape[1], max(256, shape[1])), wave(*shape)
     with torch.set_grad_enabled(gradients):
@@ -67,7 +71,9 @@ def test_the_operator_is_what_it_tells_the_compiler(height, width):
 @pytest.mark.parametrize('x', [wave(2, 128, 32, 32).double(), wave(2, 128, 32, 32).bfloat16()])
 def test_other_precisions_convolve_as_pytorch(x):
     layer = convolution().to(x.dtype)
-    with torch.no_grad(): assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1)) and layer.weight not in _filter_cache
+    with torch.no_grad():
+        assert torch.equal(layer(x), torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=1))
+    assert layer.weight not in _filter_cache
 
 def test_weights_made_for_inference():
     with torch.inference_mode():
@@ -78,7 +84,8 @@ def test_weights_made_for_inference():
 WIDE = dict(model_channels=128, channel_mult=(1, 2), num_res_blocks=1, condition_dim=6)
 
 def test_a_wide_network_answers_as_without_winograd(monkeypatch):
-    net, inputs = network(UNetConfig(**WIDE, attention_resolutions=())), (wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6))
+    net = network(UNetConfig(**WIDE, attention_resolutions=()))
+    inputs = wave(2, 1, 64, 132), torch.tensor([10., 900.]), wave(2, 6)
     with torch.no_grad():
         ours = net(*inputs)
         assert any(p in _filter_cache for p in net.parameters())
