@@ -1,12 +1,16 @@
-"""The Fréchet distance on this machine's CPU: beside the statistic of the frechet-audio-distance package, on the same features.
+"""The Fréchet distance on this machine's CPU: beside the statistic of the frechet-audio-distance package, on the same
+features.
 
     pip install --no-deps --target FOLDER frechet-audio-distance
     python benchmarks/fad.py --package FOLDER
 
-Ours and theirs go in turn, in one process, from features (float32) to the number, and from kept statistics (theirs mean and
+Ours and theirs go in turn, in one process, from features (float32) to the number, and from kept statistics (theirs mean
+and
 covariance, ours `Moments`) to the number; medians, the median of the ratios and the relative
-difference of the numbers are printed. On a machine that is shared, go by the ratio of the CPU's seconds ("less work"). Only the package's statistic is run (mean, covariance, scipy's sqrtm): the embedders and
-readers that it imports besides are replaced by stand-ins, so that nothing else need be installed. Without --package its columns are left
+difference of the numbers are printed. On a machine that is shared, go by the ratio of the CPU's seconds ("less work").
+Only the package's statistic is run (mean, covariance, scipy's sqrtm): the embedders and
+readers that it imports besides are replaced by stand-ins, so that nothing else need be installed. Without --package its
+columns are left
 out. The last rows are ours alone: many clips at once, and in batches."""
 import argparse
 import os
@@ -21,7 +25,8 @@ import torch
 from clipsonic.fad import Moments, frechet_distance
 
 STAND_INS = ('laion_clap', 'encodec', 'resampy', 'torchlibrosa', 'torchlibrosa.stft', 'torchlibrosa.augmentation')
-PAIRS = ((4096, 2048, 'more clips than dimensions'), (4096, 2048, 'a steep spectrum'), (512, 2048, 'fewer: the low-rank path'), (4096, 512, 'CLAP\'s dimension'), (4096, 128, 'VGGish\'s dimension'))
+PAIRS = ((4096, 2048, 'more clips than dimensions'), (4096, 2048, 'a steep spectrum'),
+         (512, 2048, 'fewer: the low-rank path'), (4096, 512, 'CLAP\'s dimension'), (4096, 128, 'VGGish\'s dimension'))
 
 def package(folder):
     "The package's statistic in two steps: features (numpy) → mean and covariance; two of those → a number."
@@ -31,7 +36,8 @@ def package(folder):
     theirs = object.__new__(FrechetAudioDistance)   # its constructor loads a network
     return theirs.calculate_embd_statistics, lambda a, b: theirs.calculate_frechet_distance(*a, *b)
 
-def features(n, d, seed): return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * torch.linspace(0.5, 2, d)
+def features(n, d, seed):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) * torch.linspace(0.5, 2, d)
 
 def timed(function, *sets):
     "What a function gives, and its seconds: on the clock, and of the CPU."
@@ -67,7 +73,8 @@ def main():
     for n, d, remark in PAIRS:
         a, b = features(n, d, 0), features(n, d, 1) + 0.1
         if 'steep' in remark: a, b = (x * torch.logspace(0, -3, d) for x in (a, b))
-        rounds = [(measured(*theirs, a.numpy(), b.numpy()) if theirs else None, measured(Moments.of, frechet_distance, a, b)) for _ in range(args.rounds)]
+        rounds = [(measured(*theirs, a.numpy(), b.numpy()) if theirs else None, measured(Moments.of, frechet_distance,
+            a, b)) for _ in range(args.rounds)]
         for i, start in (1, 'features'), (2, 'statistics'):
             ours = median(o[i][0].item() for _, o in rounds)
             if not theirs: print(f'{n:>7}{d:>12}  {start:12}{"":10}{ours:>9.3f} s  {remark}'); continue

@@ -18,7 +18,8 @@ settings.read(root/'settings.ini', encoding='utf-8')
 FLAGS = set(settings['DEFAULT']['tst_flags'].split())
 
 def pytest_addoption(parser):
-    parser.addoption('--flags', default='', help=f'run flagged tests and notebook cells too, of: {" ".join(sorted(FLAGS))}')
+    parser.addoption('--flags', default='',
+                     help=f'run flagged tests and notebook cells too, of: {" ".join(sorted(FLAGS))}')
 
 def pytest_configure(config):
     asked = set(config.getoption('--flags').split())

@@ -1,4 +1,5 @@
-"""Golden figures of openai/improved-diffusion, at weights and inputs that a formula gives, so that only answers are stored.
+"""Golden figures of openai/improved-diffusion, at weights and inputs that a formula gives, so that only answers are
+stored.
 
 `python tests/golden.py CHECKOUT`, with CHECKOUT a folder that holds that repository, runs it and rewrites the fixture.
 Nothing of it is needed to run the tests."""
@@ -32,7 +33,8 @@ def fill(parameters):
     with torch.no_grad():
         for k, (name, p) in enumerate(parameters):
             norm = p.ndim == 1 and name.endswith('weight')
-            p.copy_(1 + 0.1 * wave(*p.shape, k=k) if norm else wave(*p.shape, k=k) * (0.1 if p.ndim == 1 else 1.5 / p[0].numel()**0.5))
+            p.copy_(1 + 0.1 * wave(*p.shape, k=k) if norm else wave(*p.shape, k=k) * (0.1 if p.ndim == 1
+                                                                                      else 1.5 / p[0].numel()**0.5))
 
 def network(config):
     "A network of ours with formula weights, so that nothing is zero and no random state is touched."
@@ -89,8 +91,10 @@ def make(checkout):
     for name, loop in {'ddpm': short.p_sample_loop, 'ddim': short.ddim_sample_loop,
                        'ddim_eta': lambda *a, **k: short.ddim_sample_loop(*a, **k, eta=0.7)}.items():
         with mock.patch('torch.randn_like', Noise()): out[name] = loop(net, x.shape, noise=x)
-    commit = subprocess.run(['git', '-C', str(checkout), 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True).stdout.strip() or 'unknown'
+    commit = subprocess.run(['git', '-C', str(checkout), 'rev-parse', '--short', 'HEAD'], capture_output=True,
+                            text=True).stdout.strip() or 'unknown'
     with whole_file(FIXTURE) as file:
-        np.savez_compressed(file, how=HOW.format(commit=commit, torch=torch.__version__), **{k: np.asarray(v) for k, v in out.items()})
+        np.savez_compressed(file, how=HOW.format(commit=commit, torch=torch.__version__),
+                            **{k: np.asarray(v) for k, v in out.items()})
 
 if __name__ == '__main__': make(Path(sys.argv[1]))

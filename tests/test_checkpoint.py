@@ -22,7 +22,8 @@ def network(width=4): return torch.nn.Sequential(torch.nn.Linear(3, width), torc
 
 @pytest.fixture
 def folder(tmp_path):
-    save_checkpoint(tmp_path / "run", {"kind": "toy", "width": 4}, {"model": network().state_dict()}, {"card.md": "é", "raw": b"\0"})
+    save_checkpoint(tmp_path / "run", {"kind": "toy", "width": 4}, {"model": network().state_dict()},
+                    {"card.md": "é", "raw": b"\0"})
     return tmp_path / "run"
 
 def raises(says, f, *args, **kwargs):
@@ -45,7 +46,8 @@ def test_half(folder, dtype):
     tensors = load_tensors(folder, "model")
     assert tensors["0.weight"].dtype == dtype and tensors.pop("n").dtype == torch.int64
     loaded = load_strict(network(), tensors, folder)
-    assert loaded[0].weight.dtype == torch.float32 and torch.allclose(loaded[0].weight, model[0].weight.float(), atol=1e-2)
+    assert loaded[0].weight.dtype == torch.float32
+    assert torch.allclose(loaded[0].weight, model[0].weight.float(), atol=1e-2)
 
 def test_config_needs_a_kind(tmp_path):
     with pytest.raises(InputError, match="kind"): save_checkpoint(tmp_path / "run", {"width": 4}, {})
@@ -60,7 +62,8 @@ def test_folders_that_are_no_checkpoint(folder, tmp_path):
     raises("only dog.jpg", load_config, tmp_path / "photos")
     raises(["the folders run", "give one of them"], load_config, tmp_path)
     raises(["holds a toy", "not a denoiser"], load_config, folder, kind="denoiser")
-    for text, says in (("{", "not JSON"), ("[]", "names no kind"), ("{}", "names no kind"), ('{"kind": 3}', "names no kind")):
+    for text, says in (("{", "not JSON"), ("[]", "names no kind"), ("{}", "names no kind"),
+                       ('{"kind": 3}', "names no kind")):
         (folder / "config.json").write_text(text)
         raises(says, load_config, folder)
     (folder / "config.json").write_bytes(b"\xff\xfe\x00")
@@ -90,7 +93,8 @@ def test_strict(folder):
     raises("1 foreign: 7.bias", load_strict, model, {**tensors, "7.bias": torch.zeros(1)}, folder)
     raises(["3 misshapen: 0.bias (5,) instead of (4,)", "0.weight (5, 3) instead of (4, 3)"],
            load_strict, model, network(5).state_dict(), folder)
-    raises(["4 missing", "40 foreign", ", …", str(folder)], load_strict, model, {f"k{i}": torch.zeros(1) for i in range(40)}, folder)
+    raises(["4 missing", "40 foreign", ", …", str(folder)], load_strict, model,
+           {f"k{i}": torch.zeros(1) for i in range(40)}, folder)
     assert torch.equal(model[0].weight, before)  # refused weights leave the network as it was
 
 def test_describe(folder):
@@ -152,7 +156,8 @@ def test_every_change_of_a_weight_is_found(folder):
     whole = file.read_bytes()
     for at in range(len(whole) - 60, len(whole)):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
-        raises(["model.safetensors is damaged or another", "Take the folder from another copy"], load_tensors, folder, "model")
+        raises(["model.safetensors is damaged or another", "Take the folder from another copy"], load_tensors, folder,
+               "model")
     assert describe(folder)["files"]["model"]["agrees"] is False and describe(folder)["agrees"]
     file.write_bytes(whole)
     assert describe(folder)["files"]["model"]["agrees"] and len(load_tensors(folder, "model")) == 4
@@ -227,7 +232,8 @@ class Whole:
 def test_a_config_becomes_what_it_is_annotated_as():
     given = {"count": 3, "parts": [{"size": 1}, {"size": 2, "rate": 4}], "pair": [5, -6], "way": "down", "share": 1,
              "words": {"a": ["b"]}}
-    assert parsed(Whole, given, "model") == Whole(3, (Part(1), Part(2, 4)), (5, -6), None, "down", True, 1, {"a": ["b"]})
+    assert parsed(Whole, given, "model") == Whole(3, (Part(1), Part(2, 4)), (5, -6), None, "down", True, 1,
+                                                  {"a": ["b"]})
 
 REFUSED = [
     ("count", "3"), ("count", 3.0), ("count", True), ("count", None), ("count", 0), ("count", -1), ("count", 10**9),
@@ -246,7 +252,8 @@ def test_what_a_config_says_is_checked(key, value):
 def test_a_network_larger_than_its_weights_is_not_built():
     def deep(): return torch.nn.Sequential(*[torch.nn.Linear(1000, 1000) for _ in range(10**6)])
     raises("larger network than its weights", load_network, deep, network().state_dict(), "run")
-    raises("describes no network", load_network, lambda: torch.nn.MultiheadAttention(4, 3), network().state_dict(), "run")
+    raises("describes no network", load_network, lambda: torch.nn.MultiheadAttention(4, 3), network().state_dict(),
+           "run")
     whole = {k: v.int() if k[0] == "0" else v for k, v in network().state_dict().items()}
     raises("2 of another type: 0.bias torch.int32", load_network, network, whole, "run")
 
@@ -301,7 +308,8 @@ WRAPPED = [
     {"state_dict": under("model.generator.") | under("model.discriminator.", {"out.bias": torch.ones(1)})},
     {"model": OTHER, "ema_model": STATE},
     {"ema": under("ema_model.") | under("online_model.", OTHER) | {"step": torch.tensor(3)}},
-    {"conv._orig_mod.weight": STATE["conv.weight"], "conv._orig_mod.bias": STATE["conv.bias"], "out.bias": STATE["out.bias"]}]
+    {"conv._orig_mod.weight": STATE["conv.weight"], "conv._orig_mod.bias": STATE["conv.bias"],
+     "out.bias": STATE["out.bias"]}]
 
 @pytest.mark.parametrize("saved", WRAPPED, ids=lambda saved: ", ".join(map(str, saved)))
 def test_wrappers_of_trainers_are_taken_off(saved):
@@ -309,8 +317,10 @@ def test_wrappers_of_trainers_are_taken_off(saved):
     assert found.keys() == STATE.keys() and all(torch.equal(found[k], STATE[k]) for k in STATE)
 
 def test_what_holds_no_network_is_named():
-    for saved in ({}, [1], None, torch.zeros(1), {"state_dict": {}}, {"conv.bias": 3}, {"optimizer": {"out": torch.zeros(1)}}):
-        raises(["their.pt holds no generator", "found"], unwrapped, saved, ["conv.bias", "out.bias"], "their.pt", "generator")
+    for saved in ({}, [1], None, torch.zeros(1), {"state_dict": {}}, {"conv.bias": 3},
+                  {"optimizer": {"out": torch.zeros(1)}}):
+        raises(["their.pt holds no generator", "found"], unwrapped, saved, ["conv.bias", "out.bias"], "their.pt",
+               "generator")
     round_ = {"out.bias": torch.zeros(1)}
     round_["model"] = round_  # a dictionary may hold itself
     raises("holds no toy", unwrapped, round_, ["conv.bias"], "their.pt", "toy")

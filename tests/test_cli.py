@@ -1,4 +1,5 @@
-"""The terminal: what is written and printed, and that whatever a user gets wrong is one line on stderr and exit status 2."""
+"""The terminal: what is written and printed, and that whatever a user gets wrong is one line on stderr and exit status
+2."""
 import contextlib
 import json
 import os
@@ -52,7 +53,8 @@ def files(folder='.'): return sorted(p.name for p in Path(folder).iterdir() if p
 # what is written
 
 def test_sounds_are_named_after_films_and_pictures_on_every_machine():
-    assert [file_name(query) for query in ('my holiday.ts', 'clips/a.MKV', 'b.webp', 'a dog. Barking')] == ['my-holiday', 'a', 'b', 'a-dog-barking']
+    assert [file_name(query) for query in ('my holiday.ts', 'clips/a.MKV', 'b.webp', 'a dog. Barking')] == [
+        'my-holiday', 'a', 'b', 'a-dog-barking']
 
 def test_generate_writes_what_was_named(run, here, model):
     status, out, err = run('generate', 'a dog barking', '--model', model, '-o', 'dog.wav', *fast)
@@ -65,10 +67,13 @@ def test_generate_writes_what_was_named(run, here, model):
 
 def test_every_setting_reaches_the_sound(run, here, model):
     def made(*words):
-        assert run('generate', 'a dog', '--model', model, '-o', 'dog.wav', '--steps', '3', '--seconds', '0.2', '--seed', '7', '--device', 'cpu', *words)[0] == 0
+        assert run('generate', 'a dog', '--model', model, '-o', 'dog.wav', '--steps', '3', '--seconds', '0.2', '--seed',
+                   '7', '--device', 'cpu', *words)[0] == 0
         return Path('dog.wav').read_bytes()
     plain = made()
-    for words in (['--sampler', 'dpm++2m'], ['--spacing', 'trailing'], ['--guidance-interval', '100', '600'], ['--guidance-rescale', '0.7']): assert made(*words) != plain
+    for words in (['--sampler', 'dpm++2m'], ['--spacing', 'trailing'], ['--guidance-interval', '100', '600'],
+                  ['--guidance-rescale', '0.7']):
+        assert made(*words) != plain
     assert made('--spacing', 'uniform', '--guidance-interval', '0', '1000', '--guidance-rescale', '0') == plain
 
 @pytest.mark.parametrize('ending', ['wav', 'flac', 'ogg', 'WAV'])
@@ -90,33 +95,41 @@ def test_several_sounds(run, here, model):
 
 def test_films(run, here, model):
     write_video('Silent film.mp4', [Image.new('RGB', (64, 48), colour) for colour in ('red', 'blue')] * 6, frame_rate=4)
-    words = ['generate', '--video', 'Silent film.mp4', '--model', model, '--steps', '1', '--seed', '7', '--device', 'cpu']
+    words = ['generate', '--video', 'Silent film.mp4', '--model', model, '--steps', '1', '--seed', '7', '--device',
+             'cpu']
     status, out, _ = run(*words, '-o', 'with.mkv')
     assert status == 0 and 'with.mkv: 3.000 s at 16000 Hz, seed 7' in out
-    assert (probe('with.mkv').video, probe('with.mkv').audio) == ('h264', 'aac') and len(read_frames('with.mkv', rate=4)[1]) == 12
-    for more in (['-o', 'only.wav'], ['--n', '2'], ['--guidance', '1', '-o', 'Silent film.mp4']): assert run(*words, *more)[0] == 0
-    assert files() == ['Silent film.mp4', 'only.wav', 'silent-film-2.mp4', 'silent-film.mp4', 'with.mkv'] and Audio(*sound_of('only.wav')).seconds == 3
+    assert (probe('with.mkv').video, probe('with.mkv').audio) == ('h264', 'aac')
+    assert len(read_frames('with.mkv', rate=4)[1]) == 12
+    for more in (['-o', 'only.wav'], ['--n', '2'], ['--guidance', '1', '-o', 'Silent film.mp4']):
+        assert run(*words, *more)[0] == 0
+    assert files() == ['Silent film.mp4', 'only.wav', 'silent-film-2.mp4', 'silent-film.mp4', 'with.mkv']
+    assert Audio(*sound_of('only.wav')).seconds == 3
     assert probe('Silent film.mp4').audio == 'aac', 'a film may get its sound in its place'
 
 @pytest.mark.long
 def test_sounds_that_are_there(run, here, model):
     assert run('generate', 'rain', '--model', model, '-o', 'rain.wav', *fast[:-4], '--seconds', '2')[0] == 0
     for words, seconds in ((['--extend', '1'], 3), (['--inpaint', '0.5', '1'], 2), (['--strength', '0.5'], 2)):
-        assert run('generate', 'a dog', '--audio', 'rain.wav', '--model', model, '-o', 'new.wav', '--steps', '1', *words)[0] == 0
+        assert run('generate', 'a dog', '--audio', 'rain.wav', '--model', model, '-o', 'new.wav', '--steps', '1',
+                   *words)[0] == 0
         old, new = sound_of('rain.wav')[0], sound_of('new.wav')[0]
         assert new.shape[1] == 16_000 * seconds and (words[0] == '--strength' or (old[:, :8000] == new[:, :8000]).all())
     assert run('generate', 'a dog', '--best-of', '3', '--model', model, '-o', 'best.wav', *fast)[0] == 0
 
 def test_half_precision(run, here, model):
-    for name, words in {'a': [], 'b': ['--precision', 'bfloat16']}.items(): assert run('generate', 'rain', '--model', model, '-o', f'{name}.wav', *fast, *words)[0] == 0
+    for name, words in {'a': [], 'b': ['--precision', 'bfloat16']}.items():
+        assert run('generate', 'rain', '--model', model, '-o', f'{name}.wav', *fast, *words)[0] == 0
     a, b = sound_of('a.wav')[0], sound_of('b.wav')[0]
     assert not torch.equal(a, b) and torch.corrcoef(torch.cat([a, b]))[0, 1] > 0.5
 
 @pytest.mark.long
 def test_without_a_compiler_it_goes_on_with_a_word(run, here, model):
     words = ['generate', 'rain', '--model', model, *fast]
-    done = clipsonic(*words, '-o', 'a.wav', '--compile', env={**os.environ, 'CXX': 'nonesuch', 'TORCHINDUCTOR_CACHE_DIR': str(here/'kept')})
-    assert done.returncode == 0 and 'warning: torch.compile does not work here' in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    done = clipsonic(*words, '-o', 'a.wav', '--compile', env={**os.environ, 'CXX': 'nonesuch',
+                                                              'TORCHINDUCTOR_CACHE_DIR': str(here/'kept')})
+    assert done.returncode == 0 and 'warning: torch.compile does not work here' in done.stderr, done.stderr
+    assert 'Traceback' not in done.stderr, done.stderr
     assert run(*words, '-o', 'b.wav')[0] == 0 and Path('a.wav').read_bytes() == Path('b.wav').read_bytes()
 
 @pytest.mark.slow
@@ -137,7 +150,8 @@ def test_sounds_for_the_frames_of_natural_videos(run, here, pocketav):
         frames = read_frames(film, rate=1.0)[1]
         frames[len(frames) // 2].save(f'frames/{film.stem}.png')
     pictures = [f'frames/{film.stem}.png' for film in films]
-    status, out, _ = run('generate', '--image', *pictures, '-o', 'sounds/', '--seconds', '2.048', '--steps', '8', '--seed', '7')
+    status, out, _ = run('generate', '--image', *pictures, '-o', 'sounds/', '--seconds', '2.048', '--steps', '8',
+                         '--seed', '7')
     sounds = [soundfile.read(path)[0] for path in sorted(Path('sounds').iterdir())]
     assert status == 0 and len(sounds) == len(films) == 22 and out.count('seed 7') == 22
     assert all(len(s) == 32768 and 0.003 < np.sqrt((s**2).mean()) and abs(s).max() < 1 for s in sounds)
@@ -159,7 +173,8 @@ def test_warnings_are_one_line(run, here, model):
 
 def test_info_about_models_and_media(run, here, model):
     status, out, _ = run('info', model)
-    assert status == 0 and 'pipeline' in out and 'knows: dog, rain, flute' in out and 'denoiser/' in out and 'steps: 3' in out
+    assert status == 0 and 'pipeline' in out and 'knows: dog, rain, flute' in out and 'denoiser/' in out
+    assert 'steps: 3' in out
     assert run('info', f'{Path(model).parent}/denoiser')[1].count('denoiser:') == 1
     names = load_config(weights_folder('pocket'))['knows']
     assert len(names) == 30 and f"  knows: {', '.join(names)}\n" in run('info', 'pocket')[1]
@@ -187,7 +202,8 @@ def test_info_says_whether_digests_agree(run, here, model):
 def test_info_about_shards(run, here):
     from clipsonic.shards import write_info
     Path('shards').mkdir()
-    write_info('shards', {'clipsonic-000000.tar': 3}, clip={'name': 'pocket', 'hash': 'beef'}, dim=192, sample_rate=16000, frame_rate=1., total_seconds=7200., labelled=0)
+    write_info('shards', {'clipsonic-000000.tar': 3}, clip={'name': 'pocket', 'hash': 'beef'}, dim=192,
+               sample_rate=16000, frame_rate=1., total_seconds=7200., labelled=0)
     status, out, _ = run('info', 'shards')
     assert status == 0 and '3 clips, 2.00 h, in 1 tars' in out and 'clip: name pocket, hash beef' in out
 
@@ -315,7 +331,8 @@ REFUSED = [   # from the words alone
     (['generate', 'rain + photo.png'], '--image photo.png'),
     (['generate', '--video', 'photo.png'], 'is a picture, not a film: give it as image'),
     (['generate', '--image', 'silent.mp4'], 'is a film, not an image: give it as video'),
-    (['generate', 'a', '--audio', 'photo.png', '--extend', '1'], 'is a picture and has no audio track: give it as image'),
+    (['generate', 'a', '--audio', 'photo.png', '--extend', '1'],
+     'is a picture and has no audio track: give it as image'),
     (['generate', 'a', '--audio', 'silent.mp4', '--extend', '1'], 'has no audio track: give it as video'),
     (['generate', '--video', 'heard.mp4', '-o', 'heard.mp4'], 'which would be lost'),
     (['info', 'nonesuch'], 'nonesuch: there is no such file'), (['info', '.'], 'not a checkpoint'),
@@ -333,13 +350,17 @@ def films(here):
 
 @pytest.mark.parametrize('words, says', REFUSED + [
     (['generate', 'a', '--device', 'abacus'], "device is 'abacus': expected cpu"),
-    (['train', '--preset', 'pockets', '--data', '.', '--out', 'run'], "'pockets': expected one of pocket"), (['train', '--preset', 'pocket', '--data', '.', '--out', 'run'], 'shards'),
-    (['train', '--preset', 'pocket-clip', '--data', '.', '--out', 'run'], 'image-text'), (['train', '--preset', 'pocket', '--data', 'nonesuch', '--out', 'run'], 'nonesuch'),
+    (['train', '--preset', 'pockets', '--data', '.', '--out', 'run'], "'pockets': expected one of pocket"),
+    (['train', '--preset', 'pocket', '--data', '.', '--out', 'run'], 'shards'),
+    (['train', '--preset', 'pocket-clip', '--data', '.', '--out', 'run'], 'image-text'),
+    (['train', '--preset', 'pocket', '--data', 'nonesuch', '--out', 'run'], 'nonesuch'),
     (['pack', '--clip', '.', '--denoiser', '.', '--vocoder', '.', '--out', 'm'], 'not a checkpoint'),
     (['prepare', 'nonesuch', '--out', 'shards', '--clip', 'nonesuch'], "'nonesuch'"),
     (['reconstruct', 'nonesuch', '--out', 'back'], 'nonesuch: there is no such'),
-    (['reconstruct', 'text.txt', '--out', 'no/back'], 'make it first'), (['reconstruct', 'photo.png', '--out', 'back', '--vocoder', 'text.txt'], "no vocoder 'text.txt'"),
-    (['convert', 'vocoder', 'nonesuch', '--config', 'text.txt', '--out', 'v'], 'nonesuch: there is no such file'), (['convert', 'vocoder', 'text.txt', '--config', 'text.txt', '--out', 'v'], 'not JSON'),
+    (['reconstruct', 'text.txt', '--out', 'no/back'], 'make it first'),
+    (['reconstruct', 'photo.png', '--out', 'back', '--vocoder', 'text.txt'], "no vocoder 'text.txt'"),
+    (['convert', 'vocoder', 'nonesuch', '--config', 'text.txt', '--out', 'v'], 'nonesuch: there is no such file'),
+    (['convert', 'vocoder', 'text.txt', '--config', 'text.txt', '--out', 'v'], 'not JSON'),
 ])
 def test_errors_are_one_line(run, films, words, says):
     try: status, out, err = run(*words)
@@ -364,15 +385,19 @@ def test_refusals_come_without_pytorch(films):
     done = subprocess.run([sys.executable, '-c', REFUSE, words], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr.count('error: ') == len(REFUSED), done.stderr
 
-@pytest.mark.parametrize('words, says', [(['sing'], 'sing'), (['generat', 'a'], 'did you mean generate?'), (['generate', 'a', '--seconds', 'long'], 'long'), (['generate', 'a', '--loud'], '--loud'),
+@pytest.mark.parametrize('words, says', [(['sing'], 'sing'), (['generat', 'a'], 'did you mean generate?'),
+                                         (['generate', 'a', '--seconds', 'long'], 'long'),
+                                         (['generate', 'a', '--loud'], '--loud'),
                                          (['generate', 'a', '--secnds', '3'], 'did you mean --seconds?'),
                                          (['train', '--preset', 'pocket'], '--data')])
 def test_wrong_words_are_one_line(capsys, words, says):
     with pytest.raises(SystemExit) as error: main(words)
     err = capsys.readouterr().err
-    assert error.value.code == 2 and err.startswith('error: ') and says in err and '--help' in err and err.count('\n') == 1
+    assert error.value.code == 2 and err.startswith('error: ') and says in err and '--help' in err
+    assert err.count('\n') == 1
 
-@pytest.mark.parametrize('change, says', [(lambda t: t.pop('null'), 'missing: null'), (lambda t: t.update(extra=t['null']), 'foreign: extra')])
+@pytest.mark.parametrize('change, says', [(lambda t: t.pop('null'), 'missing: null'),
+                                          (lambda t: t.update(extra=t['null']), 'foreign: extra')])
 def test_weights_that_do_not_fit(run, here, model, change, says):
     import shutil
     shutil.copytree(model, 'model')
@@ -390,7 +415,8 @@ def test_a_bug_keeps_its_traceback(run, here, monkeypatch):
 # as a process of its own
 
 def clipsonic(*words, **kwargs):
-    return subprocess.run([sys.executable, '-m', 'clipsonic', *words], capture_output=True, text=True, timeout=600, **kwargs)
+    return subprocess.run([sys.executable, '-m', 'clipsonic', *words], capture_output=True, text=True, timeout=600,
+                          **kwargs)
 
 def test_without_a_word_it_shows_its_help():
     "As pip does, and with its exit status: nothing went wrong."
@@ -398,7 +424,8 @@ def test_without_a_word_it_shows_its_help():
     assert (done.returncode, done.stderr) == (0, '') and 'COMMAND' in done.stdout == clipsonic('--help').stdout
 
 def test_a_terminal_sees_a_sign_of_life_before_anything_heavy(here, model):
-    "And a pipe sees none. The terminal is a pseudo-terminal; -X importtime says on the same stream what is being imported."
+    """And a pipe sees none. The terminal is a pseudo-terminal; -X importtime says on the same stream what is being
+    imported."""
     import pty
     words = ['-m', 'clipsonic', 'generate', 'rain', '--model', model, *fast, '-o', 'rain.wav']
     ours, theirs = pty.openpty()
@@ -423,34 +450,41 @@ def test_as_a_module():
 def test_a_full_disk_leaves_nothing(here, model):
     import resource
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-    done = clipsonic('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast, preexec_fn=limit, cwd=here, env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
+    done = clipsonic('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast, preexec_fn=limit, cwd=here,
+                     env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
     line, = said(done.stderr)
     assert done.returncode == 2 and line.startswith('error: could not write')
     assert files() == []
 
 def test_help_is_quick_and_has_examples():
     code = "import sys; from clipsonic.cli import parser; parser().format_help(); print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == '[]'
     commands = parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap', 'evaluate', 'table', 'sweep'}
+    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap',
+                             'evaluate', 'table', 'sweep'}
     for name, command in commands.items(): assert f'  clipsonic {name} ' in command.format_help().split('examples:')[1]
 
 def test_the_help_names_every_preset():
     from clipsonic.recipes import PRESETS
-    text = ''.join(parser()._subparsers._group_actions[0].choices['train'].format_help().split())   # lines may break within a name
+    # lines may break within a name
+    text = ''.join(parser()._subparsers._group_actions[0].choices['train'].format_help().split())
     assert all(name in text for name in PRESETS)
 
 def test_a_reader_who_goes_away_is_no_error():
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, '-m', 'clipsonic', '--help'], stdout=write, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, '-m', 'clipsonic', '--help'], stdout=write, stderr=subprocess.PIPE,
+                          text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, '')
 
 @pytest.mark.long
 def test_ctrl_c(here, model):
-    process = subprocess.Popen([sys.executable, '-m', 'clipsonic', 'generate', 'a dog', '--model', model, '--n', '20', '--steps', '4000', '--seconds', '2', '-o', 'a.wav'],
-                               cwd=here, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = subprocess.Popen([sys.executable, '-m', 'clipsonic', 'generate', 'a dog', '--model', model, '--n', '20',
+                                '--steps', '4000', '--seconds', '2', '-o', 'a.wav'],
+                               cwd=here, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     for line in process.stderr:                    # the bar: it is at work
         if 'generating' in line: break
     process.send_signal(signal.SIGINT)
@@ -476,7 +510,8 @@ def test_priors(run, here, model):
     for name, seed in ('pd', 3), ('sd', 4): tiny_prior(Path(name), clip, seed)
     parts = ['--clip', f'{model}/clip', '--denoiser', f'{model}/denoiser', '--vocoder', f'{model}/vocoder']
     assert run('pack', *parts, '--prior-pd', 'pd', '--prior-sd', 'sd', '--out', 'mine')[0] == 0
-    for words in ['--system', 'PD'], ['--system', 'sd'], [], ['--prior', 'sd']: assert run('generate', 'a dog', '--model', 'mine', '-o', 'dog.wav', *fast, *words)[0] == 0
+    for words in ['--system', 'PD'], ['--system', 'sd'], [], ['--prior', 'sd']:
+        assert run('generate', 'a dog', '--model', 'mine', '-o', 'dog.wav', *fast, *words)[0] == 0
     for words in ['a dog', '--system', 'zs'], ['--image', 'photo.png']:
         status, _, err = run('generate', *words, '--model', 'mine', '--prior', 'pd')
         assert status == 2 and 'only texts go through a prior' in err
@@ -484,13 +519,16 @@ def test_priors(run, here, model):
     info = json.loads(Path('shards/shards.json').read_text())
     Path('shards/shards.json').write_text(json.dumps(info | {'clip': clip}))
     status, out, _ = run('gap', '--data', 'shards', '--model', 'mine', '--out', 'gap.json')
-    assert status == 0 and 'mean shift' in out and '12 videos' in out and json.loads(Path('gap.json').read_text())['cosine']['sd']['n'] == 12
+    assert status == 0 and 'mean shift' in out and '12 videos' in out
+    assert json.loads(Path('gap.json').read_text())['cosine']['sd']['n'] == 12
     Path('empty.pth').write_text('hello')
     status, _, err = run('convert', 'prior', 'empty.pth', '--out', 'prior')
     assert status == 2 and len(said(err)) == 1 and 'cannot be read' in err
-    assert run('convert', 'prior', 'empty.pth', '--config', 'a.json', '--out', 'prior')[0] == run('convert', 'vocoder', 'empty.pth', '--out', 'prior')[0] == 2
+    assert run('convert', 'prior', 'empty.pth', '--config', 'a.json', '--out', 'prior')[0] == run('convert', 'vocoder',
+        'empty.pth', '--out', 'prior')[0] == 2
     network = DiffusionPriorNetwork(PriorConfig(cosine_attention=False))
-    state = {f"net.{'null_text_embed' if k == 'null_text_encodings' else k}": v for k, v in network.state_dict().items() if k not in ('null_text_embeds', 'null_image_embed')}
+    state = {f"net.{'null_text_embed' if k == 'null_text_encodings' else k}": v for k, v in network.state_dict().items()
+             if k not in ('null_text_embeds', 'null_image_embed')}
     torch.save({'ema_model': state}, 'prior.pth')
     status, out, _ = run('convert', 'prior', 'prior.pth', '--out', 'laion')
     assert status == 0 and 'laion: converted' in out and 'prior:' in run('info', 'laion')[1]
@@ -499,10 +537,13 @@ def test_a_published_vocoder_plays(run, here, model):
     "From a file in HiFi-GAN's layout to a generated and a reconstructed sound."
     import torch
     from clipsonic.vocoder import Generator, GeneratorConfig, published_name
-    settings = dict(resblock='2', upsample_rates=[8, 8, 4, 2], upsample_kernel_sizes=[16, 16, 8, 4], upsample_initial_channel=16, resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 2], [2, 6]],
+    settings = dict(resblock='2', upsample_rates=[8, 8, 4, 2], upsample_kernel_sizes=[16, 16, 8, 4],
+                    upsample_initial_channel=16, resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 2], [2, 6]],
                     num_mels=64, n_fft=2048, win_size=2048, hop_size=512, sampling_rate=16000, fmin=0, fmax=8000)
-    network = Generator(GeneratorConfig(channels=16, kernels=(3, 5), dilations=((1, 2), (2, 6)), pairs=False, activation='leaky_relu'))
-    torch.save({'generator': {published_name(k, network.config): v[:, :, 0] if v.ndim == 4 else v for k, v in network.state_dict().items()}}, 'generator_v3')
+    network = Generator(GeneratorConfig(channels=16, kernels=(3, 5), dilations=((1, 2), (2, 6)), pairs=False,
+                                        activation='leaky_relu'))
+    torch.save({'generator': {published_name(k, network.config): v[:, :, 0] if v.ndim == 4 else v
+                              for k, v in network.state_dict().items()}}, 'generator_v3')
     Path('config_v3.json').write_text(json.dumps(settings))
     status, out, _ = run('convert', 'vocoder', 'generator_v3', '--config', 'config_v3.json', '--out', 'hifigan')
     assert status == 0 and 'hifigan: converted' in out
@@ -510,12 +551,14 @@ def test_a_published_vocoder_plays(run, here, model):
     status, out, _ = run('reconstruct', 'dog.wav', '--out', 'back', '--vocoder', 'hifigan')
     assert status == 0 and 'back: 1 sounds' in out and Path('back/dog.wav').exists()
     assert 'vocoder:' in run('info', 'hifigan')[1]
-    Path('config_v3.json').write_text(json.dumps(settings | {'hop_size': 256, 'upsample_rates': [8, 8, 2, 2], 'upsample_kernel_sizes': [16, 16, 8, 4]}))
+    Path('config_v3.json').write_text(json.dumps(settings | {'hop_size': 256, 'upsample_rates': [8, 8, 2, 2],
+                                                             'upsample_kernel_sizes': [16, 16, 8, 4]}))
     assert run('convert', 'vocoder', 'generator_v3', '--config', 'config_v3.json', '--out', 'other')[0] == 0
     status, _, err = run('generate', 'a dog', '--model', model, '--vocoder', 'other', '-o', 'b.wav', *fast)
     assert status == 2 and 'hop_length=256' in err and 'paints hop_length=512' in err and not Path('b.wav').exists()
 
-@pytest.mark.parametrize('part, change', [('vocoder', {'model': {'depths': 1}}), ('vocoder', {'model': None}), ('clip', {'vocabulary': None}), ('clip', {'model': {'embed_dim': 'wide'}})])
+@pytest.mark.parametrize('part, change', [('vocoder', {'model': {'depths': 1}}), ('vocoder', {'model': None}),
+                                          ('clip', {'vocabulary': None}), ('clip', {'model': {'embed_dim': 'wide'}})])
 def test_configs_that_describe_nothing(run, here, model, part, change):
     shutil.copytree(model, 'odd')
     write_config(f'odd/{part}', load_config(f'odd/{part}') | change)
@@ -537,7 +580,8 @@ def test_an_image_tower_that_is_none(run, here, model):
     write_config('odd/clip', config)
     assert run('generate', 'a dog', '--model', 'odd', '-o', 'a.wav', *fast)[0] == 0
     status, _, err = run('generate', '--image', 'photo.png', '--model', 'odd', '-o', 'b.wav', *fast)
-    assert status == 2 and 'its config describes no network' in err and 'resnet-none' in err and not Path('b.wav').exists()
+    assert status == 2 and 'its config describes no network' in err and 'resnet-none' in err
+    assert not Path('b.wav').exists()
 
 def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
     from clipsonic.shards import made_up_shards
@@ -577,7 +621,8 @@ def test_what_is_next_for_what_listens_and_for_what_goes_with_another_clip(here)
         save_checkpoint('run', load_config(weights_folder('pocket').parent/name), {})
         assert what_next('run').split(';')[0] == f'clipsonic {command}'
         parser().parse_args(shlex.split(command))
-    for part, clip, options in [('denoiser', 'mine', '--model run --clip CLIP'), ('denoiser', 'ViT-L-14', '--model run'),
+    for part, clip, options in [('denoiser', 'mine', '--model run --clip CLIP'),
+                                ('denoiser', 'ViT-L-14', '--model run'),
                                 ('prior-pd', 'mine', '--prior run --model MODEL')]:
         config = load_config(weights_folder('pocket')/part)
         save_checkpoint('run', config | {'clip': {'name': clip, 'hash': 'beef'}}, {})

@@ -37,7 +37,8 @@ def test_identity_follows_the_weights_and_survives_half_precision(folder, tmp_pa
 def test_unknown_words_are_left_out_and_long_texts_are_cut(folder):
     tokenizer = pocket_clip(folder).tokenizer
     assert tokenizer.unknown("A photo of a theremin, barking!") == ["theremin"]
-    assert tokenizer.unknown("a dog") == [] and tokenizer(["theremin"])[0].tolist()[:3] == [tokenizer.start, tokenizer.end, 0]
+    assert tokenizer.unknown("a dog") == []
+    assert tokenizer(["theremin"])[0].tolist()[:3] == [tokenizer.start, tokenizer.end, 0]
     long = tokenizer(["dog " * 50])[0]
     assert long.shape == (16,) and long[-1] == tokenizer.end
 
@@ -62,7 +63,8 @@ def test_a_published_clip_from_a_local_file(tmp_path):
     torch.save(model.state_dict(), tmp_path / "ViT-B-32.pt")
     clip = load_clip("ViT-B-32", file=tmp_path / "ViT-B-32.pt", device="cpu")
     text = clip.encode_text(["a photo of a dog"])
-    direct = torch.nn.functional.normalize(model.eval().encode_text(open_clip.get_tokenizer("ViT-B-32")(["a photo of a dog"])), dim=-1)
+    direct = torch.nn.functional.normalize(model.eval().encode_text(open_clip.get_tokenizer("ViT-B-32")(
+        ["a photo of a dog"])), dim=-1)
     assert clip.identity["name"] == "ViT-B-32" and clip.dim == 512 and torch.allclose(text, direct, atol=1e-5)
     assert clip.encode_image([Image.new("RGB", (300, 200))]).shape == (1, 512) and clip.unknown("theremin") == []
 
@@ -76,7 +78,8 @@ def test_every_row_of_words_makes_captions_within_the_context():
             assert text.strip() and key in captioner.keys(noun) and not tokenizer.unknown(text)
 
 def test_the_loss_has_its_least_value_where_matching_pairs_meet():
-    e = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1).requires_grad_()
+    e = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)),
+                                      dim=1).requires_grad_()
     keys = torch.tensor([0, 1, 2, 3, 4, 5])
     args = torch.tensor(10.0), keys[:, None].repeat(1, 2), keys
     assert contrastive_loss(e, e, *args) < contrastive_loss(e, e.roll(1, 0), *args)

@@ -19,9 +19,12 @@ def run(code, folder):
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
 
 @pytest.mark.parametrize("waveform, says", [
-    (torch.zeros(100), "(100,)"), (torch.zeros(1, 1, 100), "(1, 1, 100)"), (torch.zeros(1, 0), "(1, 0)"), (torch.zeros(0, 9), "(0, 9)"),
-    (torch.zeros(1, 9, dtype=torch.int16), "int16"), (torch.zeros(1, 9, dtype=torch.cfloat), "complex64"), (np.zeros((1, 9)), "float64"),
-    ([0.], "list"), (None, "NoneType"), (torch.tensor([[0., float("nan")]]), "1 values"), (torch.full((2, 3), -float("inf")), "6 values")])
+    (torch.zeros(100), "(100,)"), (torch.zeros(1, 1, 100), "(1, 1, 100)"), (torch.zeros(1, 0), "(1, 0)"),
+    (torch.zeros(0, 9), "(0, 9)"),
+    (torch.zeros(1, 9, dtype=torch.int16), "int16"), (torch.zeros(1, 9, dtype=torch.cfloat), "complex64"),
+    (np.zeros((1, 9)), "float64"),
+    ([0.], "list"), (None, "NoneType"), (torch.tensor([[0., float("nan")]]), "1 values"),
+    (torch.full((2, 3), -float("inf")), "6 values")])
 def test_bad_waveform(waveform, says):
     with pytest.raises(InputError) as error: Audio(waveform, 16000)
     assert says in str(error.value)
@@ -31,8 +34,11 @@ def test_bad_rate(rate):
     with pytest.raises(InputError, match="sample_rate"): Audio(torch.zeros(1, 9), rate)
 
 @pytest.mark.parametrize("data, says", [
-    (b"file,prompt\n0.wav,caf\xe9\n", "save it as UTF-8"), ("file,prompt\n0.wav,rain\n".encode("utf-16"), "save it as UTF-8"), (b"", "first line is ''"), (b"file,prompt\n", "no rows"),
-    (b'file,prompt\n0.wav,"rain" and wind\n', "line 2"), (b"sep=;\nfile;prompt\n", "first line is 'sep=;'"), (b"file,prompt\n0.wav,rain,\n", "line 2: 3 fields for 2 columns")])
+    (b"file,prompt\n0.wav,caf\xe9\n", "save it as UTF-8"),
+    ("file,prompt\n0.wav,rain\n".encode("utf-16"), "save it as UTF-8"), (b"", "first line is ''"),
+    (b"file,prompt\n", "no rows"),
+    (b'file,prompt\n0.wav,"rain" and wind\n', "line 2"), (b"sep=;\nfile;prompt\n", "first line is 'sep=;'"),
+    (b"file,prompt\n0.wav,rain,\n", "line 2: 3 fields for 2 columns")])
 def test_tables_that_cannot_be_read_are_named(tmp_path, data, says):
     (tmp_path / "t.csv").write_bytes(data)
     with pytest.raises(InputError, match="t.csv") as error: read_csv(tmp_path / "t.csv", ["file", "prompt"])
@@ -41,8 +47,10 @@ def test_tables_that_cannot_be_read_are_named(tmp_path, data, says):
 def test_a_table_out_of_a_spreadsheet(tmp_path):
     "A byte order mark, lines of Windows, an empty column at the end, columns that nobody asked for"
     (tmp_path / "t.csv").write_bytes("\ufefffile,n,prompt,\r\n0.wav,1,\"rain, then wind\",\r\n\r\n".encode())
-    assert read_csv(tmp_path / "t.csv", ["file", "prompt"]) == [(2, {"file": "0.wav", "n": "1", "prompt": "rain, then wind", "": ""})]
-    with pytest.raises(InputError, match="none.csv cannot be read as a csv: No such file"): read_csv(tmp_path / "none.csv", ["file"])
+    assert read_csv(tmp_path / "t.csv", ["file", "prompt"]) == [
+        (2, {"file": "0.wav", "n": "1", "prompt": "rain, then wind", "": ""})]
+    with pytest.raises(InputError, match="none.csv cannot be read as a csv: No such file"):
+        read_csv(tmp_path / "none.csv", ["file"])
     with pytest.raises(InputError, match="cannot be read as a csv"): read_csv(tmp_path, ["file"])
 
 def test_waveform_is_plain_float32():
@@ -172,7 +180,8 @@ def test_streams():
     noise = randn_streams((16,), noise_streams(7, 2))
     assert torch.allclose(noise[:, 0], torch.tensor([0.7583, -1.3941]), atol=1e-4), noise[:, 0]
     assert torch.equal(randn_streams((16,), noise_streams(7, 1, first=1))[0], noise[1])
-    assert not torch.equal(*(randn_streams((16,), noise_streams(seed, 1, first)) for seed, first in ((7, 5), (7 + 5 * 2**32, 0))))
+    assert not torch.equal(*(randn_streams((16,), noise_streams(seed, 1, first))
+                             for seed, first in ((7, 5), (7 + 5 * 2**32, 0))))
     state = torch.get_rng_state()
     randn_streams((16,), noise_streams(2**63 - 1, 1))
     assert torch.equal(state, torch.get_rng_state()) and noise_streams(0, 0) == []

@@ -58,7 +58,8 @@ def test_two_optimisers_resume_exactly(tmp_path):
     train(Pair(), tmp_path / "parts", resume=True, progress=False, cpu=True)
     whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
-    log = lambda n: [{k: v for k, v in r.items() if k != "seconds_per_step"} for r in csv.DictReader((tmp_path / n / "log.csv").open())]
+    log = lambda n: [{k: v for k, v in r.items() if k != "seconds_per_step"}
+                     for r in csv.DictReader((tmp_path / n / "log.csv").open())]
     assert log("whole") == log("parts")
 
 def test_threads_are_chosen_at_checkpoints_and_taken_up_again(tmp_path):
@@ -99,16 +100,20 @@ def test_a_run_that_is_done_says_so(tmp_path):
 
 def test_a_run_is_not_overwritten_and_not_mixed(tmp_path):
     train(Pair(), tmp_path / "run", steps=1, progress=False, cpu=True)
-    with pytest.raises(InputError, match="holds a run already"): train(Pair(), tmp_path / "run", steps=2, progress=False, cpu=True)
+    with pytest.raises(InputError, match="holds a run already"):
+        train(Pair(), tmp_path / "run", steps=2, progress=False, cpu=True)
     other = Pair(); other.name = "other"
-    with pytest.raises(CheckpointError, match="made by --preset pair"): train(other, tmp_path / "run", resume=True, progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="made by --preset pair"):
+        train(other, tmp_path / "run", resume=True, progress=False, cpu=True)
     wider = Pair(); wider.config = lambda: Pair().config() | {"width": 7}
     train(wider, tmp_path / "wider", steps=1, progress=False, cpu=True)
-    with pytest.raises(CheckpointError, match="other settings or data: width 7, now None"): train(Pair(), tmp_path / "wider", resume=True, progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="other settings or data: width 7, now None"):
+        train(Pair(), tmp_path / "wider", resume=True, progress=False, cpu=True)
     with pytest.raises(CheckpointError): train(Pair(), tmp_path / "nowhere", resume=True, progress=False, cpu=True)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"): train(Pair(), tmp_path / "file", progress=False, cpu=True)
-    with pytest.raises(InputError, match="batch_size=0"): train(Pair(), tmp_path / "none", batch_size=0, progress=False, cpu=True)
+    with pytest.raises(InputError, match="batch_size=0"):
+        train(Pair(), tmp_path / "none", batch_size=0, progress=False, cpu=True)
     with pytest.raises(InputError, match="steps=0"): train(Pair(), tmp_path / "zero", steps=0, progress=False, cpu=True)
 
 # states that are damaged
@@ -213,7 +218,8 @@ def test_the_average_warms_up(tmp_path):
     train(Pair(steps=30), tmp_path, progress=False, cpu=True)
     tensors = state(tmp_path)
     used = load_tensors(tmp_path / "model", "leader")["weight"]
-    assert torch.equal(used, tensors["average/leader/weight"]) and not torch.equal(used, tensors["network/leader/weight"])
+    assert torch.equal(used, tensors["average/leader/weight"])
+    assert not torch.equal(used, tensors["network/leader/weight"])
     assert (used - 0.1).abs().max() > 0.1, "the random start is forgotten"
 
 SEEN = """

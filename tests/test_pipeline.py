@@ -1,4 +1,5 @@
-"""Generating: what comes out, what is the same again, what is refused, and what is warned about. With small random weights: how it sounds is not tested here."""
+"""Generating: what comes out, what is the same again, what is refused, and what is warned about. With small random
+weights: how it sounds is not tested here."""
 import inspect
 import pydoc
 import re
@@ -49,18 +50,21 @@ def test_duration_to_the_sample(pipe, seconds):
 def test_one_sound_or_a_list(pipe, photo):
     one = lambda *args, **kwargs: quiet(pipe, *args, seconds=0.1, steps=1, seed=0, **kwargs)
     assert not isinstance(one('a dog'), list) and not isinstance(one(image=photo), list)
-    assert [len(x) for x in (one('a dog', n=3), one(['a dog']), one(('a dog', 'rain'), n=2), one(image=[photo, str(photo), Image.open(photo)]))] == [3, 1, 4, 3]
+    assert [len(x) for x in (one('a dog', n=3), one(['a dog']), one(('a dog', 'rain'), n=2),
+                             one(image=[photo, str(photo), Image.open(photo)]))] == [3, 1, 4, 3]
     assert [s.info['query'] for s in one(['rain', 'a dog'], n=2)] == ['rain', 'rain', 'a dog', 'a dog']
 
 def test_the_face_is_as_promised():
-    face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance=1.5, steps=None, sampler=None, system=None, template='a photo of {}', spacing=None, guidance_interval=None,
+    face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance=1.5, steps=None,
+                sampler=None, system=None, template='a photo of {}', spacing=None, guidance_interval=None,
                 guidance_rescale=0.0, negative=None, best_of=None, audio=None, strength=None, inpaint=None, extend=None)
     parameters = inspect.signature(generate).parameters
     assert {name: p.default for name, p in parameters.items()} == {
         **face, 'model': 'pocket', 'device': None, 'clip': None, 'vocoder': None, 'prior': None, 'precision': 'float32',
         'compile': False, 'threads': None, 'progress': True}
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
-    assert {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'} == {**face, 'threads': None, 'progress': True}
+    assert {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items()
+            if name != 'self'} == {**face, 'threads': None, 'progress': True}
     assert {name: p.default for name, p in inspect.signature(Request).parameters.items()} == face
 
 def test_help_says_what_each_parameter_means():
@@ -71,7 +75,8 @@ def test_help_says_what_each_parameter_means():
         assert 'None: 4, or what a film' in text
 
 def test_a_misspelt_parameter_is_answered_with_the_nearest(pipe):
-    for call, says in ((lambda: generate('a dog', secnds=3), "generate has no parameter 'secnds': did you mean 'seconds'?"),
+    for call, says in ((lambda: generate('a dog', secnds=3),
+                        "generate has no parameter 'secnds': did you mean 'seconds'?"),
                        (lambda: pipe.generate('a dog', guidence=3), "'guidence': did you mean 'guidance'?"),
                        (lambda: generate('a dog', xyzzy=3), "no parameter 'xyzzy': it has prompt, model, device")):
         with pytest.raises(InputError) as error: call()
@@ -114,7 +119,8 @@ except AttributeError as error: print(error)
 
 @pytest.mark.long
 def test_priors(home, pipe, tmp_path, photo):
-    "A text goes through PD where the model has that prior; each sound draws its own embedding, the same in any company; what does not belong together is refused."
+    """A text goes through PD where the model has that prior; each sound draws its own embedding, the same in any
+    company; what does not belong together is refused."""
     clip = load_config(home/'denoiser')['clip']
     for name, seed in ('pd', 3), ('sd', 4): tiny_prior(tmp_path/name, clip, seed)
     parts = home/'clip', home/'denoiser', home/'vocoder'
@@ -122,19 +128,27 @@ def test_priors(home, pipe, tmp_path, photo):
     make = lambda pipe, *args, **kwargs: quiet(pipe, *args, seconds=0.1, seed=7, steps=2, **kwargs)
     systems = {name: make(bridged, 'a dog', system=name) for name in ('zs', 'pd', 'sd', None)}
     assert {name: s.info['system'] for name, s in systems.items()} == {'zs': 'zs', 'pd': 'pd', 'sd': 'sd', None: 'pd'}
-    assert torch.equal(systems[None].waveform, systems['pd'].waveform) and torch.equal(systems['zs'].waveform, make(pipe, 'a dog').waveform)
-    assert not torch.equal(systems['pd'].waveform, systems['sd'].waveform) and not torch.equal(systems['pd'].waveform, systems['zs'].waveform)
+    assert torch.equal(systems[None].waveform, systems['pd'].waveform)
+    assert torch.equal(systems['zs'].waveform, make(pipe, 'a dog').waveform)
+    assert not torch.equal(systems['pd'].waveform, systems['sd'].waveform)
+    assert not torch.equal(systems['pd'].waveform, systems['zs'].waveform)
     many = make(bridged, ['rain', 'a dog'], n=2)
     assert torch.equal(many[2].waveform, systems['pd'].waveform) and not torch.equal(many[2].waveform, many[3].waveform)
     assert torch.equal(make(bridged, image=photo).waveform, make(pipe, image=photo).waveform)
-    assert make(Pipeline.load(home/'denoiser', 'cpu', home/'clip', home/'vocoder', tmp_path/'pd'), 'a dog').info['system'] == 'pd' and make(Pipeline.load(home/'model', 'cpu', prior=tmp_path/'pd'), 'a dog').info['system'] == 'pd'
+    assert make(Pipeline.load(home/'denoiser', 'cpu', home/'clip', home/'vocoder', tmp_path/'pd'),
+                'a dog').info['system'] == 'pd'
+    assert make(Pipeline.load(home/'model', 'cpu', prior=tmp_path/'pd'), 'a dog').info['system'] == 'pd'
     with pytest.raises(InputError, match="has no prior 'sd': it has none"): make(pipe, 'a dog', system='sd')
     tiny_prior(tmp_path/'foreign', clip | {'name': 'another', 'hash': 'beef'})
-    with pytest.raises(CheckpointError, match="the prior in .*foreign was trained on embeddings of the CLIP 'another' \\(beef\\)"): Pipeline.load(home/'model', 'cpu', prior=tmp_path/'foreign')
+    with pytest.raises(CheckpointError,
+                       match="the prior in .*foreign was trained on embeddings of the CLIP 'another' \\(beef\\)"):
+        Pipeline.load(home/'model', 'cpu', prior=tmp_path/'foreign')
     with pytest.raises(CheckpointError, match="another"): pack(*parts, tmp_path/'no', priors={'pd': tmp_path/'foreign'})
     tiny_prior(tmp_path/'wide', None, dim=32)
-    with pytest.raises(CheckpointError, match="32-wide embeddings, and CLIP .* 24-wide"): Pipeline.load(home/'model', 'cpu', prior=tmp_path/'wide')
-    with pytest.raises(InputError, match="unknown prior 'xd'"): pack(*parts, tmp_path/'no', priors={'xd': tmp_path/'pd'})
+    with pytest.raises(CheckpointError, match="32-wide embeddings, and CLIP .* 24-wide"):
+        Pipeline.load(home/'model', 'cpu', prior=tmp_path/'wide')
+    with pytest.raises(InputError, match="unknown prior 'xd'"):
+        pack(*parts, tmp_path/'no', priors={'xd': tmp_path/'pd'})
     assert not (tmp_path/'no').exists()
 
 def test_it_says_where_prior_and_text_part_ways(pipe):
@@ -143,7 +157,9 @@ def test_it_says_where_prior_and_text_part_ways(pipe):
     assert f'takes {names[0]!r} for {names[1]!r}: the sound is a guess' in pipe.doubt(names[0], known[:1], known[1:2])
 
 def test_a_long_prompt_is_cut_aloud(pipe):
-    with pytest.warns(UserWarning, match="longer than the 14 tokens.*'and a dog a playing the flute' was cut"): quiet(pipe, 'a dog and a picture and a dog and a picture and a dog a playing the flute', seconds=0.1, steps=1, seed=0)
+    with pytest.warns(UserWarning, match="longer than the 14 tokens.*'and a dog a playing the flute' was cut"):
+        quiet(pipe, 'a dog and a picture and a dog and a picture and a dog a playing the flute', seconds=0.1, steps=1,
+              seed=0)
 
 def test_loud_sounds_are_turned_down_and_quiet_ones_left():
     assert as_audio(torch.full((1, 9), -5.0), 16000, {}).peak == pytest.approx(0.99)
@@ -182,10 +198,13 @@ def test_seeds(pipe):
 @pytest.mark.long
 def test_every_setting_reaches_the_denoiser(pipe):
     make = lambda **kwargs: quiet(pipe, 'a dog', **{**dict(seconds=0.5, seed=0), **kwargs}).waveform
-    for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'), dict(spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),
+    for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'),
+                  dict(spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),
                   dict(template='the sound of {}'), dict(negative='a cat')):
         assert not torch.equal(make(), make(**other)), other
-    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS', spacing='uniform', guidance_interval=(0, 1000), guidance_rescale=0)), "the model's own values are the defaults"
+    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS', spacing='uniform',
+                                    guidance_interval=(0, 1000),
+                                    guidance_rescale=0)), "the model's own values are the defaults"
 
 def test_what_was_asked_is_in_the_info(pipe):
     info = lambda **kwargs: quiet(pipe, 'a dog', seconds=0.1, seed=0, **kwargs).info
@@ -202,44 +221,71 @@ def test_blends_are_the_weighted_mean_of_their_parts(pipe):
     make = lambda prompt, **more: quiet(pipe, prompt, seconds=0.5, seed=0, **more)
     assert torch.equal(make('1*a dog').waveform, make('a dog').waveform)
     together = make(['rain', 'a dog + rain'], n=2)
-    assert torch.equal(together[3].waveform, make('a dog + rain', n=2)[1].waveform), 'a blend does not change with its company'
+    assert torch.equal(together[3].waveform,
+                       make('a dog + rain', n=2)[1].waveform), 'a blend does not change with its company'
     assert make('a dog + rain').info['query'] == 'a dog + rain'
 
 def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     away, text = pipe.clip.encode_text(['a photo of a cat']), pipe.clip.encode_text(['a photo of a dog'])
     streams = lambda: noise_streams(0, 1)
     painted = pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=away)
-    assert torch.equal(pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=pipe.painter.unet.null[None]), pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
+    assert torch.equal(pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=pipe.painter.unet.null[None]),
+                       pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
     assert not torch.equal(painted, pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
     sound = quiet(pipe, 'a dog', seconds=0.5, seed=0, guidance=2.0, negative='a cat', system='zs')
-    assert torch.equal(sound.waveform, as_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform) and sound.info['negative'] == 'a cat'
+    assert torch.equal(sound.waveform, as_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform)
+    assert sound.info['negative'] == 'a cat'
     assert 'negative' in quiet(pipe, image=photo, seconds=0.5, seed=0, negative='a cat').info
 
 # what is refused
 
 @pytest.mark.parametrize('wrong, says', [
-    (dict(), 'nothing to make a sound for'), (dict(prompt=''), 'prompt is empty'), (dict(prompt=' \n'), 'prompt is empty'), (dict(prompt=['a', '']), 'prompt is empty'),
-    (dict(prompt=3), 'must be a text, not 3'), (dict(prompt=[]), 'empty list'), (dict(image=[]), 'empty list'), (dict(prompt='a', image='b.jpg'), 'leave the other out'),
+    (dict(), 'nothing to make a sound for'), (dict(prompt=''), 'prompt is empty'),
+    (dict(prompt=' \n'), 'prompt is empty'), (dict(prompt=['a', '']), 'prompt is empty'),
+    (dict(prompt=3), 'must be a text, not 3'), (dict(prompt=[]), 'empty list'), (dict(image=[]), 'empty list'),
+    (dict(prompt='a', image='b.jpg'), 'leave the other out'),
     (dict(image='nonesuch.jpg'), "nonesuch.jpg"), (dict(prompt=['rain', 'dog.wav']), 'to write one there'),
     (dict(prompt='photo.jpg'), "name of a picture: give it as image='photo.jpg'"),
-    (dict(prompt=['a', 'dog', 'barking']), 'such as "a dog barking"'), (dict(prompt=__file__), 'is a file, and no picture, film or sound'),
+    (dict(prompt=['a', 'dog', 'barking']), 'such as "a dog barking"'),
+    (dict(prompt=__file__), 'is a file, and no picture, film or sound'),
     (dict(image=3), 'not 3'), (dict(image=__file__), 'not an image'),
-    (dict(prompt='a', system='IQ'), "'iq' takes an image"), (dict(prompt='a', system='pd'), "has no prior 'pd'"), (dict(prompt='a', system='XY'), "unknown system 'XY'"),
-    (dict(prompt='a', seconds=0), 'seconds must be'), (dict(prompt='a', seconds=-1), '-1'), (dict(prompt='a', seconds=3601), 'at most 3600, not 3601'),
-    (dict(prompt='a', seconds=float('nan')), 'nan'), (dict(prompt='a', seconds='4'), "'4'"), (dict(prompt='a', seconds=1e-9), '1e-09'),
-    (dict(prompt='a', n=0), 'n must be'), (dict(prompt='a', n=2.0), '2.0'), (dict(prompt='a', n=True), 'True'), (dict(prompt='a', seed=-1), 'seed'), (dict(prompt='a', seed=1.5), '1.5'),
-    (dict(prompt='a', guidance=float('inf')), 'inf'), (dict(prompt='a', guidance=-1), '-1'), (dict(prompt='a', steps=0), 'steps must be'), (dict(prompt='a', steps=2.5), '2.5'),
-    (dict(prompt='a', sampler='euler'), "unknown sampler 'euler'"), (dict(prompt='a', spacing='karras'), "unknown spacing 'karras'"),
-    (dict(prompt='a', guidance_interval=(600, 200)), '(600, 200) is upside down'), (dict(prompt='a', guidance_interval=(0, 2000)), '2000'), (dict(prompt='a', guidance_rescale=1.5), 'rescale is 1.5'),
-    (dict(prompt='a', negative='b', guidance=1.0), "negative prompt ('b') needs guidance above 1, not 1.0"), (dict(prompt='a', negative=' '), 'prompt is empty'),
-    (dict(video='nonesuch.mp4'), 'nonesuch.mp4: there is no such file'), (dict(video=__file__), 'is not a video'), (dict(video=[]), 'empty list'), (dict(video=3), 'not 3'), (dict(image='b.jpg', video='c.mp4'), 'both an image and a video'),
-    (dict(video='c.mp4', seconds=3), 'the film says how long it is'), (dict(video='c.mp4', system='zs'), "'zs' takes a prompt: for a video, choose 'iq'"), (dict(prompt='a', best_of=0), 'best_of must be'),
-    (dict(prompt='a', n=3, best_of=2), 'at least 3 and at most 10000, not 2: n=3 of them are kept'), (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2: only sounds for a prompt'),
-    (dict(prompt='a', extend=1), 'extend is about a sound that is there'), (dict(prompt='a', audio='a.wav'), 'not none'), (dict(prompt='a', audio='a.wav', extend=1, strength=0.5), 'not strength and extend'),
-    (dict(prompt='a', audio='nonesuch.wav', extend=1), 'nonesuch.wav: there is no such file'), (dict(prompt='a', audio=3, extend=1), 'not 3'), (dict(prompt='a', audio='a.wav', seconds=2, extend=1), 'the given sound says how long'),
-    (dict(prompt='a', audio='a.wav', strength=2), 'strength must be a number, at least 0.01 and at most 1, not 2'), (dict(prompt='a', audio='a.wav', inpaint=2), 'inpaint is 2: expected two times'),
-    (dict(prompt='a', audio='a.wav', inpaint=(-1, 2)), 'inpaint must be a number, at least 0, not -1'), (dict(prompt='a', audio='a.wav', extend=0), 'extend must be'),
-    (dict(prompt='much*a + b'), "'much' in 'much*a + b' is no weight"), (dict(prompt='0*a + b'), "'0'"), (dict(prompt='a + '), "a part of 'a + ' is empty"), (dict(prompt='a', template='sound'), 'has no {}'), (dict(prompt='a', template=None), 'has no {}'),
+    (dict(prompt='a', system='IQ'), "'iq' takes an image"), (dict(prompt='a', system='pd'), "has no prior 'pd'"),
+    (dict(prompt='a', system='XY'), "unknown system 'XY'"),
+    (dict(prompt='a', seconds=0), 'seconds must be'), (dict(prompt='a', seconds=-1), '-1'),
+    (dict(prompt='a', seconds=3601), 'at most 3600, not 3601'),
+    (dict(prompt='a', seconds=float('nan')), 'nan'), (dict(prompt='a', seconds='4'), "'4'"),
+    (dict(prompt='a', seconds=1e-9), '1e-09'),
+    (dict(prompt='a', n=0), 'n must be'), (dict(prompt='a', n=2.0), '2.0'), (dict(prompt='a', n=True), 'True'),
+    (dict(prompt='a', seed=-1), 'seed'), (dict(prompt='a', seed=1.5), '1.5'),
+    (dict(prompt='a', guidance=float('inf')), 'inf'), (dict(prompt='a', guidance=-1), '-1'),
+    (dict(prompt='a', steps=0), 'steps must be'), (dict(prompt='a', steps=2.5), '2.5'),
+    (dict(prompt='a', sampler='euler'), "unknown sampler 'euler'"),
+    (dict(prompt='a', spacing='karras'), "unknown spacing 'karras'"),
+    (dict(prompt='a', guidance_interval=(600, 200)), '(600, 200) is upside down'),
+    (dict(prompt='a', guidance_interval=(0, 2000)), '2000'), (dict(prompt='a', guidance_rescale=1.5), 'rescale is 1.5'),
+    (dict(prompt='a', negative='b', guidance=1.0), "negative prompt ('b') needs guidance above 1, not 1.0"),
+    (dict(prompt='a', negative=' '), 'prompt is empty'),
+    (dict(video='nonesuch.mp4'), 'nonesuch.mp4: there is no such file'), (dict(video=__file__), 'is not a video'),
+    (dict(video=[]), 'empty list'), (dict(video=3), 'not 3'),
+    (dict(image='b.jpg', video='c.mp4'), 'both an image and a video'),
+    (dict(video='c.mp4', seconds=3), 'the film says how long it is'),
+    (dict(video='c.mp4', system='zs'), "'zs' takes a prompt: for a video, choose 'iq'"),
+    (dict(prompt='a', best_of=0), 'best_of must be'),
+    (dict(prompt='a', n=3, best_of=2), 'at least 3 and at most 10000, not 2: n=3 of them are kept'),
+    (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2: only sounds for a prompt'),
+    (dict(prompt='a', extend=1), 'extend is about a sound that is there'),
+    (dict(prompt='a', audio='a.wav'), 'not none'),
+    (dict(prompt='a', audio='a.wav', extend=1, strength=0.5), 'not strength and extend'),
+    (dict(prompt='a', audio='nonesuch.wav', extend=1), 'nonesuch.wav: there is no such file'),
+    (dict(prompt='a', audio=3, extend=1), 'not 3'),
+    (dict(prompt='a', audio='a.wav', seconds=2, extend=1), 'the given sound says how long'),
+    (dict(prompt='a', audio='a.wav', strength=2), 'strength must be a number, at least 0.01 and at most 1, not 2'),
+    (dict(prompt='a', audio='a.wav', inpaint=2), 'inpaint is 2: expected two times'),
+    (dict(prompt='a', audio='a.wav', inpaint=(-1, 2)), 'inpaint must be a number, at least 0, not -1'),
+    (dict(prompt='a', audio='a.wav', extend=0), 'extend must be'),
+    (dict(prompt='much*a + b'), "'much' in 'much*a + b' is no weight"), (dict(prompt='0*a + b'), "'0'"),
+    (dict(prompt='a + '), "a part of 'a + ' is empty"), (dict(prompt='a', template='sound'), 'has no {}'),
+    (dict(prompt='a', template=None), 'has no {}'),
 ])
 def test_wrong_requests_name_the_value(pipe, wrong, says):
     with pytest.raises((InputError, MediaError)) as error: quiet(pipe, **wrong)
@@ -264,10 +310,12 @@ def test_a_run_whose_clip_is_not_here(home):
 
 def test_a_run_with_a_mel_of_its_own_warns(home, tmp_path):
     tiny_denoiser(tmp_path/'denoiser', load_config(home/'denoiser')['clip'], MelConfig(hop_length=1024))
-    with pytest.warns(UserWarning, match='no trained vocoder'): run = Pipeline.load(tmp_path/'denoiser', 'cpu', clip=home/'clip')
+    with pytest.warns(UserWarning, match='no trained vocoder'):
+        run = Pipeline.load(tmp_path/'denoiser', 'cpu', clip=home/'clip')
     assert quiet(run, 'a dog', seconds=1.0, steps=1).waveform.shape == (1, 16000)
 
-@pytest.mark.parametrize('model, says', [('nonesuch', "no model 'nonesuch'"), ('', 'no model'), (None, 'not None'), (7, 'not 7')])
+@pytest.mark.parametrize('model, says', [('nonesuch', "no model 'nonesuch'"), ('', 'no model'), (None, 'not None'),
+                                         (7, 'not 7')])
 def test_unknown_models(model, says):
     for load in (Pipeline.load, lambda m: generate('a dog', model=m)):
         with pytest.raises((CheckpointError, InputError), match=says): load(model)
@@ -276,7 +324,8 @@ def test_folders_that_are_no_model(home, tmp_path):
     with pytest.raises(CheckpointError, match='not a checkpoint'): generate('a dog', model=tmp_path)
     with pytest.raises(CheckpointError, match='holds a clip'): generate('a dog', model=home/'clip')
 
-@pytest.mark.parametrize('change, says', [(lambda t: t.pop('out.2.bias'), '1 missing: out.2.bias'), (lambda t: t.update(extra=torch.zeros(1)), '1 foreign: extra'),
+@pytest.mark.parametrize('change, says', [(lambda t: t.pop('out.2.bias'), '1 missing: out.2.bias'),
+                                          (lambda t: t.update(extra=torch.zeros(1)), '1 foreign: extra'),
                                           (lambda t: t.update(null=torch.zeros(3)), r'1 misshapen: null \(3,\)')])
 def test_weights_that_do_not_fit(home, tmp_path, change, says):
     model = shutil.copytree(home/'model', tmp_path/'model')
@@ -288,7 +337,8 @@ def test_weights_that_do_not_fit(home, tmp_path, change, says):
 def test_configs_that_do_not_fit(home, tmp_path):
     model = shutil.copytree(home/'model', tmp_path/'model')
     config, tensors = load_config(model/'denoiser'), load_tensors(model/'denoiser', 'model')
-    for change, says in [({'unet': {'chanels': 1}}, 'chanels'), ({'mel': {'n_fft': 1000}}, 'n_fft'), ({'diffusion': {'schedule': 'linear'}}, 'linear')]:
+    for change, says in [({'unet': {'chanels': 1}}, 'chanels'), ({'mel': {'n_fft': 1000}}, 'n_fft'),
+                         ({'diffusion': {'schedule': 'linear'}}, 'linear')]:
         save_checkpoint(model/'denoiser', {**config, **change}, {'model': tensors})
         with pytest.raises(CheckpointError, match=says): generate('a dog', model=model)
 
@@ -302,12 +352,14 @@ def test_another_clip_is_refused_and_both_are_named(home, tmp_path):
 def test_a_vocoder_of_another_mel_is_refused(home, tmp_path):
     clip = load_config(home/'denoiser')['clip']
     tiny_denoiser(tmp_path/'denoiser', clip, MelConfig(hop_length=1024))
-    with pytest.raises(CheckpointError, match='hop_length=1024'): pack(home/'clip', tmp_path/'denoiser', home/'vocoder', tmp_path/'model')
+    with pytest.raises(CheckpointError, match='hop_length=1024'):
+        pack(home/'clip', tmp_path/'denoiser', home/'vocoder', tmp_path/'model')
 
 def test_packing_rounds_weights_and_keeps_the_clip(home, pipe):
     about = describe(home/'model')
     assert about['kind'] == 'pipeline' and set(about['parts']) == {'clip', 'denoiser', 'vocoder'}
-    assert 'F16' in about['parts']['denoiser']['files']['model']['dtypes'] and 'F32' not in about['parts']['denoiser']['files']['model']['dtypes']
+    assert 'F16' in about['parts']['denoiser']['files']['model']['dtypes']
+    assert 'F32' not in about['parts']['denoiser']['files']['model']['dtypes']
     assert pipe.clip.identity == load_config(home/'denoiser')['clip']
 
 def test_one_pipeline_is_kept_until_its_folder_changes(home, tmp_path):
@@ -367,7 +419,8 @@ def test_a_model_with_words_asks_them_and_not_the_similarity(home, tmp_path):
     assert 'is none of' in pipe.doubt('a seal', known[:1], known[:1])
 
 @pytest.mark.parametrize('prompt', [
-    'the sea', 'sea waves', 'waves on a beach', 'a puppy', 'loud honking', 'a dog barking', 'the violin', 'an ambulance'])
+    'the sea', 'sea waves', 'waves on a beach', 'a puppy', 'loud honking', 'a dog barking', 'the violin',
+    'an ambulance'])
 def test_the_pocket_model_is_silent_about_what_it_knows(pocket, prompt): assert said(pocket, prompt) == []
 
 @pytest.mark.parametrize('prompt', [
@@ -381,13 +434,17 @@ def test_the_pocket_model_warns_in_one_line_about_a_stranger(pocket, prompt):
 # what it costs to import
 
 def test_what_the_import_leaves_out():
-    heavy = ['open_clip', 'dalle2_pytorch', 'laion_clap', 'librosa', 'matplotlib', 'IPython', 'webdataset', 'torchaudio', 'torchvision', 'av']
+    heavy = ['open_clip', 'dalle2_pytorch', 'laion_clap', 'librosa', 'matplotlib', 'IPython', 'webdataset',
+             'torchaudio', 'torchvision', 'av']
     code = f'import sys, clipsonic.pipeline; print([name for name in {heavy} if name in sys.modules])'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == '[]'
 
 def test_another_vocoder_in_place_of_the_model_s(home, tmp_path):
     from clipsonic.vocoder import Generator, GeneratorConfig, save_vocoder
     save_vocoder(tmp_path/'v', Generator(GeneratorConfig(channels=16)))
-    own, floor, other = (Pipeline.load(home/'model', 'cpu', vocoder=v).generate('dog', seconds=0.5, seed=1, progress=False).waveform for v in (None, 'griffin-lim', tmp_path/'v'))
+    own, floor, other = (Pipeline.load(home/'model', 'cpu', vocoder=v).generate('dog', seconds=0.5, seed=1,
+        progress=False).waveform for v in (None, 'griffin-lim', tmp_path/'v'))
     assert own.shape == floor.shape == other.shape and not torch.equal(own, floor) and not torch.equal(floor, other)
-    with pytest.raises(InputError, match="no vocoder 'nonesuch'"): Pipeline.load(home/'model', 'cpu', vocoder='nonesuch')
+    with pytest.raises(InputError, match="no vocoder 'nonesuch'"):
+        Pipeline.load(home/'model', 'cpu', vocoder='nonesuch')

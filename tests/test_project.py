@@ -26,10 +26,12 @@ def imported(tree):
     "Modules of this package that the code imports, inside functions too."
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == 'clipsonic': names = [f'clipsonic.{a.name}' for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == 'clipsonic':
+            names = [f'clipsonic.{a.name}' for a in node.names]
         elif isinstance(node, ast.ImportFrom): names = [node.module or '']
         else: continue
-        yield from (name.split('.')[1] for name in names if name.startswith('clipsonic.') and name != 'clipsonic.__version__')
+        yield from (name.split('.')[1] for name in names if name.startswith('clipsonic.')
+                    and name != 'clipsonic.__version__')
 
 def run(*command, cwd=root, **env):
     "Run a command, and fail with what it said."
@@ -50,11 +52,13 @@ def test_exported_cells_are_small_and_explicit(path):
         lines = [line for line in source.splitlines() if line.strip() and not line.startswith('#|')]
         assert len(lines) <= 40, f'{path.name}: an exported cell of {len(lines)} lines, which begins {lines[0]!r}'
         for node in ast.walk(ast.parse(source)):
-            assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == '*'), f'{path.name}: {ast.unparse(node)}'
+            assert not (isinstance(node, ast.ImportFrom)
+                        and node.names[0].name == '*'), f'{path.name}: {ast.unparse(node)}'
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
 def test_notebook_names_its_module_and_stays_small(path):
-    assert cells(path, re.compile(rf'^#\|\s*default_exp\s+{path.stem[3:]}\s*$', re.M)), f'{path.name} lacks `#| default_exp {path.stem[3:]}`'
+    assert cells(path, re.compile(rf'^#\|\s*default_exp\s+{path.stem[3:]}\s*$',
+                                  re.M)), f'{path.name} lacks `#| default_exp {path.stem[3:]}`'
     assert path.stat().st_size < 300_000, f'{path.name} is {path.stat().st_size} bytes: keep fewer or smaller outputs'
 
 def test_readme_is_the_index_rendered():
@@ -71,7 +75,8 @@ def test_the_site_lists_every_notebook():
 def copy(tmp_path):
     "A copy of what nbdev reads and writes, so that a failing test leaves the work as it was."
     for name in ('nbs', 'clipsonic'):
-        shutil.copytree(root/name, tmp_path/name, symlinks=True, ignore=shutil.ignore_patterns('weights', '__pycache__', '.ipynb_checkpoints'))
+        shutil.copytree(root/name, tmp_path/name, symlinks=True, ignore=shutil.ignore_patterns('weights', '__pycache__',
+                                                                                               '.ipynb_checkpoints'))
     for name in ('settings.ini', 'pyproject.toml', '_quarto.yml'): shutil.copy(root/name, tmp_path)
     if (root/'clipsonic'/'weights').exists(): (tmp_path/'clipsonic'/'weights').symlink_to(root/'clipsonic'/'weights')
     return tmp_path
@@ -93,7 +98,8 @@ def test_export_and_clean_change_nothing(copy):
 def test_the_pages_of_the_site_process(copy):
     "nbdev runs exports and every cell with an import when it makes a page: a cell that imports should do only that."
     run(sys.executable, '-c', 'from nbdev.serve import proc_nbs; proc_nbs(n_workers=0)', cwd=copy)
-    assert {path.name for path in (copy/'_proc').glob('*.ipynb')} == {path.name for path in (copy/'nbs').glob('*.ipynb')}
+    assert {path.name for path in (copy/'_proc').glob('*.ipynb')} == {path.name
+                                                                      for path in (copy/'nbs').glob('*.ipynb')}
 
 def test_the_source_distribution_holds_what_a_build_needs(tmp_path):
     tree, unpacked = tmp_path/'tree', tmp_path/'unpacked'

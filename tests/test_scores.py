@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig
-from clipsonic.scores import (Classifier, ClassifierConfig, classifier_loss, cosine_scores, diversity, inception_score, kl_divergence, listen, load_classifier, nearest,
+from clipsonic.scores import (Classifier, ClassifierConfig, classifier_loss, cosine_scores, diversity, inception_score,
+                              kl_divergence, listen, load_classifier, nearest,
                               paired, save_classifier, sliding, top1, vary)
 
 
@@ -45,7 +46,8 @@ def test_variation_is_a_function_of_the_generator_and_keeps_its_input():
 
 
 def test_wilson_against_known_values():
-    for right, n, low, high in ((0, 10, 0.0, 0.2775), (1, 10, 0.0179, 0.4042), (9, 10, 0.5958, 0.9821), (10, 10, 0.7225, 1.0)):
+    for right, n, low, high in ((0, 10, 0.0, 0.2775), (1, 10, 0.0179, 0.4042), (9, 10, 0.5958, 0.9821),
+                                (10, 10, 0.7225, 1.0)):
         share = top1([1] * n, [1] * right + [0] * (n - right))
         assert (share.value, share.n) == (right / n, n)
         assert (share.low, share.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
@@ -106,7 +108,8 @@ def test_scores_of_pairs_do_not_depend_on_order():
 
 def test_what_has_no_partner_is_named():
     one = torch.ones(2)
-    with pytest.raises(InputError, match="1 of 2 clips have no partner of the same name on the other side: 'b'"): paired({"a": one, "b": one}, {"a": one})
+    with pytest.raises(InputError, match="1 of 2 clips have no partner of the same name on the other side: 'b'"):
+        paired({"a": one, "b": one}, {"a": one})
     with pytest.raises(InputError, match="on this side: 'c', 'd', 'e' …"): paired({"a": one}, {n: one for n in "acdef"})
     with pytest.raises(InputError, match="nothing to compare"): paired({}, {"a": one})
 

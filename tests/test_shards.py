@@ -30,7 +30,8 @@ def make(folder, sizes, **info):
     folder.mkdir()
     numbers = iter(range(sum(sizes)))
     for k, size in enumerate(sizes): write_shard(folder/f'clipsonic-{k:06d}.tar', map(sample, islice(numbers, size)))
-    settings = dict(clip={'name': 'toy', 'hash': '0'}, dim=32, sample_rate=16000, total_seconds=3. * sum(sizes), labelled=sum(sizes)) | info
+    settings = dict(clip={'name': 'toy', 'hash': '0'}, dim=32, sample_rate=16000, total_seconds=3. * sum(sizes),
+                    labelled=sum(sizes)) | info
     write_info(folder, {f'clipsonic-{k:06d}.tar': size for k, size in enumerate(sizes)}, **settings)
     return folder
 
@@ -40,7 +41,8 @@ def shards(tmp_path_factory): return make(tmp_path_factory.mktemp('shards')/'set
 def take(shards, n, *args, **kwargs): return list(islice(batches(shards, *args, **kwargs), n))
 
 def same(a, b):
-    return len(a) == len(b) and all(torch.equal(x['waveform'], y['waveform']) and torch.equal(x['embedding'], y['embedding'])
+    return len(a) == len(b) and all(torch.equal(x['waveform'], y['waveform']) and torch.equal(x['embedding'],
+                                                                                              y['embedding'])
                                     and x['id'] == y['id'] for x, y in zip(a, b))
 
 ROOM = {'all in memory': 4e9, 'two shards in memory': 1e6}
@@ -48,7 +50,8 @@ ROOM = {'all in memory': 4e9, 'two shards in memory': 1e6}
 @pytest.mark.parametrize('memory', ROOM.values(), ids=ROOM)
 def test_a_resumed_stream_goes_on_as_if_nothing_had_happened(shards, memory):
     whole = take(shards, 15, 4, seed=3, memory=memory)  # more than two epochs of 23
-    for start in 1, 5, 6, 11: assert same(whole[start:], take(shards, 15 - start, 4, seed=3, start_batch=start, memory=memory))
+    for start in 1, 5, 6, 11:
+        assert same(whole[start:], take(shards, 15 - start, 4, seed=3, start_batch=start, memory=memory))
     assert not same(whole, take(shards, 15, 4, seed=4, memory=memory))
 
 @pytest.mark.parametrize('memory', ROOM.values(), ids=ROOM)
@@ -59,11 +62,13 @@ def test_every_epoch_has_every_clip_once(shards, memory):
 
 @pytest.mark.parametrize('world', [2, 3])
 def test_ranks_share_an_epoch(shards, world):
-    parts = [[id for batch in take(shards, 23 // (2 * world), 2, rank=rank, world=world) for id in batch['id']] for rank in range(world)]
+    parts = [[id for batch in take(shards, 23 // (2 * world), 2, rank=rank, world=world) for id in batch['id']]
+             for rank in range(world)]
     everyone = sum(parts, [])
     assert len(set(everyone)) == len(everyone)
     together = take(shards, 23 // (2 * world), 2 * world)
-    assert sorted(everyone) == sorted(id for batch in together for id in batch['id'])  # the same clips as one process would see
+    # the same clips as one process would see
+    assert sorted(everyone) == sorted(id for batch in together for id in batch['id'])
 
 def test_the_order_is_pinned():
     order, draws = epoch_order([2, 3], seed=0, epoch=0, group=2)
@@ -88,7 +93,8 @@ def test_short_clips_are_followed_by_silence_and_counted(shards):
 
 def test_batches_are_float32_and_of_length_one(shards):
     batch = next(batches(shards, 4))
-    assert batch['waveform'].dtype == batch['embedding'].dtype == torch.float32 and batch['waveform'].shape == (4, 1, 32768)
+    assert batch['waveform'].dtype == batch['embedding'].dtype == torch.float32
+    assert batch['waveform'].shape == (4, 1, 32768)
     assert torch.allclose(batch['embedding'].norm(dim=-1), torch.ones(4), atol=1e-6)
 
 def test_labels_only_on_request(shards, tmp_path):
@@ -119,7 +125,8 @@ def test_a_web_server(shards):
         with pytest.raises(InputError, match='404'): shard_info(f'{here}/nowhere/{{}}')
     finally: server.shutdown(); server.server_close()
 
-ADDRESSES = ['pipe:echo {}', 'pipe:echo', 'ftp://host/shards', 'sftp://host/{}', 'zip://a::https://host', 'data://x', '-://']
+ADDRESSES = ['pipe:echo {}', 'pipe:echo', 'ftp://host/shards', 'sftp://host/{}', 'zip://a::https://host', 'data://x',
+             '-://']
 
 @pytest.mark.parametrize('address', ADDRESSES)
 def test_other_addresses_are_refused(address):
@@ -207,7 +214,8 @@ MEMBERS = {
 def test_what_a_clip_holds_is_checked(tmp_path, change, says):
     folder = make(tmp_path/'set', [1])
     write_shard(folder/'clipsonic-000000.tar', [changed(sample(0), **change)])
-    with pytest.raises(ClipsonicError, match=f'clipsonic-000000.tar.*({says}).*prepare it again'): list(all_clips(folder))
+    with pytest.raises(ClipsonicError, match=f'clipsonic-000000.tar.*({says}).*prepare it again'):
+        list(all_clips(folder))
 
 def member(kind):
     "A member that is no plain file."
@@ -245,7 +253,8 @@ def test_a_shard_with_fewer_clips_than_it_should_have_is_named(tmp_path):
     (folder/'shards.json').write_text(json.dumps(info | dict(count=4, shards={'clipsonic-000000.tar': 4})))
     with pytest.raises(ClipsonicError, match='clipsonic-000000.tar'): take(folder, 2, 4)
 
-@pytest.mark.parametrize('wrong', [dict(batch_size=0), dict(batch_size=2, seconds=0), dict(batch_size=2, rank=1), dict(batch_size=2, world=0)])
+@pytest.mark.parametrize('wrong', [dict(batch_size=0), dict(batch_size=2, seconds=0), dict(batch_size=2, rank=1),
+                                   dict(batch_size=2, world=0)])
 def test_wrong_parameters(shards, wrong):
     with pytest.raises(InputError): batches(shards, **wrong)
 

@@ -18,10 +18,15 @@ def shards(tmp_path_factory):
 @pytest.mark.long
 def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(shards, tmp_path, capsys):
     out, sets = tmp_path / 'table.json', tmp_path / 'sets'
-    assert main(['table', '--data', str(shards), '--trained', str(shards), '--sets', str(sets), '-o', str(out), '--n', '2', '--seconds', '0.5', '--device', 'cpu']) == 0
+    assert main(['table', '--data', str(shards), '--trained', str(shards), '--sets', str(sets), '-o', str(out), '--n',
+                 '2', '--seconds', '0.5', '--device', 'cpu']) == 0
     result, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert [*result['rows']] == [*SETS, 'training'] and '| reconstruction |' in printed and result['protocol']['sets']['n'] == 2
-    assert 'accuracy_pocket' not in result['rows']['iq'] and 'kl_pocket' in result['rows']['iq'] and 'fad' not in result['rows']['real'] and result['rows']['iq']['left_out'] == {'diversity': 'no label has two sounds'}  # tones are no class of the listener's
+    assert [*result['rows']] == [*SETS, 'training'] and '| reconstruction |' in printed
+    assert result['protocol']['sets']['n'] == 2
+    # tones are no class of the listener's
+    assert 'accuracy_pocket' not in result['rows']['iq'] and 'kl_pocket' in result['rows']['iq']
+    assert 'fad' not in result['rows']['real']
+    assert result['rows']['iq']['left_out'] == {'diversity': 'no label has two sounds'}
     assert result['rows']['training']['fad']['value'] < result['rows']['iq']['fad']['value']  # the same shards here
     asked = asked_of(shards, 2, 0.5)
     for name in (*SETS, 'training'):
