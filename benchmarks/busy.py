@@ -144,6 +144,6 @@ if __name__ == "__main__":
     if args.serve: serve(args.serve)
     else:
         checkouts = [Path(__file__).resolve().parent.parent, *(Path(p).resolve() for p in args.peer)]
-        found = {name: table(name, checkouts, [0, *(load for load in args.loads if load)], args.rounds)
-                 for name in args.work}
+        loads = [0, *(load for load in args.loads if load)]
+        found = {name: table(name, checkouts, loads, args.rounds) for name in args.work}
         if args.json: Path(args.json).write_text(json.dumps(found, indent=1) + "\n")

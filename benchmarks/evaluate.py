@@ -46,7 +46,9 @@ def warm(folder, clips, dim, rounds):
     for resamples, n in ((0, rounds), (200, 1)):
         seconds, row = timed(lambda: evaluate(*sets, embedder=ear, metrics=["fad"], cache_file=folder / f"{dim}.sqlite",
                                               resamples=resamples, progress=False), n)
-        print(f"  {dim:5} dimensions, {'with' if resamples else 'without'} interval: {seconds:6.2f} s  (FAD {row['fad']['value']:.4f} of {row['fad']['n']:,} clips)")
+        fad = row["fad"]
+        print(f"  {dim:5} dimensions, {'with' if resamples else 'without'} interval: {seconds:6.2f} s  "
+              f"(FAD {fad['value']:.4f} of {fad['n']:,} clips)")
 
 
 def ears():
@@ -65,7 +67,8 @@ def alone(ear, waveforms, clips):
 def fresh(folder, clips, rounds):
     "Real listening, with and without threads that decode, beside the network alone."
     for kind, rate in ("flac", 44100), ("wav", 16000):
-        (home := folder / kind).mkdir()
+        home = folder / kind
+        home.mkdir()
         for i in range(clips): Audio(0.1 * torch.randn(1, 4 * rate), rate).save(home / f"{i}.{kind}")
         for ear in ears():
             sounds = find_sounds(home)
@@ -73,13 +76,16 @@ def fresh(folder, clips, rounds):
             ways = {"the network alone": lambda: alone(ear, waveforms, clips)}
             ways |= {f"with {n} workers": lambda n=n: listen_to(sounds, ear, FeatureCache(":memory:"), n,
                                                                 progress=False) for n in (0, 2)}
-            # in turn, so that all meet the same neighbours
+            seconds = {name: [] for name in ways}
             with torch.no_grad():
-                seconds = [{name: timed(way, 1)[0] for name, way in ways.items()} for _ in range(rounds)]
+                for _ in range(rounds):  # in turn, so that all meet the same neighbours
+                    for name, way in ways.items(): seconds[name].append(timed(way, 1)[0])
             print(f"{clips} files of 4 s, {kind} at {rate} Hz, {ear.name}:")
-            for name in ways:
-                ratios = sorted(s[name] / s["the network alone"] for s in seconds)
-                print(f"  {name:20}{statistics.median(s[name] for s in seconds) / clips * 1000:6.1f} ms a clip, {statistics.median(ratios):.2f} times the network ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+            for name, found in seconds.items():
+                ratios = sorted(s / one for s, one in zip(found, seconds["the network alone"]))
+                print(f"  {name:20}{statistics.median(found) / clips * 1000:6.1f} ms a clip, "
+                      f"{statistics.median(ratios):.2f} times the network ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                      flush=True)
 
 
 if __name__ == "__main__":
@@ -89,6 +95,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        print(f"{args.clips:,} clips, half on each side, all features in the cache ({torch.get_num_threads()} threads):")
+        print(f"{args.clips:,} clips, half on each side, all features in the cache "
+              f"({torch.get_num_threads()} threads):")
         for dim in (128, 512): warm(Path(home), args.clips // 2, dim, args.rounds)
         fresh(Path(home), args.fresh, args.rounds)

@@ -59,6 +59,22 @@ def said(stderr):
     "The lines of what a program said on stderr, without progress bars: a run of more than a second shows one."
     return [line for line in re.split('[\r\n]+', stderr) if line.strip() and not re.search(r'\[[\d:]+[<,]', line)]
 
+def _spelt(word):
+    "The pattern of one word: it stands alone, a number in any notation, a name with hyphens or underscores."
+    word = str(word)
+    try: number = float(word)
+    except ValueError:
+        text = '[-_]'.join(re.escape(part) for part in re.split('[-_]', word))
+        return (r'(?<![^\W_])' if word[:1].isalnum() else '') + text + (r'(?![^\W_])' if word[-1:].isalnum() else '')
+    notations = {word, repr(number), f'{number:g}'} | ({str(int(number))} if number.is_integer() else set())
+    text = '|'.join(re.escape(each) + '0*' * ('.' in each) for each in sorted(notations))   # 0.2 is 0.200 too
+    return rf'(?<![\w.-])({text})(?!\w|\.\d)'
+
+def naming(*words):
+    """A pattern for `match=`: the message holds all of these, wherever. They are what the user gave and what it was
+    given as, such as naming('steps', 0), and not how the sentence is worded."""
+    return '(?s)' + ''.join(f'(?=.*{_spelt(word)})' for word in words)
+
 @pytest.fixture(scope='session')
 def runs(tmp_path_factory):
     "Runs of a complete small model with random weights, and `model`, packed of them. Nobody writes here."
