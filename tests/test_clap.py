@@ -14,6 +14,7 @@ from clipsonic.clap import (FRAMES, SAMPLES, UNUSED, RobertaTokens, four_views, 
                             load_clap, published_clap, repeat_pad, resampled, sixteen_bits,
                             transformers_names)
 from clipsonic.core import CheckpointError, InputError
+from conftest import naming
 
 golden = np.load(FIXTURE)
 
@@ -95,9 +96,9 @@ def test_missing_foreign_and_misshapen_tensors_are_named(transformers, state, fo
                                                                       'text_projection.2.bias': torch.zeros(3)}
     write_file(tmp_path / 'bad.pt', bad)
     with pytest.raises(CheckpointError,
-                       match=r'1 missing: logit_scale_a; 1 foreign: .*stray; 1 misshapen: text_projection.linear2.bias'):
+                       match=naming('logit_scale_a', 'stray', 'text_projection.linear2.bias', '(3,)', '(16,)')):
         published_clap('630k-fusion', tmp_path / 'bad.pt', 'cpu', folder, SMALL)
-    with pytest.raises(CheckpointError, match='263 tokens'):
+    with pytest.raises(CheckpointError, match=naming(folder, 263, 50265)):
         load_clap('630k-fusion', folder / '630k-fusion-best.pt', 'cpu')
 
 def test_every_name_of_laions_has_its_place_or_is_left_out_by_name(state):
@@ -112,18 +113,19 @@ def test_every_name_of_laions_has_its_place_or_is_left_out_by_name(state):
                     'audio_transform.sequential', 'text_transform.sequential'}
 
 def test_a_file_is_read_without_running_anything(tmp_path, state):
-    with pytest.raises(InputError, match='no such file'): laion_tensors(tmp_path / 'none.pt')
+    with pytest.raises(InputError, match=naming(tmp_path / 'none.pt')): laion_tensors(tmp_path / 'none.pt')
+    def refused(name, *words):
+        with pytest.raises(CheckpointError, match=naming(tmp_path / name, *words)): laion_tensors(tmp_path / name)
     (tmp_path / 'junk.pt').write_bytes(b'junk')
-    with pytest.raises(CheckpointError, match='cannot be read'): laion_tensors(tmp_path / 'junk.pt')
+    refused('junk.pt', 'torch.save')
     torch.save({'state_dict': Path('x')}, tmp_path / 'object.pt')
-    with pytest.raises(CheckpointError, match=r'not let in \(pathlib'): laion_tensors(tmp_path / 'object.pt')
+    refused('object.pt', 'pathlib')
     torch.save({'state_dict': {'a': 1}}, tmp_path / 'numbers.pt')
-    with pytest.raises(CheckpointError, match='holds no CLAP'): laion_tensors(tmp_path / 'numbers.pt')
+    refused('numbers.pt', 'CLAP', 'state_dict')
     torch.save([torch.zeros(1)], tmp_path / 'list.pt')
-    with pytest.raises(CheckpointError, match='holds no CLAP'): laion_tensors(tmp_path / 'list.pt')
+    refused('list.pt', 'CLAP', 'list')
     write_file(tmp_path / 'nan.pt', state | {'text_projection.0.bias': torch.full((16,), torch.nan)})
-    with pytest.raises(CheckpointError, match='not finite numbers, in text_projection.0.bias'):
-        laion_tensors(tmp_path / 'nan.pt')
+    refused('nan.pt', 'finite', 'text_projection.0.bias')
 
 def test_other_trainers_wrappers_are_taken_off(tmp_path, state):
     compiled, silent = {f'_orig_mod.module.{k}': v for k, v in state.items()}, {k: v * 0 for k, v in state.items()}
@@ -134,14 +136,15 @@ def test_other_trainers_wrappers_are_taken_off(tmp_path, state):
         assert all(torch.equal(found[k], state[k]) for k in found)
 
 def test_a_tokenizer_that_is_missing_or_anothers_is_refused(transformers, tmp_path):
-    with pytest.raises(InputError, match='lacks vocab.json and merges.txt.*roberta-base'): RobertaTokens(tmp_path)
+    with pytest.raises(InputError, match=naming(tmp_path, 'vocab.json', 'merges.txt', 'roberta-base')):
+        RobertaTokens(tmp_path)
     write_tokenizer(tmp_path)
-    with pytest.raises(CheckpointError, match='263 tokens.*instead of 50265'): RobertaTokens(tmp_path)
+    with pytest.raises(CheckpointError, match=naming(tmp_path, 263, 50265)): RobertaTokens(tmp_path)
     swapped = json.loads((tmp_path / 'vocab.json').read_text()) | {'<s>': 2, '</s>': 0}
     (tmp_path / 'vocab.json').write_text(json.dumps(swapped))
-    with pytest.raises(CheckpointError, match=r'at \[2, 1, 0\]'): RobertaTokens(tmp_path, 263)
+    with pytest.raises(CheckpointError, match=naming(tmp_path, '[2, 1, 0]', '[0, 1, 2]')): RobertaTokens(tmp_path, 263)
     (tmp_path / 'vocab.json').write_text('no json')
-    with pytest.raises(CheckpointError, match='cannot be read'): RobertaTokens(tmp_path, 263)
+    with pytest.raises(CheckpointError, match=naming(tmp_path, 'line 1 column 2')): RobertaTokens(tmp_path, 263)
 
 def test_what_has_no_room_among_its_tokens_is_known(transformers, tmp_path):
     write_tokenizer(tmp_path)
@@ -157,24 +160,26 @@ def test_what_has_no_room_among_its_tokens_is_known(transformers, tmp_path):
                                                    (torch.zeros(1, 1, 9), 0, 'sample_rate'),
                                                    (torch.zeros(1, 1, 9), 16000.0, 'sample_rate'),
                                                    (torch.zeros(1, 1, 9), 1_000_000, 'sample_rate'),
-                                                   (torch.tensor([[[0.]], [[torch.nan]]]), 48000, r'waveforms \[1\]')],
+                                                   (torch.tensor([[[0.]], [[torch.nan]]]), 48000, 'waveforms [1]')],
                          ids=lambda v: str(v)[:20])
 def test_wrong_sounds_are_refused(clap, waveforms, rate, says):
-    with pytest.raises(InputError, match=says): clap.encode_audio(waveforms, rate)
+    with pytest.raises(InputError, match=naming(says, *([rate] if says == 'sample_rate' else ['waveforms']))):
+        clap.encode_audio(waveforms, rate)
 
 @pytest.mark.parametrize('texts', ['a dog', [], [1], None])
 def test_wrong_texts_are_refused(clap, texts):
-    with pytest.raises(InputError, match='texts must be'): clap.encode_text(texts)
+    with pytest.raises(InputError, match=naming('texts', repr(texts))): clap.encode_text(texts)
 
 def test_names_and_what_is_not_there(transformers, monkeypatch):
     import huggingface_hub
-    with pytest.raises(InputError, match="expected 'pocket', '630k-audioset-fusion', '630k-fusion' or a folder"):
+    with pytest.raises(InputError, match=naming("CLAP '630k'", "'pocket'", "'630k-audioset-fusion'", "'630k-fusion'")):
         load_clap('630k')
     def absent(*args): raise OSError('no network')
     monkeypatch.setattr(huggingface_hub, 'try_to_load_from_cache', lambda *args: None)
     monkeypatch.setattr(huggingface_hub, 'hf_hub_download', absent)
     with pytest.raises(CheckpointError,
-                       match=r'630k-audioset-fusion-best.pt could not be had from https://huggingface.co/lukewys/laion_clap: no network.*pass file='):
+                       match=naming('630k-audioset-fusion-best.pt', 'https://huggingface.co/lukewys/laion_clap',
+                                    'no network', 'file=')):
         load_clap('630k-audioset-fusion')
 
 def test_without_transformers_the_extra_is_named_and_the_import_is_light():
@@ -234,13 +239,15 @@ def test_a_pocket_clap_that_is_none_is_refused(tmp_path):
     import shutil
 
     from clipsonic.checkpoint import load_config, weights_folder, write_config
-    with pytest.raises(CheckpointError, match='classifier'): load_clap(weights_folder('pocket-listener'))
-    with pytest.raises(InputError, match="leave 'words' out"): load_clap('pocket', tokenizer='words')
+    with pytest.raises(CheckpointError, match=naming('pocket-listener', 'classifier', 'clap')):
+        load_clap(weights_folder('pocket-listener'))
+    with pytest.raises(InputError, match=naming("'pocket'", "'words'")): load_clap('pocket', tokenizer='words')
     folder = shutil.copytree(weights_folder('pocket-clap'), tmp_path / 'clap')
     config = load_config(folder)
     words = config['vocabulary']
-    for change, says in [({'vocabulary': None}, 'vocabulary is null'),
-                         ({'model': {'width': 3}}, r"has the unknown .'width'"),
-                         ({'vocabulary': words[::-1]}, 'ascending order'), ({'vocabulary': words[:9]}, 'misshapen')]:
+    for change, says in [({'vocabulary': None}, 'config.json vocabulary null'),
+                         ({'model': {'width': 3}}, "config.json model 'width'"),
+                         ({'vocabulary': words[::-1]}, 'vocabulary order'),
+                         ({'vocabulary': words[:9]}, 'text.token_embedding.weight (12, 128)')]:
         write_config(folder, config | change)
-        with pytest.raises(CheckpointError, match=says): load_clap(folder)
+        with pytest.raises(CheckpointError, match=naming(folder, *says.split())): load_clap(folder)
