@@ -2,6 +2,7 @@
 terminal says."""
 import json
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -17,9 +18,11 @@ import torch
 from clipsonic.cli import main
 from clipsonic.core import Audio, InputError, MediaError
 from clipsonic.embedders import Embedder, classifier_embedder, load_embedder
-from clipsonic.evaluate import METRICS, FeatureCache, evaluate, figure_lines, find_sounds, heard, listen_to, read_prompts, sounds_and_others
+from clipsonic.evaluate import (METRICS, FeatureCache, evaluate, figure_lines, find_sounds, heard, listen_to,
+                                read_prompts, sounds_and_others)
 from clipsonic.fad import frechet_distance
 from clipsonic.video import read_audio
+from conftest import naming
 from test_fad import slack, spread
 
 REASONS = {'unreadable', 'no audio track', 'truncated', 'too short', 'not finite', 'out of scale', 'opposite phase',
@@ -49,15 +52,16 @@ def made(tmp_path_factory): return folder_of(tmp_path_factory.mktemp('sets') / '
 
 @pytest.fixture(scope='module')
 def real(made):
-    (path := made.parent / 'real').mkdir()
+    path = made.parent / 'real'
+    path.mkdir()
     for i in range(12): soundfile.write(path / f'{i:03d}.flac', burst(i + 5, 0.7, 44100), 44100)
     return path
 
 @pytest.fixture(scope='module')
 def prompts(made):
     classes = classifier_embedder(device='cpu').classes
-    (path := made.parent / 'prompts.csv').write_text('file,prompt,label\n'
-        + ''.join(f'{i:03d}.wav,{classes[i % 3]},{classes[i % 3]}\n' for i in range(12)))
+    path, rows = made.parent / 'prompts.csv', (f'{i:03d}.wav,{classes[i % 3]},{classes[i % 3]}\n' for i in range(12))
+    path.write_text('file,prompt,label\n' + ''.join(rows))
     return path
 
 def damaged(folder, n, rng):
@@ -106,7 +110,7 @@ def test_a_thousand_damaged_files_each_end_in_a_named_outcome(tmp_path):
                                                                                   else {v})} == {}
     assert all(str(tmp_path / 'bad' / name) in str(error) for name, error in bad.items())
     assert all(torch.isfinite(x).all() for x in rows.values())
-    with pytest.raises(InputError, match=f'{len(bad)} files of generated cannot be measured .*not finite.*--skip-bad'):
+    with pytest.raises(InputError, match=naming(len(bad), 'generated', 'not finite', '--skip-bad')):
         quiet(tmp_path / 'bad', embedder=EAR, metrics=['fad'], reference=tmp_path / 'bad')
     result = quiet(tmp_path / 'bad', tmp_path / 'bad', embedder=EAR, metrics=['fad', 'nearest'], skip_bad=True)
     assert {b['file']: b['reason'] for b in result['files']['bad']
@@ -140,9 +144,11 @@ def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_
                 for part in (half, made))
     assert all(torch.equal(one[k], two[k]) for k in one) and len(one) == 6
 
+def rows_of(ear, folder): return torch.cat([ear(read_audio(file, None)) for file in sorted(folder.iterdir())])
+
 def test_figures_are_those_of_the_measures(made, real, prompts):
     ear = load_embedder(device='cpu')
-    sets = [torch.cat([ear(read_audio(f, None)) for f in sorted(folder.iterdir())]) for folder in (made, real)]
+    sets = [rows_of(ear, folder) for folder in (made, real)]
     result = quiet(made, real, prompts, metrics=['fad', 'clap', 'nearest'], resamples=0)
     assert result['fad']['value'] == frechet_distance(*sets) and result['fad']['low'] is None
     texts = torch.cat([ear.text([a['prompt']]) for _, a in sorted(read_prompts(prompts, find_sounds(made)).items())])
@@ -151,7 +157,8 @@ def test_figures_are_those_of_the_measures(made, real, prompts):
 
 def test_the_pockets_networks_say_the_same_on_any_number_of_threads(real):
     "On a machine of any size, whoever asks"
-    before, sounds, heard_on = torch.get_num_threads(), [read_audio(f, None) for f in sorted(real.iterdir())], {}
+    before, sounds = torch.get_num_threads(), [read_audio(f, None) for f in sorted(real.iterdir())]
+    heard_on = {}
     try:
         for threads in 1, 2, 3:
             torch.set_num_threads(threads)
@@ -165,10 +172,13 @@ def test_the_pockets_networks_say_the_same_on_any_number_of_threads(real):
 def test_a_file_that_changed_is_heard_again_and_a_row_that_lies_is_not_believed(made, tmp_path):
     folder, cache = shutil.copytree(made, tmp_path / 'made'), tmp_path / 'cache.sqlite'
     def count():
-        with patch('clipsonic.evaluate.heard', side_effect=heard) as listened:
-            result = quiet(folder, metrics=['is'], cache_file=cache)
-        return listened.call_count, result['is_pocket']
-    assert (first := count())[0] == 12 and count() == (0, first[1])
+        calls, kept = [], FeatureCache(cache)
+        ear = replace(EAR, embed=lambda waveform: calls.append(1) or loudness(waveform))
+        rows, _ = listen_to(find_sounds(folder), ear, kept, progress=False)
+        kept.db.close()
+        return len(calls), {name: row.tolist() for name, row in rows.items()}
+    first = count()
+    assert first[0] == 12 and count() == (0, first[1])
     soundfile.write(folder / '000.wav', burst(99), 16000)
     assert count()[0] == 1
     shutil.copy(made / '000.wav', folder / '000.wav')
@@ -179,15 +189,15 @@ def test_a_file_that_changed_is_heard_again_and_a_row_that_lies_is_not_believed(
     db.close()
     assert count() == (9, first[1]) or count()[1] == first[1]
     cache.write_bytes(cache.read_bytes()[:5000])
-    with pytest.warns(UserWarning, match='is damaged'): assert count() == (12, first[1])
+    with pytest.warns(UserWarning, match=naming(cache, f'{cache}.broken')): assert count() == (12, first[1])
 
 def test_a_cache_that_somebody_writes_to_is_left_alone(made, tmp_path):
     cache = tmp_path / 'cache.sqlite'
     FeatureCache(cache).db.close()
     db, connect = sqlite3.connect(cache, isolation_level=None), sqlite3.connect
     db.execute('BEGIN EXCLUSIVE')
-    with patch('sqlite3.connect', lambda path, timeout: connect(path, timeout=0.1)), pytest.warns(UserWarning,
-            match='cache.sqlite cannot be used .*locked.*--cache') as told:
+    impatient = patch('sqlite3.connect', lambda path, timeout: connect(path, timeout=0.1))
+    with impatient, pytest.warns(UserWarning, match=naming(cache, 'locked', '--cache')) as told:
         assert quiet(made, embedder=EAR, metrics=['is'], cache_file=cache) == quiet(made, embedder=EAR, metrics=['is'])
     assert len(told) == 1 and cache.is_file() and not (tmp_path / 'cache.sqlite.broken').exists()
 
@@ -199,8 +209,7 @@ def test_no_place_for_a_cache_ends_nothing(made, tmp_path, monkeypatch, environm
         pwd = pytest.importorskip('pwd')
         def nobody(uid): raise KeyError(uid)
         monkeypatch.setattr(pwd, 'getpwuid', nobody)
-    with pytest.warns(UserWarning,
-                      match='the cache of features cannot be made .*--cache FILE.*CLIPSONIC_CACHE') as told:
+    with pytest.warns(UserWarning, match=naming('cache', '--cache', 'CLIPSONIC_CACHE')) as told:
         result = quiet(made, embedder=EAR, metrics=['is'], cache_file=None)
     assert len(told) == 1 and result == quiet(made, embedder=EAR, metrics=['is'])
 
@@ -211,7 +220,7 @@ def test_a_cache_that_takes_nothing_new_is_read_on(made, tmp_path, limit, reason
     cache.db.execute(f'PRAGMA {limit}')
     other = sqlite3.connect(tmp_path / 'cache.sqlite', isolation_level=None)
     if reason == 'locked': other.execute('BEGIN IMMEDIATE')  # who writes lets others read
-    with pytest.warns(UserWarning, match=f'cache.sqlite cannot be written .*{reason}.*--cache') as told:
+    with pytest.warns(UserWarning, match=naming(tmp_path / 'cache.sqlite', reason, '--cache')) as told:
         for _ in range(2):
             rows, bad = listen_to(sounds, Embedder('wide', '0', 16000, lambda w: torch.ones(300, 30)), cache,
                                   progress=False)
@@ -221,68 +230,69 @@ def test_a_cache_that_takes_nothing_new_is_read_on(made, tmp_path, limit, reason
 def test_a_cache_that_breaks_while_it_is_read_is_worked_out_anew(made, tmp_path):
     path, sounds = tmp_path / 'cache.sqlite', find_sounds(made)
     wide = Embedder('wide', '0', 16000, lambda w: torch.ones(300, 30))
-    listen_to(sounds, wide, kept := FeatureCache(path), progress=False)
+    kept = FeatureCache(path)
+    listen_to(sounds, wide, kept, progress=False)
     kept.db.close()
     data = bytearray(path.read_bytes())
     data[20 * 4096:30 * 4096] = b'\xff' * 40960  # its first pages are whole
     path.write_bytes(data)
-    with pytest.warns(UserWarning, match='is damaged') as told:
+    with pytest.warns(UserWarning, match=naming(path, f'{path}.broken')) as told:
         rows, _ = listen_to(sounds, wide, FeatureCache(path), progress=False)
     assert len(told) == 1 and len(rows) == 12 and (tmp_path / 'cache.sqlite.broken').is_file()
 
 def test_several_rows_a_clip_are_drawn_together(made, real):
     "VGGish's way: an embedder with several rows a clip, whose neighbours are alike"
-    many = Embedder('many', '0', 16000, lambda w: w.unfold(1, 800, 800)[0].square().mean(1,
-        keepdim=True).log().expand(-1, 2) * torch.tensor([1.0, 0.5]))
+    def levels(w):
+        power = w.unfold(1, 800, 800)[0].square().mean(1, keepdim=True)
+        return power.log().expand(-1, 2) * torch.tensor([1.0, 0.5])
+    many = Embedder('many', '0', 16000, levels)
     result = quiet(made, real, embedder=many, metrics=['fad'])
-    rows = [torch.cat([many(read_audio(f, None)) for f in sorted(folder.iterdir())]) for folder in (made, real)]
+    rows = [rows_of(many, folder) for folder in (made, real)]
     assert len(rows[0]) == 120 and result['fad']['n'] == 12
     assert result['fad']['value'] == frechet_distance(*rows)
     assert result['fad']['low'] < result['fad']['value'] < result['fad']['high']
 
 def test_requests_that_cannot_be_met_are_named(made, real, prompts, tmp_path):
-    for options, message in [(dict(metrics=['fad']), r"'fad' needs real sounds \(`--reference`\)"),
-                             (dict(metrics=['kl'], reference=made / '000.wav'), 'a reference of the same names'),
-                             (dict(metrics=['accuracy']), 'a label in every line'),
-                             (dict(metrics=['sharpness']), "metric 'sharpness': expected some of fad"),
-                             (dict(metrics=[]), 'no metric was asked for'),
-                             (dict(embedder='encodec', reference=real), "embedder 'encodec': expected 'pocket'"),
-                             (dict(out=tmp_path / 'no' / 'row.json'), 'make it first'),
-                             (dict(prompts=tmp_path / 'none.csv'), 'none.csv cannot be read as a csv'),
-                             (dict(metrics=['fad_infinity'], reference=real), 'FAD∞ needs 2048')]:
-        with pytest.raises(InputError, match=message): quiet(made, **options)
+    for options, says in [(dict(metrics=['fad']), "'fad' --reference"),
+                          (dict(metrics=['kl'], reference=made / '000.wav'), "'kl' reference 1 12 001"),
+                          (dict(metrics=['accuracy']), "'accuracy' label prompts"),
+                          (dict(metrics=['sharpness']), "metric 'sharpness' fad kl"),
+                          (dict(metrics=[]), 'metric fad kl'),
+                          (dict(embedder='encodec', reference=real), "embedder 'encodec' 'pocket'"),
+                          (dict(out=tmp_path / 'no' / 'row.json'), f'{tmp_path}/no/row.json folder'),
+                          (dict(prompts=tmp_path / 'none.csv'), f'{tmp_path}/none.csv'),
+                          (dict(metrics=['fad_infinity'], reference=real), 'FAD∞ 12 128 2048')]:
+        with pytest.raises(InputError, match=naming(*says.split())): quiet(made, **options)
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(InputError, match='holds no sounds'): quiet(tmp_path / 'empty')
+    with pytest.raises(InputError, match=naming(tmp_path / 'empty', 'sounds')): quiet(tmp_path / 'empty')
     twins = shutil.copytree(made, tmp_path / 'twins')
     soundfile.write(twins / '000.flac', burst(3), 16000)
-    with pytest.raises(InputError, match="several sounds named '000' .000.flac, 000.wav."): quiet(twins)
+    with pytest.raises(InputError, match=naming(twins, "'000'", '000.flac', '000.wav')): quiet(twins)
 
-@pytest.mark.parametrize('text, message', [('a,b\n1,2\n', 'columns file and prompt'),
-                                           ('file,prompt\n000.wav,\n', 'line 2: .000.wav. has no prompt'),
-                                           ('file,prompt\nx.wav,a dog\n', "no sound 'x.wav'"),
-                                           ('file,prompt\n000.wav,a dog\n000,a cat\n',
-                                            "line 3: '000' comes a second time"),
-                                           ('file,prompt\n000.wav,a dog\n', 'no line for 11 of 12 sounds: 001.wav'),
-                                           ('file,prompt\n000.wav,a dog, then a cat\n',
-                                            'prompts.csv, line 2: 3 fields for 2 columns .file, prompt.: put a field that holds a comma in quotes'),
-                                           ('file,prompt,label\n000.wav,"a dog",dog\n\n001.wav,a dog, then a cat,dog\n',
-                                            'line 4: 4 fields for 3 columns'),
-                                           ('file;prompt\n000.wav;a dog\n',
-                                            "commas between them, but its first line is 'file;prompt'"),
-                                           ('file\tprompt\n000.wav\ta dog\n', 'commas between them'),
-                                           ('file,prompt\n000.wav,"a dog\n001.wav,a cat\n',
-                                            'line 3: unexpected end of data'),
-                                           ('file,prompt,prompt\n000.wav,a dog,a cat\n', 'once each')])
-def test_prompts_and_sounds_must_belong_together(made, tmp_path, text, message):
+@pytest.mark.parametrize('text, says', [
+    ('a,b\n1,2\n', "columns file prompt 'a,b'"), ('file,prompt\n000.wav,\n', "line 2 '000.wav' prompt"),
+    ('file,prompt\nx.wav,a dog\n', "line 2 sound 'x.wav'"),
+    ('file,prompt\n000.wav,a dog\n000,a cat\n', "line 3 '000'"),
+    ('file,prompt\n000.wav,a dog\n', '11 12 001.wav 005.wav'),
+    ('file,prompt\n000.wav,a dog, then a cat\n', 'line 2 3 fields 2 columns file, prompt comma quotes'),
+    ('file,prompt,label\n000.wav,"a dog",dog\n\n001.wav,a dog, then a cat,dog\n', 'line 4 4 fields 3 columns'),
+    ('file;prompt\n000.wav;a dog\n', "columns commas 'file;prompt'"),
+    ('file\tprompt\n000.wav\ta dog\n', r"columns commas 'file\tprompt'"),
+    ('file,prompt\n000.wav,"a dog\n001.wav,a cat\n', 'line 3 quotes'),
+    ('file,prompt,prompt\n000.wav,a dog,a cat\n', "columns once 'file,prompt,prompt'")])
+def test_prompts_and_sounds_must_belong_together(made, tmp_path, text, says):
     (tmp_path / 'prompts.csv').write_text(text)
-    with pytest.raises(InputError, match=message): quiet(made, prompts=tmp_path / 'prompts.csv')
+    with pytest.raises(InputError, match=naming(tmp_path / 'prompts.csv', *says.split())):
+        quiet(made, prompts=tmp_path / 'prompts.csv')
 
 def test_a_prompt_may_hold_a_comma_in_quotes_and_names_may_hold_anything(tmp_path):
-    (folder := tmp_path / 'a folder').mkdir()
+    folder = tmp_path / 'a folder'
+    folder.mkdir()
     for i, name in enumerate(('50 %.wav', 'caf\xe9 %d.wav', 'a, b;c.wav', 'a.wav.wav', 'a.wav')):
         soundfile.write(folder / name, burst(i), 16000)
-    (tmp_path / 'p.csv').write_text(
-        'file, prompt\n50 %.wav, "a dog, then a cat"\ncafe\u0301 %d.wav,rain\n"a, b;c.wav",say ""hi""\na.wav,one\na.wav.wav,two\n', encoding='utf-8-sig')
+    text = ('file, prompt\n50 %.wav, "a dog, then a cat"\ncafe\u0301 %d.wav,rain\n"a, b;c.wav",say ""hi""\n'
+            'a.wav,one\na.wav.wav,two\n')
+    (tmp_path / 'p.csv').write_text(text, encoding='utf-8-sig')
     asked = read_prompts(tmp_path / 'p.csv', find_sounds(folder))
     assert {name: a['prompt'] for name, a in asked.items()} == {'50 %': 'a dog, then a cat', 'caf\xe9 %d': 'rain',
                                                                 'a, b;c': 'say ""hi""', 'a': 'one', 'a.wav': 'two'}
@@ -290,7 +300,8 @@ def test_a_prompt_may_hold_a_comma_in_quotes_and_names_may_hold_anything(tmp_pat
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='names are any bytes on Linux alone')
 def test_a_name_that_is_no_text_ends_nothing(made, tmp_path):
-    (folder := tmp_path / 'made').mkdir()
+    folder = tmp_path / 'made'
+    folder.mkdir()
     for name in (b'caf\xe9.wav', b'b.wav'): shutil.copy(made / '000.wav', os.fsencode(folder) + b'/' + name)
     for _ in range(2):
         result = quiet(folder, embedder=EAR, metrics=['is'], skip_bad=True, cache_file=tmp_path / 'cache.sqlite')
@@ -302,8 +313,7 @@ def test_names_in_another_unicode_form_belong_together(tmp_path):
     for side, name in (('made', 'caf\xe9'), ('real', 'cafe\u0301')):
         (tmp_path / side).mkdir()
         for i in range(2): soundfile.write(tmp_path / side / f'{name} {i}.wav', burst(i), 16000)
-    with pytest.warns(UserWarning,
-                      match='2 of 2 generated sounds are in the reference too, byte for byte: caf\xe9 0.wav'):
+    with pytest.warns(UserWarning, match=naming(2, 'generated', 'reference', 'caf\xe9 0.wav', 'caf\xe9 1.wav')):
         result = quiet(tmp_path / 'made', tmp_path / 'real', embedder=EAR)
     assert result['kl_pocket']['n'] == 2 and abs(result['kl_pocket']['value']) < 1e-9
     assert result['left_out'] == {} and result['files']['shared'] == ['caf\xe9 0.wav', 'caf\xe9 1.wav']
@@ -314,39 +324,39 @@ def test_what_is_left_out_is_said(made, real, tmp_path, capsys):
     assert main(['evaluate', str(one), '--reference', *map(str, some), '--cache', ':memory:', '--device', 'cpu', '-o',
                  str(tmp_path / 'row.json')]) == 0
     printed, result = capsys.readouterr().out, json.loads((tmp_path / 'row.json').read_text())
-    assert result['left_out'] == {'fad': 'a distance of sets needs two sounds or more in each, not 1 and 5',
-                                  'kl': '1 of 1 generated and 1 of 5 real sounds have a partner of the same name; alone: 001, 002, 003, 004'}
-    assert all(f'{m} is left out: {why}' in printed for m, why in result['left_out'].items())
+    assert result['left_out'].keys() == {'fad', 'kl'}
+    assert re.search(naming(1, 5), result['left_out']['fad'])
+    assert re.search(naming(1, 5, '001, 002, 003, 004'), result['left_out']['kl'])
+    assert all(re.search(rf'(?m)^{m} .*{re.escape(why)}', printed) for m, why in result['left_out'].items())
     assert result['nearest']['n'] == 1 and result['nearest']['low'] is None and 'fad' not in result
-    for metrics, message in ((['fad'], "'fad': a distance of sets needs two"),
-                             (['kl'], 'a reference of the same names .1 of 1 generated and 1 of 5')):
-        with pytest.raises(InputError, match=message): quiet(one, some, metrics=metrics)
+    for metric in 'fad', 'kl':
+        with pytest.raises(InputError, match=naming(f"'{metric}'", 1, 5)): quiet(one, some, metrics=[metric])
     assert quiet(one, some, metrics=['fad', 'nearest'], skip_bad=True)['left_out'].keys() == {'fad'}
     (tmp_path / 'p.csv').write_text('file,prompt,label\n000,a,dog barking\n001,b,rain falling\n002,c,\n')
     result = quiet([made / f'{i:03d}.wav' for i in range(3)], prompts=tmp_path / 'p.csv')
     assert result['left_out'].keys() == {'accuracy', 'diversity'}
-    assert result['left_out']['accuracy'] == '1 of 3 prompts have no label: 002'
+    assert re.search(naming(1, 3, 'label', '002'), result['left_out']['accuracy'])
     (tmp_path / 'p.csv').write_text('file,prompt,label\n000,a,dog barking\n001,b,rain falling\n002,c,dog barking\n')
     result = quiet([made / f'{i:03d}.wav' for i in range(3)], prompts=tmp_path / 'p.csv')
     assert result['left_out'] == {} and result['diversity']['n'] == 2
     (tmp_path / 'p.csv').write_text('file,prompt,label\n000,a,dog barking\n001,b,a zebra\n')
     result = quiet([made / f'{i:03d}.wav' for i in range(2)], prompts=tmp_path / 'p.csv')
-    assert result['left_out'] == {'accuracy': 'pocket-listener does not know a zebra',
-                                  'diversity': 'no label has two sounds'}
+    assert result['left_out'].keys() == {'accuracy', 'diversity'}
+    assert re.search(naming('pocket-listener', 'a zebra'), result['left_out']['accuracy'])
+    assert re.search(naming('label', 'two'), result['left_out']['diversity'])
 
 def test_what_clap_does_not_read_of_a_prompt_is_said(made, tmp_path):
     (tmp_path / 'p.csv').write_text('file,prompt\n000,a zebra barking\n001,value\n')
     result = quiet([made / '000.wav', made / '001.wav'], prompts=tmp_path / 'p.csv', metrics=['clap'])
     assert result['prompts']['unread'] == {'a zebra barking': ['zebra'], 'value': ['value']}
-    assert figure_lines(result)[-1] == "prompts that CLAP does not read whole: 2; of 'a zebra barking' not zebra"
+    assert re.search(naming('CLAP', 2, "'a zebra barking'", 'zebra'), figure_lines(result)[-1])
 
 def test_a_distance_of_few_sounds_has_its_floor_beside_it(made, real):
-    with pytest.warns(UserWarning, match='from 12 features in the 128 dimensions of CLAP pocket-clap has a large bias'):
+    with pytest.warns(UserWarning, match=naming('12 features', '128 dimensions', 'CLAP pocket-clap', 'bias')):
         result = quiet(made, real, metrics=['fad'])
-    assert result['fad']['floor'].keys() == {'value', 'n', 'others'}
-    assert (result['fad']['floor']['n'], result['fad']['floor']['others']) == (6, 6)
-    assert result['fad']['floor']['value'] > 0
-    assert f"fad: 6 sounds of the reference lie {result['fad']['floor']['value']:.4g} from its 6 others" in figure_lines(result)[-1]
+    floor = result['fad']['floor']
+    assert floor.keys() == {'value', 'n', 'others'} and (floor['n'], floor['others']) == (6, 6) and floor['value'] > 0
+    assert re.search(naming('fad: ', 'reference', 6, f"{floor['value']:.4g}"), figure_lines(result)[-1])
 
 @pytest.mark.parametrize('rate', [384000, 256000, 44099, 22254, 8000])
 def test_sounds_of_any_rate_are_measured(tmp_path, rate):
@@ -369,13 +379,14 @@ def test_in_the_terminal(made, real, prompts, tmp_path, capsys, monkeypatch):
     Audio(torch.zeros(1, 9000), 16000).save(folder / '001.wav')
     words = ['evaluate', str(folder), '--metrics', 'is', '--device', 'cpu']
     assert main(words) == 2
-    assert '2 files of generated cannot be measured (1 silent, 1 unreadable)' in capsys.readouterr().err
+    assert re.search(naming('2 files', 'generated', '1 silent', '1 unreadable'), capsys.readouterr().err)
     assert main([*words, '--skip-bad']) == 0
-    assert 'left out of generated: 1 silent\nleft out of generated: 1 unreadable' in capsys.readouterr().out
+    assert re.search('generated: 1 silent\n.*generated: 1 unreadable', capsys.readouterr().out)
 
 def test_files_beside_the_sounds_are_no_sounds_and_videos_are(tmp_path):
     from films import film
-    (folder := tmp_path / 'mixed').mkdir()
+    folder = tmp_path / 'mixed'
+    folder.mkdir()
     for name in ('notes.txt', 'prompts.csv', 'picture.png', 'about.json', '.hidden.wav'):
         (folder / name).write_text('x')
     soundfile.write(folder / 'a.wav', burst(0), 16000)
@@ -386,8 +397,7 @@ def test_files_beside_the_sounds_are_no_sounds_and_videos_are(tmp_path):
     assert others == ['about.json', 'notes.txt', 'picture.png', 'prompts.csv']
     result = quiet(folder, embedder=EAR, metrics=['is'])
     assert result['is_pocket']['n'] == 3 and result['files']['others'] == [f'generated/{name}' for name in others]
-    assert figure_lines(result)[
-        -1] == 'not listened to, as pictures or texts: 4 (generated/about.json, generated/notes.txt, generated/picture.png, generated/prompts.csv)'
+    assert re.search(naming(4, ', '.join(f'generated/{name}' for name in others)), figure_lines(result)[-1])
     with pytest.raises(MediaError): heard(folder / 'notes.txt')
     assert heard(folder / 'b.mp4').seconds > 0.5
 
@@ -411,8 +421,8 @@ def test_published_networks_come_from_their_files(made, real, prompts, tmp_path,
     torch.save({ours[k]: v for k, v in he(vggish.VGGish().state_dict()).items()}, tmp_path / 'vggish.pth')
     digest = {name: hashlib.sha256((tmp_path / f'{name}.pth').read_bytes()).hexdigest()
               for name in ('cnn14', 'inception', 'vggish')}
-    monkeypatch.setattr(published, 'SHA256', {published.CNN14_FILES[16000]: digest['cnn14'], published.INCEPTION_FILE:
-                                              digest['inception']})
+    monkeypatch.setattr(published, 'SHA256', {published.CNN14_FILES[16000]: digest['cnn14'],
+                                              published.INCEPTION_FILE: digest['inception']})
     monkeypatch.setattr(vggish, 'NETWORK_FILE', f"vggish-{digest['vggish'][:8]}.pth")
     for folder in (made, real):  # VGGish wants a second
         (tmp_path / folder.name).mkdir()
@@ -421,11 +431,11 @@ def test_published_networks_come_from_their_files(made, real, prompts, tmp_path,
     result = quiet(tmp_path / 'made', tmp_path / 'real', prompts, embedder='vggish', weights=tmp_path / 'vggish.pth',
                    classifier='cnn14', classifier_weights=tmp_path / 'cnn14.pth', inception=tmp_path / 'inception.pth',
                    metrics=['fad', 'fid', 'kl', 'is', 'clap'])
-    assert {name: f['by'] for name, f in result.items() if 'value' in f} == {'fad': 'vggish', 'fid': 'inception-v3',
-        'kl': 'cnn14-16k', 'is': 'cnn14-16k', 'clap': 'CLAP pocket-clap'}
+    assert {name: f['by'] for name, f in result.items() if 'value' in f} == {
+        'fad': 'vggish', 'fid': 'inception-v3', 'kl': 'cnn14-16k', 'is': 'cnn14-16k', 'clap': 'CLAP pocket-clap'}
     assert result['fad']['value'] > 0 and result['fid']['value'] > 0 and result['kl']['value'] > 0
     assert result['protocol']['embedders']['vggish']['hop'] == 0.96
-    with pytest.raises(InputError, match="a classifier of the pocket's classes"):
+    with pytest.raises(InputError, match=naming("'accuracy'", 'classifier')):
         quiet(made, prompts=prompts, classifier='cnn14', metrics=['accuracy'])
-    with pytest.raises(InputError, match='needs its published weights: give the file Cnn14_16k'):
+    with pytest.raises(InputError, match=naming('weights', 'Cnn14_16k_mAP=0.438.pth')):
         quiet(made, classifier='cnn14', metrics=['is'])

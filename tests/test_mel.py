@@ -11,6 +11,7 @@ from clipsonic.core import Audio, InputError
 from clipsonic.mel import (MelConfig, from_unit, griffin_lim, hertz_to_mel, log_mel, mel_filters, mel_pseudo_inverse,
                            plot_mel,
                            stft_magnitude, to_unit)
+from conftest import naming
 
 CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024), "narrow": MelConfig(win_length=1024,
                                                                                                hop_length=256),
@@ -67,13 +68,13 @@ def test_frames(seconds, frames):
 @pytest.mark.parametrize("waveform", [torch.zeros(1, 1, 0), torch.zeros(100), torch.zeros(1, 2, 100),
                                       torch.zeros(1, 1, 100).int()])
 def test_bad_waveform(waveform):
-    with pytest.raises(InputError, match="batch, 1, time"): log_mel(waveform)
+    with pytest.raises(InputError, match=naming("waveform", waveform.dtype, tuple(waveform.shape))): log_mel(waveform)
 
 @pytest.mark.parametrize("wrong", [{"hop_length": 500}, {"hop_length": 2048}, {"hop_length": 0}, {"win_length": 4096},
                                    {"win_length": 512},
                                    {"f_max": 9000.}, {"f_min": 8000.}, {"f_min": -1.}])
 def test_bad_config(wrong):
-    with pytest.raises(InputError): MelConfig(**wrong)
+    with pytest.raises(InputError, match=naming(*wrong, *wrong.values())): MelConfig(**wrong)
 
 def test_config_survives_json():
     import json
@@ -138,7 +139,7 @@ def test_same_alone_and_in_any_batch(noise):
 def test_audio_mel(noise):
     stereo = Audio(noise[:2, 0], 16000)
     assert torch.allclose(stereo.mel(), log_mel(noise[:2])[:, 0], atol=1e-5)
-    with pytest.raises(InputError, match="44100 Hz"): Audio(noise[0], 44100).mel()
+    with pytest.raises(InputError, match=naming(44100, 16000)): Audio(noise[0], 44100).mel()
 
 def test_plot(noise):
     ax = plot_mel(log_mel(noise[:1]))
