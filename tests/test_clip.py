@@ -4,8 +4,10 @@ import torch
 from PIL import Image
 
 from clipsonic.checkpoint import save_checkpoint
-from clipsonic.clip import Captioner, ClipConfig, PocketTokenizer, WORDS, build_clip, contrastive_loss, load_clip, pocket_clip, tensors_digest
+from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, WORDS, build_clip, contrastive_loss, load_clip,
+                            pocket_clip, tensors_digest)
 from clipsonic.core import CheckpointError, InputError
+from conftest import naming
 
 TINY = ClipConfig(vision="test_resnet", text_width=32, text_heads=2, text_layers=1, embed_dim=16)
 
@@ -47,13 +49,16 @@ def test_a_missing_or_foreign_tensor_is_named(folder, tmp_path):
     tensors = load_tensors(folder, "model")
     del tensors["logit_scale"]
     save_checkpoint(tmp_path / "bad", load_config(folder), {"model": tensors | {"stray": torch.zeros(1)}})
-    with pytest.raises(CheckpointError, match="logit_scale.*stray|stray.*logit_scale"): load_clip(str(tmp_path / "bad"))
+    with pytest.raises(CheckpointError, match=naming(tmp_path / "bad", "logit_scale", "stray")):
+        load_clip(str(tmp_path / "bad"))
 
 def test_refusals(tmp_path):
-    with pytest.raises(InputError, match="expected \"pocket\", \"ViT-L-14\""): load_clip("ViT-Q-99")
-    with pytest.raises(InputError, match="no such file"): load_clip("ViT-L-14", file=tmp_path / "none.pt")
+    with pytest.raises(InputError, match=naming("CLIP 'ViT-Q-99'", '"pocket"', '"ViT-L-14"')): load_clip("ViT-Q-99")
+    with pytest.raises(InputError, match=naming("CLIP", tmp_path / "none.pt")):
+        load_clip("ViT-L-14", file=tmp_path / "none.pt")
     (tmp_path / "junk.pt").write_bytes(b"junk")
-    with pytest.raises(CheckpointError, match="could not be loaded"): load_clip("ViT-B-32", file=tmp_path / "junk.pt")
+    with pytest.raises(CheckpointError, match=naming("CLIP 'ViT-B-32'", tmp_path / "junk.pt")):
+        load_clip("ViT-B-32", file=tmp_path / "junk.pt")
 
 @pytest.mark.slow
 def test_a_published_clip_from_a_local_file(tmp_path):

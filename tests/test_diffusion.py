@@ -8,6 +8,7 @@ from golden import ROWS, STEPS, TIMES, close, golden, same_as_theirs, wave
 
 from clipsonic.core import InputError
 from clipsonic.diffusion import Diffusion, cosine_betas, discretised_log_likelihood, normal_kl
+from conftest import naming
 
 def test_the_original_tables():
     d, g = Diffusion(), golden()
@@ -43,15 +44,15 @@ def test_respacing_keeps_the_signal(steps):
 
 @pytest.mark.parametrize('steps', [0, -3, 4001, 2.5, None, 'ten'])
 def test_impossible_respacing(steps):
-    with pytest.raises(InputError, match='steps'): Diffusion().respace(steps)
+    with pytest.raises(InputError, match=naming('steps', steps)): Diffusion().respace(steps)
 
 @pytest.mark.parametrize('betas', [[0.1, 0.], [0.1, 1.], [0.1, float('nan')], [], [[0.1]]])
 def test_impossible_schedules(betas):
-    with pytest.raises(InputError, match='betas'): Diffusion(betas)
+    with pytest.raises(InputError, match=naming('betas', np.asarray(betas))): Diffusion(betas)
 
 @pytest.mark.parametrize('T', [0, -1, 2.5])
 def test_impossible_lengths(T):
-    with pytest.raises(InputError, match='T'): cosine_betas(T)
+    with pytest.raises(InputError, match=naming('T', T)): cosine_betas(T)
 
 def test_posterior_is_bayes():
     "q(x_{t−1}|x_t, x_0) ∝ q(x_t|x_{t−1}) q(x_{t−1}|x_0), multiplied out on a grid"
@@ -125,4 +126,5 @@ def test_velocity_is_the_same_thing_seen_from_another_side():
     _, parts = velocity.hybrid_loss(lambda x, time: torch.cat([target, v], 1), x0, t, noise)
     close(parts['mse'], torch.zeros(4))
     assert velocity.respace(7).prediction == 'velocity'
-    with pytest.raises(InputError, match='sideways'): Diffusion(prediction='sideways')
+    with pytest.raises(InputError, match=naming('prediction', "'sideways'", "'velocity'")):
+        Diffusion(prediction='sideways')

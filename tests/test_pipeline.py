@@ -18,7 +18,6 @@ from clipsonic.checkpoint import describe, load_config, load_tensors, save_check
 from clipsonic.core import CheckpointError, InputError, MediaError, noise_streams
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
-from clipsonic.systems import load_denoiser
 from conftest import naming
 from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_prior
 
@@ -249,7 +248,8 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     (dict(prompt=['a', 'dog', 'barking']), '3 prompts \'a\' "a dog barking"'),
     (dict(prompt=__file__), f'prompt {__file__!r} file'), (dict(image=3), 'image 3'),
     (dict(image=__file__), f'{__file__} image'), (dict(prompt='a', system='IQ'), "system 'iq' prompt 'zs'"),
-    (dict(prompt='a', system='pd'), "model prior 'pd' system='zs'"), (dict(prompt='a', system='XY'), "system 'XY' 'iq'"),
+    (dict(prompt='a', system='pd'), "model prior 'pd' system='zs'"),
+    (dict(prompt='a', system='XY'), "system 'XY' 'iq'"),
     (dict(prompt='a', seconds=0), 'seconds 0'), (dict(prompt='a', seconds=-1), 'seconds -1'),
     (dict(prompt='a', seconds=3601), 'seconds 3600 3601'), (dict(prompt='a', seconds=float('nan')), 'seconds nan'),
     (dict(prompt='a', seconds='4'), "seconds '4'"), (dict(prompt='a', seconds=1e-9), 'seconds 1e-09'),
@@ -271,7 +271,8 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2 prompt'), (dict(prompt='a', extend=1), 'extend audio'),
     (dict(prompt='a', audio='a.wav'), 'audio strength inpaint extend none'),
     (dict(prompt='a', audio='a.wav', extend=1, strength=0.5), 'audio inpaint not strength and extend'),
-    (dict(prompt='a', audio='nonesuch.wav', extend=1), 'nonesuch.wav'), (dict(prompt='a', audio=3, extend=1), 'audio 3'),
+    (dict(prompt='a', audio='nonesuch.wav', extend=1), 'nonesuch.wav'),
+    (dict(prompt='a', audio=3, extend=1), 'audio 3'),
     (dict(prompt='a', audio='a.wav', seconds=2, extend=1), 'seconds=2 sound'),
     (dict(prompt='a', audio='a.wav', strength=2), 'strength 0.01 1 2'),
     (dict(prompt='a', audio='a.wav', inpaint=2), 'inpaint 2'),

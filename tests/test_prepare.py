@@ -203,7 +203,8 @@ def test_music_is_split_by_video(tmp_path):
                                   ',1,dog,train\n', 'abc,nan,dog,train\n'])
 def test_bad_csv(tmp_path, text):
     (tmp_path/'bad.csv').write_text('good_one_it,0,dog,train\n' * bool(text) + text)
-    with pytest.raises(InputError, match=naming(tmp_path/'bad.csv', *(['line 2', repr(text[:-1])] if text else ['rows']))):
+    with pytest.raises(InputError, match=naming(tmp_path/'bad.csv', *(['line 2', repr(text[:-1])] if text
+                                                                      else ['rows']))):
         read_index(tmp_path/'bad.csv')
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"version": 1}', '{"videos": ["a"]}', '{"videos": {}}'])
@@ -299,7 +300,8 @@ def test_wrong_input(collection, tmp_path):
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'thesis.txt').write_text('important')
     for says, videos, out, options in [
-        (f'{tmp_path}/nowhere', tmp_path/'nowhere', 'out', {}), (f'{tmp_path}/empty files', tmp_path/'empty', 'out', {}),
+        (f'{tmp_path}/nowhere', tmp_path/'nowhere', 'out', {}),
+        (f'{tmp_path}/empty files', tmp_path/'empty', 'out', {}),
         (f'{tmp_path}/a/b folder', collection, 'a/b', {}), (f'{tmp_path}/mine empty folder', collection, 'mine', {}),
         (f'{tmp_path}/mine/thesis.txt file', collection, 'mine/thesis.txt', {}),
         ("split 'train' index", collection, 'out', dict(split='train')),

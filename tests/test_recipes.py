@@ -80,7 +80,8 @@ def test_refusals(shards, tmp_path):
     with pytest.raises(InputError, match=naming(tmp_path, "imagetext-0*.tar")): recipe("pocket-clip", tmp_path)
     for preset in ("pocket-classifier", "pocket-clap"):
         with pytest.raises(InputError, match=naming(shards(32), 8, "label")): recipe(preset, shards(32))
-    with pytest.raises(InputError, match=naming(tmp_path, "shards.json", "clipsonic prepare")): recipe("pocket", tmp_path)
+    with pytest.raises(InputError, match=naming(tmp_path, "shards.json", "clipsonic prepare")):
+        recipe("pocket", tmp_path)
     assert set(DENOISERS) < set(PRESETS)
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """Sweeps: settings in words, what they cost, sets rendered once and gone on with, rows that are paired, and what is
 refused."""
 import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from clipsonic.core import Audio, noise_streams
 from clipsonic.pipeline import Pipeline, pack
 from clipsonic.samplers import SAMPLERS
 from clipsonic.shards import made_up_shards
-from clipsonic.sweep import BETWEEN, STEPS, WEIGHTS, costs, evaluation_settings, guidance_settings, render, setting, setting_of
+from clipsonic.sweep import (BETWEEN, STEPS, WEIGHTS, costs, evaluation_settings, guidance_settings, render, setting,
+                             setting_of)
 from clipsonic.table import asked_of
-from conftest import said
+from conftest import naming, said
 from tiny import tiny_model, tiny_prior
 
 @pytest.fixture(scope='module')
@@ -146,26 +148,28 @@ def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     part = Path('part'); part.mkdir()
     for f in sorted(there.glob('*.wav'))[:2]: (part / f.name).write_bytes(f.read_bytes())
     kept = Path('out.json').read_bytes()
-    for folder, says in ('part', 'holds 2 sounds, 2 of them among the 3'), ('none', 'no such file or folder'):
+    for folder, says in ('part', ['part', 2, 3]), ('none', ['none']):
         status, _, err = sweep('evaluations', *words, '--also', f'long={folder}')
-        assert status == 2 and says in err and len(said(err)) == 1
+        line, = said(err)
+        assert status == 2 and re.search(naming(*says), line)
     assert Path('out.json').read_bytes() == kept
 
 @pytest.mark.parametrize('words, says', [
-    (['evaluations', '--settings', 'ddim'], 'such as "ddim 25"'),
-    (['evaluations', '--settings', 'euler 9'], 'unknown sampler'),
-    (['evaluations', '--settings', 'ddim 9 karras'], 'unknown spacing'),
-    (['evaluations', '--settings', 'ddim 9 970 100'], 'upside down'),
-    (['evaluations', '--settings', 'ddim 4001'], '1 to 4000'),
-    (['evaluations', '--settings', 'ddim 9', 'ddim 9 uniform'], 'comes twice'),
-    (['evaluations', '--system', 'sd'], "unknown system 'sd'"),
-    (['evaluations', '--guidance', '-1'], 'guidance must be'), (['evaluations', '--also', 'long'], 'NAME=FOLDER'),
-    (['guidance', '--weights', '1', '1'], 'comes twice'), (['guidance', '--weights', 'nan'], 'guidance must be'),
-    (['guidance', '--steps', '0'], '1 to 4000'), (['guidance', '-o', 'no/out.json'], 'make it first'),
-    (['guidance', '--sets', 'no/sets'], 'make it first'), (['evaluations', '--draws', '0'], 'draws must be')])
+    (['evaluations', '--settings', 'ddim'], '\'ddim\' "ddim 25"'),
+    (['evaluations', '--settings', 'euler 9'], "sampler 'euler' 'ddim'"),
+    (['evaluations', '--settings', 'ddim 9 karras'], "spacing 'karras' 'trailing'"),
+    (['evaluations', '--settings', 'ddim 9 970 100'], 'interval 970 100'),
+    (['evaluations', '--settings', 'ddim 4001'], 'steps 4001 4000'),
+    (['evaluations', '--settings', 'ddim 9', 'ddim 9 uniform'], 'iq_w1.5_ddim_9_uniform twice'),
+    (['evaluations', '--system', 'sd'], "system 'sd'"), (['evaluations', '--guidance', '-1'], 'guidance -1'),
+    (['evaluations', '--also', 'long'], "'long' NAME=FOLDER"), (['guidance', '--weights', '1', '1'], 'w1 twice'),
+    (['guidance', '--weights', 'nan'], 'guidance nan'), (['guidance', '--steps', '0'], 'steps 0 4000'),
+    (['guidance', '-o', 'no/out.json'], 'no/out.json folder'),
+    (['guidance', '--sets', 'no/sets'], 'no/sets folder'), (['evaluations', '--draws', '0'], 'draws 0')])
 def test_refused_at_the_door(sweep, words, says):
     status, _, err = sweep(*words)
-    assert status == 2 and says in err and len(said(err)) == 1 and not list(Path().iterdir())
+    line, = said(err)
+    assert status == 2 and re.search(naming(*says.split()), line) and not list(Path().iterdir())
 
 def test_a_folder_of_another_protocol_is_refused(sweep, home):
     words = ['guidance', '--weights', '1', '--systems', 'iq', '--steps', '2']
@@ -173,19 +177,18 @@ def test_a_folder_of_another_protocol_is_refused(sweep, home):
     before = sounds()
     for more in ['--n', '2'], ['--seed', '1'], ['--model', str(home / 'parts' / 'model')]:
         status, _, err = sweep(*words, *more)
-        assert status == 2 and 'another model or protocol' in err and sounds() == before
+        assert status == 2 and re.search(naming('sets', 'protocol'), err) and sounds() == before
 
-def test_the_examples_of_the_help_are_commands():
-    commands = parser()._subparsers._group_actions[0].choices['sweep']
-    for what, command in commands._subparsers._group_actions[0].choices.items():
-        text = command.format_help()
+def test_the_examples_of_the_help_are_commands(capsys):
+    for what in 'guidance', 'evaluations':
+        with pytest.raises(SystemExit): main(['sweep', what, '--help'])
+        text = capsys.readouterr().out
         for line in text.split('examples:')[1].strip().splitlines():
             args = parser().parse_args(shlex.split(line)[1:])
             assert args.what == what and args.n in (256, 512)
         text = ' '.join(text.split())
-        numbers = ' '.join(f'{w:g}'
-                           for w in WEIGHTS) if what == 'guidance' else f'{", ".join(map(str, STEPS[:-1]))} and {STEPS[-1]} steps, guided always, and from {BETWEEN[0]:g} to {BETWEEN[1]:g}'
-        assert numbers in text
+        numbers = [*STEPS, *BETWEEN] if what == 'evaluations' else [' '.join(f'{w:g}' for w in WEIGHTS)]
+        assert re.search(naming(*numbers), text)
 
 @pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'),
                                             ('evaluations', 512, 'w1.5_ddpm_1000_uniform'),

@@ -8,6 +8,7 @@ from clipsonic.cli import main
 from clipsonic.core import InputError
 from clipsonic.shards import made_up_shards
 from clipsonic.table import SETS, asked_of, make_sets, markdown
+from conftest import naming
 
 @pytest.fixture(scope='module')
 def shards(tmp_path_factory):
@@ -42,8 +43,9 @@ def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(
     (sets / 'iq' / '0001.wav').unlink()
     make_sets(shards, sets, **options)
     assert {f: f.read_bytes() for f in sets.glob('*/*.wav')} == before  # the one that was lost came out the same
-    with pytest.raises(InputError, match='another model or protocol'): make_sets(shards, sets, **options | {'seed': 1})
-    with pytest.raises(InputError, match='make it first'): make_sets(shards, tmp_path / 'no' / 'sets', **options)
+    with pytest.raises(InputError, match=naming(sets, 'protocol')): make_sets(shards, sets, **options | {'seed': 1})
+    with pytest.raises(InputError, match=naming(tmp_path / 'no/sets', 'folder')):
+        make_sets(shards, tmp_path / 'no' / 'sets', **options)
 
 def test_the_committed_table_says_what_it_was_made_of():
     from conftest import root

@@ -16,6 +16,7 @@ from clipsonic.core import Audio, InputError, noise_streams
 from clipsonic.evaluate import evaluate
 from clipsonic.pipeline import Pipeline
 from clipsonic.threads import exactly_threads, on_threads, running_elsewhere, steady_threads, whole_vectors
+from conftest import naming
 
 THREADS = (1, 2, 3)
 
@@ -102,4 +103,4 @@ def test_busy_cores_are_left_alone():
 
 def test_wrong_numbers_of_threads():
     for wrong in (0, -1, 2.5, 'two', True):
-        with pytest.raises(InputError, match='threads must be a whole number'), exactly_threads(wrong): pass
+        with pytest.raises(InputError, match=naming('threads', repr(wrong))), exactly_threads(wrong): pass

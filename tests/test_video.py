@@ -15,7 +15,9 @@ from PIL import Image, ImageCms
 from torchaudio.functional import resample
 
 from clipsonic.core import Audio, ClipsonicError, InputError, MediaError
-from clipsonic.video import _by_pyav, _by_soundfile, _sound_frames, probe, read_audio, read_frames, read_image, rgb_image, write_soundtrack, write_video
+from clipsonic.video import (_by_pyav, _by_soundfile, _sound_frames, probe, read_audio, read_frames, read_image,
+                             rgb_image, write_soundtrack, write_video)
+from conftest import naming
 from films import cut, film, heard, joined, ladder, pitch, remux, seen, song, steps, tone
 
 @pytest.fixture(scope='module')
@@ -306,7 +308,8 @@ def test_a_track_that_begins_later_stays_in_time(tmp_path, ending, late):
         assert heard(read_audio(path, start=1., seconds=1.)) == [1]
         assert reason(read_frames, path, start=.5, seconds=1.) == 'no picture'
     if ending != 'ts':
-        write_soundtrack(path, copy := tmp_path/'copy.mp4', ladder(6., first=2))
+        copy = tmp_path/'copy.mp4'
+        write_soundtrack(path, copy, ladder(6., first=2))
         assert heard(read_audio(copy)) == [2, 3, 4, 5, 6, 7]
         assert seen(read_frames(copy)) == (first | {4.5: 3, 5.5: 3} if late == 'audio' else last)
 
@@ -330,7 +333,8 @@ def test_recordings_that_were_joined(tmp_path):
     assert sorted(set(repairs)) == ['clock set back', 'format changes']
     assert heard(read_audio(path, start=4., seconds=2.)) == [4, 5]
     assert seen(read_frames(path, start=4., seconds=2.)) == {.5: 4, 1.5: 5}
-    with pytest.raises(InputError, match='set back'): write_soundtrack(path, tmp_path/'copy.mp4', ladder(6.))
+    with pytest.raises(InputError, match=naming(path, 'clock', 'ffmpeg -i')):
+        write_soundtrack(path, tmp_path/'copy.mp4', ladder(6.))
 
 def several(path, *sources, default):
     "The first's pictures and the sound of each, one of which is marked default."
@@ -405,7 +409,8 @@ def test_a_bare_stream_of_pictures(tmp_path):
     path = steps(tmp_path/'a.h264', 4., audio=None)
     assert probe(path).seconds == pytest.approx(4) and seen(read_frames(path)) == STEPS[1]
     assert seen(read_frames(path, start=2., seconds=1.)) == {.5: 2}
-    with pytest.raises(InputError, match='no times'): write_soundtrack(path, tmp_path/'copy.mp4', ladder(4.))
+    with pytest.raises(InputError, match=naming(path, 'times', 'ffmpeg -framerate 25')):
+        write_soundtrack(path, tmp_path/'copy.mp4', ladder(4.))
 
 def edited(path, *edits):
     "Have an mp4's first track play (from, seconds) one after the other; from None: a pause."
@@ -427,7 +432,8 @@ def edited(path, *edits):
 def test_what_an_mp4_plays_is_what_its_edits_say(tmp_path):
     twice = edited(steps(tmp_path/'twice.mp4', 6., audio=None), (1., 2.), (4., 2.))
     assert seen(read_frames(twice)) == {.5: 1, 1.5: 2, 2.5: 4, 3.5: 5}
-    with pytest.raises(InputError, match='several edits'): write_soundtrack(twice, tmp_path/'copy.mp4', ladder(4.))
+    with pytest.raises(InputError, match=naming(twice, 'edits', 'ffmpeg -i')):
+        write_soundtrack(twice, tmp_path/'copy.mp4', ladder(4.))
     late = edited(steps(tmp_path/'late.mp4', 3.), (None, 1.), (0., 2.))
     assert seen(read_frames(late, seconds=3.)) == {1.5: 0, 2.5: 1}
     write_soundtrack(late, tmp_path/'copy.mkv', ladder(3.))
@@ -456,21 +462,22 @@ def test_a_telephone_held_upright(tmp_path):
     assert image.getpixel((24, 5))[0] > 200 and image.getpixel((24, 55))[2] > 200  # left has become top
 
 def test_spans_are_checked(good):
-    for wrong in dict(start=-1.), dict(seconds=0.), dict(start=float('nan')):
+    for name, value in ('start', -1.), ('seconds', 0.), ('start', float('nan')):
         for read in read_audio, read_frames:
-            with pytest.raises(InputError): read(good, **wrong)
-    with pytest.raises(InputError, match='rate'): read_frames(good, rate=0)
+            with pytest.raises(InputError, match=naming(name, value)): read(good, **{name: value})
+    with pytest.raises(InputError, match=naming('rate', 0)): read_frames(good, rate=0)
     assert reason(read_audio, good, start=60.) == reason(read_frames, good, start=60.) == 'too short'
 
 def test_writing(tmp_path):
     path = tmp_path/'odd.mp4'
     write_video(path, [Image.new('RGB', (33, 17))] * 4, 4)
     assert (probe(path).width, probe(path).height, probe(path).audio) == (34, 18, None)
-    with pytest.raises(InputError, match='at least one'): write_video(tmp_path/'none.mp4', [], 4)
-    with pytest.raises(InputError, match='frame 1'):
+    with pytest.raises(InputError, match=naming('one frame')): write_video(tmp_path/'none.mp4', [], 4)
+    with pytest.raises(InputError, match=naming('frame 1', '(10, 8)', '(8, 8)')):
         write_video(tmp_path/'two.mp4', [Image.new('RGB', (8, 8)), Image.new('RGB', (8, 10))], 4)
-    with pytest.raises(InputError, match='frame_rate'): write_video(tmp_path/'two.mp4', [Image.new('RGB', (8, 8))], 0)
-    with pytest.raises(InputError, match='nowhere'):
+    with pytest.raises(InputError, match=naming('frame_rate', 0)):
+        write_video(tmp_path/'two.mp4', [Image.new('RGB', (8, 8))], 0)
+    with pytest.raises(InputError, match=naming(tmp_path/'nowhere', 'folder')):
         write_video(tmp_path/'nowhere'/'x.mp4', [Image.new('RGB', (8, 8))], 4)
     assert [p.name for p in tmp_path.iterdir()] == ['odd.mp4']
 
@@ -526,7 +533,8 @@ def test_another_soundtrack(tmp_path, codec, name, endings):
     for ending in endings:
         # the last is a rate that neither AAC nor Opus knows
         for audio in sweep(), sweep(rate=16000, channels=2), sweep(rate=20000):
-            write_soundtrack(source, path := tmp_path/f'copy{ending}', audio)
+            path = tmp_path/f'copy{ending}'
+            write_soundtrack(source, path, audio)
             info = is_copy(path, source, audio)
             assert (info.audio, info.channels) == ('opus' if ending == '.webm' else 'aac', len(audio.waveform))
             if audio.sample_rate != 20000 and ending != '.webm': assert info.sample_rate == audio.sample_rate
@@ -550,8 +558,8 @@ def test_what_is_known_of_the_pictures_goes_along(tmp_path, ending):
     is_copy(tmp_path/f'copy{ending}', source, sweep())
 
 def test_a_title_that_is_no_text_is_no_fault_of_the_film(tmp_path):
-    (source := encoded(tmp_path/'film.mp4', 'libx264')).write_bytes(source.read_bytes().replace(b'a walk',
-                                                                                                b'\xff walk'))
+    source = encoded(tmp_path/'film.mp4', 'libx264')
+    source.write_bytes(source.read_bytes().replace(b'a walk', b'\xff walk'))
     assert b'\xff walk' in source.read_bytes()
     write_soundtrack(source, tmp_path/'copy.mp4', sweep())
     assert probe(source).seconds == probe(tmp_path/'copy.mp4').seconds == pytest.approx(3, abs=.1)
@@ -575,24 +583,25 @@ def test_a_soundtrack_that_cannot_be_written_leaves_nothing_behind(good, tmp_pat
     (folder/'before.mp4').write_text('what was there')
     (tmp_path/'page.mp4').write_text('<html>Video unavailable</html>')
     tone(1.).save(tmp_path/'tone.wav')
-    cut(remux(good, tmp_path/'fast.mp4', movflags='faststart'), .6), cut(remux(good, tmp_path/'cut.mkv'), .6)
+    cut(remux(good, tmp_path/'fast.mp4', movflags='faststart'), .6)
+    cut(remux(good, tmp_path/'cut.mkv'), .6)
     wanted = {'tone.wav': 'no picture', 'page.mp4': 'not a video', 'gone.mp4': 'missing', 'fast.mp4': 'truncated',
               'cut.mkv': 'truncated'}
     assert {name: reason(write_soundtrack, tmp_path/name, folder/'before.mp4', sweep()) for name in wanted} == wanted
     vp9 = encoded(tmp_path/'film.webm', 'libvpx-vp9')
-    for source, path, audio, words in [
-            (vp9, 'x.mov', sweep(), r'the vp9 pictures of .*film.webm do not go into .mov: write an .mkv'),
-            (good, 'x.webm', sweep(), 'the h264 pictures .* into .webm'),
-            (encoded(tmp_path/'film.wmv', 'wmv2'), 'x.mkv', sweep(),
-             'the wmv2 pictures .* into .mkv: encode them anew'),
-            (good, 'x.gif', sweep(), 'must end in .mp4, .mov, .mkv, .webm'),
-            (good, 'x.mp4', sweep(channels=6), '1 or 2 channels, not 6'), (good, 'no/x.mp4', sweep(), 'make it first')]:
-        with pytest.raises(InputError, match=words): write_soundtrack(source, folder/path, audio)
+    wmv = encoded(tmp_path/'film.wmv', 'wmv2')
+    for source, path, audio, says in [
+            (vp9, 'x.mov', sweep(), f'vp9 {vp9} .mov .mkv'), (good, 'x.webm', sweep(), f'h264 {good} .webm .mkv'),
+            (wmv, 'x.mkv', sweep(), f'wmv2 {wmv} .mkv H.264'),
+            (good, 'x.gif', sweep(), "'x.gif' .mp4 .mov .mkv .webm"),
+            (good, 'x.mp4', sweep(channels=6), 'channels 1 2 6'), (good, 'no/x.mp4', sweep(), f'{folder}/no folder')]:
+        with pytest.raises(InputError, match=naming(*says.split())): write_soundtrack(source, folder/path, audio)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         for limit in 0, 3000, 15000:  # the disk takes no more
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-            with pytest.raises(ClipsonicError, match='could not write'): write_soundtrack(vp9, folder/'x.webm', sweep())
+            with pytest.raises(ClipsonicError, match=naming(folder/'x.webm', 'File too large')):
+                write_soundtrack(vp9, folder/'x.webm', sweep())
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [p.name for p in folder.iterdir()] == ['before.mp4']
     assert (folder/'before.mp4').read_text() == 'what was there'
@@ -606,12 +615,11 @@ def test_images(tmp_path):
     assert read_image(tmp_path/'turned.jpg').size == (4, 8)
     ramp = np.arange(0, 65536, 256, dtype=np.uint16)[None].repeat(4, 0)
     Image.fromarray(ramp).save(tmp_path/'deep.png')
-    assert [read_image(tmp_path/'deep.png').getpixel((x, 0))[0] for x in (0, 100, 255)] == [0, 100,
-                                                                                            255], 'grey in 16 bits'
+    grays = [read_image(tmp_path/'deep.png').getpixel((x, 0))[0] for x in (0, 100, 255)]
+    assert grays == [0, 100, 255], 'gray in 16 bits'
     Image.effect_noise((64, 64), 50).save(tmp_path/'noise.png')
-    for path, words in [(cut(tmp_path/'noise.png', .5), 'cannot be read'), (tmp_path/'gone.jpg', 'no such'),
-                        (tmp_path, 'no such')]:
-        with pytest.raises(InputError, match=words): read_image(path)
+    for path, says in (cut(tmp_path/'noise.png', .5), 'truncated'), (tmp_path/'gone.jpg', 'file'), (tmp_path, 'file'):
+        with pytest.raises(InputError, match=naming(path, 'image', says)): read_image(path)
 
 # what a player plays and shows
 
@@ -728,14 +736,15 @@ def test_a_file_that_names_others_opens_none_of_them(tmp_path, good):
     for name, text in texts.items(): (tmp_path/name).write_text(text)
     for read in probe, read_audio, read_frames:
         assert {name: reason(read, tmp_path/name) for name in texts} == dict.fromkeys(texts, 'not a video')
-    with pytest.raises(MediaError, match='give the video itself'): probe(tmp_path/'list.m3u8')
+    with pytest.raises(MediaError, match=naming(tmp_path/'list.m3u8', 'playlist')): probe(tmp_path/'list.m3u8')
     Image.new('RGB', (8, 8), 'red').save(tmp_path/'a%d.png')
     Image.new('RGB', (8, 8), 'blue').save(tmp_path/'a0.png')
     assert colour(read_frames(tmp_path/'a%d.png')[1][0].resize((40, 40))) == (1, 0, 0), 'a name is no pattern'
 
 def test_where_ffmpeg_cannot_seek_it_is_read_from_the_beginning(good, tmp_path):
     "It refuses to in a Matroska file whose pictures have lost their key frames."
-    with av.open(str(good)) as old, av.open(str(path := tmp_path/'keyless.mkv'), 'w') as new:
+    path = tmp_path/'keyless.mkv'
+    with av.open(str(good)) as old, av.open(str(path), 'w') as new:
         streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
         for packet in old.demux():
             if packet.dts is None or packet.stream.type == 'video' and packet.is_keyframe: continue
@@ -867,7 +876,8 @@ def test_moving_gif_and_webp(tmp_path):
         # where nothing is drawn a gif keeps what was there
         if name == 'a.gif': images[2] = Image.new('RGB', (40, 40), 'white')
         options = {'lossless': True} if name == 'a.webp' else {}
-        images[0].save(path := tmp_path/name, save_all=True, append_images=images[1:], duration=[1000, 2000, 1000],
+        path = tmp_path/name
+        images[0].save(path, save_all=True, append_images=images[1:], duration=[1000, 2000, 1000],
                        loop=0, **options)
         times, seen = read_frames(path)
         assert [colour(image) for image in seen] == [(1, 0, 0), (0, 1, 0), (0, 1, 0), (1, 1, 1)], name
@@ -912,11 +922,11 @@ def test_numbers_of_which_nothing_says_what_is_white(tmp_path):
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(4, 0)
     Image.fromarray(ramp).save(tmp_path/'float.tif')
     assert [read_image(tmp_path/'float.tif').getpixel((x, 0))[0] for x in (0, 100, 255)] == [0, 100, 255]
-    for name, array, words in [('large.tif', ramp * 255, 'from 0 to 255'), ('below.tif', ramp - .5, 'from -0.5 to 0.5'),
-                               ('none.tif', ramp * np.nan, 'nan'),
-                               ('whole.tif', (ramp * 2**30).astype(np.int32), '32 bits')]:
+    for name, array, says in [('large.tif', ramp * 255, '0 255'), ('below.tif', ramp - .5, '-0.5 0.5'),
+                              ('none.tif', ramp * np.nan, 'nan'),
+                              ('whole.tif', (ramp * 2**30).astype(np.int32), '32 bits')]:
         Image.fromarray(array).save(tmp_path/name)
-        with pytest.raises(InputError, match=words): read_image(tmp_path/name)
+        with pytest.raises(InputError, match=naming(tmp_path/name, *says.split())): read_image(tmp_path/name)
     Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path/'deep.tif')
     assert read_image(tmp_path/'deep.tif').getpixel((100, 0))[0] == 100
     assert rgb_image(Image.fromarray(CLEAR)).getpixel((50, 20)) == (255, 255, 255)
@@ -942,7 +952,8 @@ def test_after_a_jump_into_flac_in_an_ogg_the_sound_stays_at_its_time(tmp_path):
     sound = ladder(8., 48000)
     sound = Audio(sound.waveform + .1 * torch.rand(sound.waveform.shape, generator=torch.Generator().manual_seed(0)),
                   48000)
-    with av.open(str(path := tmp_path/'a.ogg'), 'w') as file:
+    path = tmp_path/'a.ogg'
+    with av.open(str(path), 'w') as file:
         stream = file.add_stream('flac', rate=48000, layout='mono')
         for frame in [*_sound_frames(sound), None]: file.mux(stream.encode(frame))
     assert heard(read_audio(path, start=3., seconds=3.)) == [3, 4, 5]
@@ -957,7 +968,7 @@ def test_oggs_one_after_the_other_in_parts(tmp_path):
 def test_oggs_of_different_kinds_one_after_the_other_are_named(tmp_path):
     for name, rate in ('a.ogg', 44100), ('b.ogg', 22050): ladder(2., rate).save(tmp_path/name)
     path = joined(tmp_path/'two.ogg', tmp_path/'a.ogg', tmp_path/'b.ogg')
-    with pytest.raises(MediaError, match='encode it anew'): read_audio(path)
+    with pytest.raises(MediaError, match=naming(path, 'oggs')): read_audio(path)
     assert reason(probe, path) == 'unreadable'
 
 def test_the_length_of_a_song_without_a_header_is_no_guess(tmp_path):
