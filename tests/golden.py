@@ -14,10 +14,11 @@ from clipsonic.core import whole_file
 from clipsonic.unet import UNet, UNetConfig
 
 FIXTURE = Path(__file__).parent/'fixtures'/'improved_diffusion.npz'
-HOW = ('Made by tests/golden.py from openai/improved-diffusion (commit {commit}) with torch {torch}: UNetModel(in_channels=1, '
-       'model_channels=32, out_channels=2, num_res_blocks=1, attention_resolutions=(2, 4), channel_mult=(1, 2, 2), num_heads=4, '
-       'use_scale_shift_norm=True), cosine schedule of 4000 steps, learned variance range, rescaled MSE and time. Weights, inputs and '
-       'noise are squares modulo a prime: see fill and wave.')
+HOW = ('Made by tests/golden.py from openai/improved-diffusion (commit {commit}) with torch {torch}: '
+       'UNetModel(in_channels=1, model_channels=32, out_channels=2, num_res_blocks=1, attention_resolutions=(2, 4), '
+       'channel_mult=(1, 2, 2), num_heads=4, use_scale_shift_norm=True), cosine schedule of 4000 steps, '
+       'learned variance range, rescaled MSE and time. Weights, inputs and noise are squares modulo a prime: '
+       'see fill and wave.')
 UNET = dict(channels=32, mult=(1, 2, 2), blocks=1, attention=(32, 16), heads=4, condition_dim=8)
 TIMES = torch.tensor([0, 1, 1999, 3999])        # where losses and posteriors are compared
 ROWS = np.r_[0:20, 20:3980:20, 3980:4000]       # rows of the tables that are stored
@@ -70,12 +71,14 @@ def make(checkout):
     sys.path.insert(0, str(checkout))
     from improved_diffusion.script_util import create_gaussian_diffusion
     from improved_diffusion.unet import UNetModel
-    def process(respacing=''): return create_gaussian_diffusion(steps=4000, learn_sigma=True, noise_schedule='cosine',
-        rescale_timesteps=True, rescale_learned_sigmas=True, timestep_respacing=respacing)
+    def process(respacing=''):
+        return create_gaussian_diffusion(steps=4000, learn_sigma=True, noise_schedule='cosine', rescale_timesteps=True,
+                                         rescale_learned_sigmas=True, timestep_respacing=respacing)
     net = UNetModel(1, 32, 2, 1, (2, 4), channel_mult=(1, 2, 2), num_heads=4, use_scale_shift_norm=True).eval()
     fill(net.named_parameters())
     whole, short = process(), process([STEPS])
-    x, x0, noise = 1.4 * wave(4, 1, 16, 16), wave(4, 1, 16, 16, k=1), 1.4 * wave(4, 1, 16, 16, k=2)
+    x, x0 = 1.4 * wave(4, 1, 16, 16), wave(4, 1, 16, 16, k=1)
+    noise = 1.4 * wave(4, 1, 16, 16, k=2)
     out = {'betas': whole.betas, 'log_variance': whole.posterior_log_variance_clipped[ROWS],
            'mean_x0': whole.posterior_mean_coef1[ROWS], 'mean_xt': whole.posterior_mean_coef2[ROWS],
            'short_betas': short.betas, 'short_times': np.array(short.timestep_map),

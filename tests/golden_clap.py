@@ -116,8 +116,8 @@ def main():
             write_tokenizer(Path(home), sizes['text_config']['vocab_size'])
             heard, read, state = answers(sizes, home)
             smoothed = answers(sizes, home, antialias=True)[0]
-        print(kind,
-              f'spread of sounds {heard.std(0).mean():.3f}, of texts {read.std(0).mean():.3f}; smoothed shrinking moves sounds by', smoothed.sub(heard).abs().amax(1).numpy().round(5))
+        print(kind, f'spread of sounds {heard.std(0).mean():.3f}, of texts {read.std(0).mean():.3f};',
+              'smoothed shrinking moves sounds by', smoothed.sub(heard).abs().amax(1).numpy().round(5))
         layout = {name: (list(value.shape), str(value.dtype).removeprefix('torch.')) for name, value in state.items()}
         found |= {f'{kind} audio': heard.numpy(), f'{kind} text': read.numpy(), f'{kind} layout': json.dumps(layout)}
     with whole_file(FIXTURE) as partial, partial.open('wb') as file: np.savez_compressed(file, **found)

@@ -94,10 +94,12 @@ def main(panns, audioldm):
                     for what, theirs, own in (
                 ('mel', mel, ours.log_mel(sound[None])), ('embedding', output['embedding'], mine.embedding),
                 ('logits', answers[-1], mine.logits), ('clipwise', output['clipwise_output'], mine.clipwise_output))))
-    sets = [{'logits': logits(k), 'file_path_': [f'{i}.wav' for i in range(6)]} for k in (1, 2)]
+    files = [f'{i}.wav' for i in range(6)]
+    sets = [{'logits': logits(k), 'file_path_': files} for k in (1, 2)]
     kl = module(Path(audioldm, 'audioldm_eval', 'metrics', 'kl.py')).calculate_kl(*sets, 'logits')[0]   # the made first
     print(kl)
-    how = f'Made by tests/golden_panns.py from qiuqiangkong/audioset_tagging_cnn with torchlibrosa, and haoheliu/audioldm_eval, with torch {torch.__version__}; weights and sounds are formulas of that file.'
+    how = ('Made by tests/golden_panns.py from qiuqiangkong/audioset_tagging_cnn with torchlibrosa, and '
+           f'haoheliu/audioldm_eval, with torch {torch.__version__}; weights and sounds are formulas of that file.')
     with whole_file(FIXTURE) as partial, open(partial, 'wb') as file:
         np.savez_compressed(file, how=how, layouts=json.dumps(layouts), kl=json.dumps(kl), **found)
     print(FIXTURE, FIXTURE.stat().st_size, 'bytes')

@@ -97,7 +97,8 @@ def full(folder):
     got = ours(image, t, text_embed=text, text_encodings=encodings)
     quick = torch.cat([given_text(ours, text[i:i + 1], encodings[i:i + 1])(image[i][None, None], t[i:i + 1].float())[0]
                        for i in range(3)])
-    print(f'spread {want.std():.3f}, largest difference {(got - want).abs().max():.1e}, read in two parts {(quick - want).abs().max():.1e}')
+    print(f'spread {want.std():.3f}, largest difference {(got - want).abs().max():.1e}, '
+          f'read in two parts {(quick - want).abs().max():.1e}')
 
 if __name__ == '__main__':
     (full if '--full' in sys.argv else later if '--later' in sys.argv else main)(Path(sys.argv[1]))

@@ -77,7 +77,8 @@ def main(folder):
                   f'{name} pca': whitening(embedding).view(-1, 128).numpy().astype(np.uint8)}
         print(name, tuple(examples.shape), 'embeddings', embedding.std().item(), 'whitened',
               found[f'{name} pca'].mean(), found[f'{name} pca'].std())
-    how = f'Made by tests/golden_vggish.py from harritaylor/torchvggish with torch {torch.__version__}; weights and sounds are formulas of that file.'
+    how = (f'Made by tests/golden_vggish.py from harritaylor/torchvggish with torch {torch.__version__}; '
+           'weights and sounds are formulas of that file.')
     with whole_file(FIXTURE) as partial, open(partial, 'wb') as file:
         np.savez_compressed(file, how=how, layout=json.dumps(layout), **found)
     print(FIXTURE, FIXTURE.stat().st_size, 'bytes')
@@ -93,6 +94,7 @@ def compare(network, vggish_input):
     embeddings = torch.stack([network(tone, 16000) for tone in batch])
     for what, theirs, mine in (('examples', examples, vggish_examples(torch.from_numpy(batch)[:, None], 16000)),
                                ('embeddings', embeddings, embed_vggish(ours, torch.from_numpy(batch)[:, None], 16000))):
-        print(f'{what} of {len(batch)} tones {tuple(mine.shape)}: off by at most {(theirs - mine).abs().max():.1e}, of {theirs.abs().max():.1f}')
+        print(f'{what} of {len(batch)} tones {tuple(mine.shape)}: off by at most {(theirs - mine).abs().max():.1e}, '
+              f'of {theirs.abs().max():.1f}')
 
 if __name__ == '__main__': main(*sys.argv[1:])

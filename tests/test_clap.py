@@ -183,9 +183,10 @@ def test_names_and_what_is_not_there(transformers, monkeypatch):
         load_clap('630k-audioset-fusion')
 
 def test_without_transformers_the_extra_is_named_and_the_import_is_light():
-    done = subprocess.run([sys.executable, '-c',
-                           "import sys; sys.modules['transformers'] = None\nfrom clipsonic.clap import load_clap\n"
-                           "assert not {'torchaudio', 'tokenizers', 'huggingface_hub', 'librosa'} & set(sys.modules)\nload_clap('630k-fusion')"], capture_output=True, text=True)
+    code = ("import sys; sys.modules['transformers'] = None\nfrom clipsonic.clap import load_clap\n"
+            "assert not {'torchaudio', 'tokenizers', 'huggingface_hub', 'librosa'} & set(sys.modules)\n"
+            "load_clap('630k-fusion')")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert 'InputError' in done.stderr and 'pip install "clipsonic[clap]"' in done.stderr
 
 def test_short_clips_repeat_whole_and_one_sample_is_enough():

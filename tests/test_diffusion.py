@@ -57,10 +57,11 @@ def test_impossible_lengths(T):
 def test_posterior_is_bayes():
     "q(x_{t−1}|x_t, x_0) ∝ q(x_t|x_{t−1}) q(x_{t−1}|x_0), multiplied out on a grid"
     d = Diffusion(cosine_betas(50))
-    t, x0, xt = 20, 0.3, -0.4
-    x = np.linspace(-4, 4, 80001)
-    log_p = -(xt - (1 - d.betas[t])**0.5 * x)**2 / (2 * d.betas[t]) - (x - d.alpha_bar[t-1]**0.5 * x0)**2 / (2
-        * (1 - d.alpha_bar[t-1]))
+    t = 20
+    x0, xt = 0.3, -0.4
+    x, before = np.linspace(-4, 4, 80001), d.alpha_bar[t-1]
+    log_p = -(xt - (1 - d.betas[t])**0.5 * x)**2 / (2 * d.betas[t])
+    log_p -= (x - before**0.5 * x0)**2 / (2 * (1 - before))
     p = np.exp(log_p - log_p.max())
     p /= p.sum()
     mean, log_variance = d.posterior(torch.tensor([[x0]], dtype=torch.float64),
@@ -69,13 +70,15 @@ def test_posterior_is_bayes():
     assert log_variance.exp().item() == pytest.approx((p * x**2).sum() - (p * x).sum()**2, rel=1e-5)
 
 def test_there_and_back():
-    d, x0, noise, t = Diffusion(), wave(5, 1, 4, 4), wave(5, 1, 4, 4, k=1), torch.tensor([0, 10, 500, 2000, 3000])
+    d, t = Diffusion(), torch.tensor([0, 10, 500, 2000, 3000])
+    x0, noise = wave(5, 1, 4, 4), wave(5, 1, 4, 4, k=1)
     xt = d.q_sample(x0, t, noise)
     close(d.predict_x0(xt, t, noise), x0, 1e-4)
     close(d.predict_eps(xt[1:], t[1:], x0[1:]), noise[1:], 1e-4)
 
 def test_variance_interpolates_between_its_bounds():
-    d, x, t = Diffusion(), wave(3, 1, 2, 2), torch.tensor([1, 100, 3999])
+    d = Diffusion()
+    x, t = wave(3, 1, 2, 2), torch.tensor([1, 100, 3999])
     at = lambda v: d.reverse(torch.cat([torch.zeros_like(x), torch.full_like(x, v)], 1), x, t)[1][:, 0, 0, 0]
     np.testing.assert_allclose(at(1.), np.log(d.betas[t]), rtol=1e-5)
     np.testing.assert_allclose(at(-1.), d.log_variance[t], rtol=1e-5)
@@ -119,7 +122,8 @@ def test_the_network_sees_a_thousand_times():
 def test_velocity_is_the_same_thing_seen_from_another_side():
     "A network that knows ε and one that knows the velocity believe in the same step, and a perfect one has no error."
     eps, velocity = Diffusion(), Diffusion(prediction='velocity')
-    x0, noise, t, v = wave(4, 1, 4, 4), wave(4, 1, 4, 4, k=1), torch.tensor([1, 400, 2000, 3000]), wave(4, 1, 4, 4, k=2)
+    x0, t = wave(4, 1, 4, 4), torch.tensor([1, 400, 2000, 3000])
+    noise, v = wave(4, 1, 4, 4, k=1), wave(4, 1, 4, 4, k=2)
     xt, target = eps.q_sample(x0, t, noise), velocity.target(x0, t, noise)
     for a, b in zip(eps.reverse(torch.cat([noise, v], 1), xt, t), velocity.reverse(torch.cat([target, v], 1), xt, t)):
         close(a, b, 1e-4)

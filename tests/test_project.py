@@ -88,8 +88,9 @@ def generated(folder):
 
 def test_export_and_clean_change_nothing(copy):
     before = generated(copy)
-    run(sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; '
-                              'from nbdev.quarto import refresh_quarto_yml; nbdev_export(); nbdev_clean(); refresh_quarto_yml()', cwd=copy)
+    code = ('from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; '
+            'from nbdev.quarto import refresh_quarto_yml; nbdev_export(); nbdev_clean(); refresh_quarto_yml()')
+    run(sys.executable, '-c', code, cwd=copy)
     after = generated(copy)
     changed = [name for name in before | after if before.get(name) != after.get(name)]
     assert not changed, f'`nbdev_export` and `nbdev_clean` change {changed}'

@@ -90,7 +90,8 @@ def test_guidance():
     def denoiser(x, time, condition):
         calls.append(len(x))
         return torch.cat([condition[:, :1, None, None] + 0 * x, 10 * condition[:, :1, None, None] + 0 * x], 1)
-    x, time, q, null = torch.zeros(3, 1, 2, 2), torch.ones(3), torch.tensor([[1.], [2.], [3.]]), torch.tensor([-1.])
+    x, time = torch.zeros(3, 1, 2, 2), torch.ones(3)
+    q, null = torch.tensor([[1.], [2.], [3.]]), torch.tensor([-1.])
     plain = guided(denoiser, q, null, 1)(x, time)
     close(plain, denoiser(x, time, q))
     strong = guided(denoiser, q, null, 2.5)(x, time)
@@ -180,12 +181,14 @@ def test_all_reach_the_exact_distribution(name, spacing):
 
 def test_a_step_by_hand():
     "Algorithm 2 of the paper, written out with λ, on the steps of a short walk."
-    diffusion, net, x = Diffusion(), same_as_theirs(), 1.4 * wave(2, 1, 16, 16)
+    diffusion, net = Diffusion(), same_as_theirs()
+    x = 1.4 * wave(2, 1, 16, 16)
     ours = dpm_solver(net, diffusion, x, steps=6)
     kept = diffusion.kept_steps(6, 'logsnr')[::-1]
     ab = torch.tensor(diffusion.alpha_bar[kept])
     alpha, sigma = ab.sqrt(), (1 - ab).sqrt()
-    lam, guesses, x = (alpha / sigma).log(), [], x.double()
+    lam, x = (alpha / sigma).log(), x.double()
+    guesses = []
     for i, t in enumerate(kept):
         with torch.no_grad(): eps = net(x.float(), torch.full((2,), diffusion.times[t]))[:, :1]
         guesses.append(((x - sigma[i] * eps) / alpha[i]).clamp(-1, 1))
@@ -281,15 +284,17 @@ def test_sixteen_evaluations():
     assert evaluations(Diffusion(), 11, 1.5, (100, 970), 'logsnr') == 16
 
 def test_outside_the_interval_the_answer_is_the_conditional_one():
-    denoiser, x, q, null = counting([]), wave(3, 1, 4, 4), torch.tensor([[1.], [2.], [3.]]), torch.tensor([-1.])
+    denoiser, x = counting([]), wave(3, 1, 4, 4)
+    q, null = torch.tensor([[1.], [2.], [3.]]), torch.tensor([-1.])
     bounded, always = guided(denoiser, q, null, 2., (200, 400)), guided(denoiser, q, null, 2.)
     for time, inside in (0., False), (199.75, False), (200., True), (400., True), (400.25, False), (999.75, False):
         time = torch.full((3,), time)
         assert torch.equal(bounded(x, time), always(x, time) if inside else denoiser(x, time, q))
 
 def test_rescaling():
-    denoiser, x, q, null, time = counting([]), wave(3, 1, 8, 8), torch.tensor([[1.], [2.], [3.]]), torch.tensor(
-        [-1.]), torch.ones(3)
+    denoiser, x = counting([]), wave(3, 1, 8, 8)
+    q, null = torch.tensor([[1.], [2.], [3.]]), torch.tensor([-1.])
+    time = torch.ones(3)
     told, mixed = denoiser(x, time, q), guided(denoiser, q, null, 3.)(x, time)
     spread = lambda out: out[:, :1].flatten(1).std(1)
     full, part = (guided(denoiser, q, null, 3., rescale=share)(x, time) for share in (1., 0.7))

@@ -64,9 +64,8 @@ def test_every_epoch_has_every_clip_once(shards, memory):
 
 @pytest.mark.parametrize('world', [2, 3])
 def test_ranks_share_an_epoch(shards, world):
-    parts = [[id for batch in take(shards, 23 // (2 * world), 2, rank=rank, world=world) for id in batch['id']]
-             for rank in range(world)]
-    everyone = sum(parts, [])
+    def part(rank): return take(shards, 23 // (2 * world), 2, rank=rank, world=world)
+    everyone = [id for rank in range(world) for batch in part(rank) for id in batch['id']]
     assert len(set(everyone)) == len(everyone)
     together = take(shards, 23 // (2 * world), 2 * world)
     # the same clips as one process would see

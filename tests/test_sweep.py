@@ -73,7 +73,8 @@ def test_guidance_is_swept_for_every_system_once_and_in_pairs(sweep):
     assert [r['w'] for r in json.loads(Path('out.json').read_text())['rows']] == [2.0]
 
 def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
-    pipeline, many, few = Pipeline.load(home / 'model', 'cpu'), tmp_path / 'many', tmp_path / 'few'
+    pipeline = Pipeline.load(home / 'model', 'cpu')
+    many, few = tmp_path / 'many', tmp_path / 'few'
     settings = [setting('ddpm', 2, w=w) for w in (1.0, 1.000001, 2.0)]
     for out, n in (many, 3), (few, 2): render(pipeline, home / 'shards', out, settings, n, 0.5, progress=False)
     read = lambda out, s, i: (out / str(s) / f'{i:04d}.wav').read_bytes()
@@ -90,7 +91,8 @@ def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
                                    'ddpm 5'])
 @pytest.mark.parametrize('w', [1.0, 1.5])
 def test_evaluations_are_those_that_the_network_answers(home, words, w, tmp_path):
-    pipeline, s, answers = Pipeline.load(home / 'model', 'cpu'), setting_of(words, w), []
+    pipeline, s = Pipeline.load(home / 'model', 'cpu'), setting_of(words, w)
+    answers = []
     pipeline.painter.guidance_interval = (400, 600)  # the model's own, which a setting does not take over
     network = pipeline.painter.network
     pipeline.painter.network = lambda x, *rest: answers.append(len(x)) or network(x, *rest)
