@@ -5,8 +5,8 @@ checkout.
     python benchmarks/busy.py --peer ../older --work generate  # another checkout of this project in the same run
 
 The fair time beside k busy processes is that of one thread on an idle machine, times (k + 1) processes, over the cores;
-and never less than the idle time on all cores.
-Training chooses its number of threads before each step, outside of the time, as it does at a checkpoint."""
+and never less than the idle time on all cores. Training chooses its number of threads before each step, outside of the
+time, as it does at a checkpoint."""
 import argparse
 import json
 import os

@@ -5,13 +5,11 @@ features.
     python benchmarks/fad.py --package FOLDER
 
 Ours and theirs go in turn, in one process, from features (float32) to the number, and from kept statistics (theirs mean
-and
-covariance, ours `Moments`) to the number; medians, the median of the ratios and the relative
-difference of the numbers are printed. On a machine that is shared, go by the ratio of the CPU's seconds ("less work").
-Only the package's statistic is run (mean, covariance, scipy's sqrtm): the embedders and
-readers that it imports besides are replaced by stand-ins, so that nothing else need be installed. Without --package its
-columns are left
-out. The last rows are ours alone: many clips at once, and in batches."""
+and covariance, ours `Moments`) to the number; medians, the median of the ratios and the relative difference of the
+numbers are printed. On a machine that is shared, go by the ratio of the CPU's seconds ("less work"). Only the package's
+statistic is run (mean, covariance, scipy's sqrtm): the embedders and readers that it imports besides are replaced by
+stand-ins, so that nothing else need be installed. Without --package its columns are left out. The last rows are ours
+alone: many clips at once, and in batches."""
 import argparse
 import os
 import sys

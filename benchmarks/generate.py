@@ -1,7 +1,6 @@
 """How long a warm `generate` takes: as it is, compiled, in half precision, and with more evaluations of the network, in
-one process;
-or, with `--cold`, how long the command takes from the prompt to the file, beside `import torch` alone and other
-checkouts.
+one process; or, with `--cold`, how long the command takes from the prompt to the file, beside `import torch` alone and
+other checkouts.
 
     OMP_NUM_THREADS=2 python benchmarks/generate.py
     python benchmarks/generate.py --cold --peer ../older

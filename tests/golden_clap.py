@@ -1,10 +1,8 @@
 """Golden figures of laion_clap 1.1.7, at weights and sounds that a formula gives, so that only answers are stored.
 
 `HF_HUB_OFFLINE=1 python tests/golden_clap.py`, where `pip install laion-clap==1.1.7` and what it asks for went, runs
-its network, in small and at the
-published sizes, and rewrites the fixture. It touches no network: the tokenizers that laion_clap wants when it is
-imported are stood in for. Nothing of it is
-needed to run the tests."""
+its network, in small and at the published sizes, and rewrites the fixture. It touches no network: the tokenizers that
+laion_clap wants when it is imported are stood in for. Nothing of it is needed to run the tests."""
 import json
 import tempfile
 import zlib

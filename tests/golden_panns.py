@@ -2,8 +2,7 @@
 gives, so that only answers are stored.
 
 `python tests/golden_panns.py AUDIOSET_TAGGING_CNN AUDIOLDM_EVAL`, with two folders that hold those repositories, and
-with torchlibrosa installed, runs them and
-rewrites the fixture. Nothing of them is needed to run the tests."""
+with torchlibrosa installed, runs them and rewrites the fixture. Nothing of them is needed to run the tests."""
 import importlib.util
 import json
 import sys

@@ -2,11 +2,9 @@
 stored.
 
 `python tests/golden_prior.py FOLDER`, with a folder into which `pip install --target FOLDER --no-deps
-dalle2-pytorch==1.1.0` and what else it asks for
-went, runs it and rewrites the fixture. With `--later`, the same with release 1.15.6, whose outputs and gradients go to
-a fixture of their own. With `--full`, a trainer of that release saves random weights at the published sizes, which are
-converted
-and compared. Nothing of it is needed to run the tests."""
+dalle2-pytorch==1.1.0` and what else it asks for went, runs it and rewrites the fixture. With `--later`, the same with
+release 1.15.6, whose outputs and gradients go to a fixture of their own. With `--full`, a trainer of that release saves
+random weights at the published sizes, which are converted and compared. Nothing of it is needed to run the tests."""
 import importlib
 import json
 import sys

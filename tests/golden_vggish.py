@@ -2,8 +2,7 @@
 stored.
 
 `python tests/golden_vggish.py TORCHVGGISH`, with a folder that holds that repository, runs it and rewrites the fixture;
-it says too how far
-all of Google's test tones are from ours. Nothing of it is needed to run the tests."""
+it says too how far all of Google's test tones are from ours. Nothing of it is needed to run the tests."""
 import json
 import sys
 import types

@@ -196,8 +196,8 @@ def highest(mels, places): return torch.stack([change(m)[p - 2:p + 1].max() for 
 @pytest.mark.data
 def test_a_minute_has_no_seams(pocketav):
     """At windows' edges a detector fires no more often than at 5 % of places, whether its threshold fits held-out
-    recordings of the same sounds or, which is stricter, the minutes themselves; at the stricter one it finds the
-    joints of sounds that are merely put side by side."""
+    recordings of the same sounds or, which is stricter, the minutes themselves; at the stricter one it finds the joints
+    of sounds that are merely put side by side."""
     prompts = ['playing violin', 'playing flute', 'helicopter flying']
     with open(pocketav/'pocketav.csv', newline='') as f:
         held_out = [row[0] for row in csv.reader(f) if row[2] in prompts and row[3] == 'test']
