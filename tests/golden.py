@@ -34,8 +34,8 @@ def fill(parameters):
     with torch.no_grad():
         for k, (name, p) in enumerate(parameters):
             norm = p.ndim == 1 and name.endswith('weight')
-            p.copy_(1 + 0.1 * wave(*p.shape, k=k) if norm else wave(*p.shape, k=k) * (0.1 if p.ndim == 1
-                                                                                      else 1.5 / p[0].numel()**0.5))
+            scale = 0.1 if p.ndim == 1 else 1.5 / p[0].numel()**0.5
+            p.copy_(1 + 0.1 * wave(*p.shape, k=k) if norm else wave(*p.shape, k=k) * scale)
 
 def network(config):
     "A network of ours with formula weights, so that nothing is zero and no random state is touched."

@@ -92,10 +92,10 @@ def answers(sizes, folder, antialias=False):
         waveform = torch.from_numpy(data.int16_to_float32(data.float32_to_int16(sound(seconds).numpy())))
         more = len(waveform) // 480 - 1000
         starts = iter((0, (more + 1) // 2, more))
-        with patch('numpy.random.choice', lambda third: next(starts)), patch('torchvision.transforms.Resize',
-                lambda size: resize(size, antialias=antialias)):
-            heard.append(network.get_audio_embedding([data.get_audio_features({}, waveform, SAMPLES, 'fusion',
-                                                                              'repeatpad', config)]))
+        chosen = patch('numpy.random.choice', lambda third: next(starts))
+        with chosen, patch('torchvision.transforms.Resize', lambda size: resize(size, antialias=antialias)):
+            features = data.get_audio_features({}, waveform, SAMPLES, 'fusion', 'repeatpad', config)
+            heard.append(network.get_audio_embedding([features]))
     from transformers.models.roberta.tokenization_roberta import RobertaTokenizer
     del RobertaTokenizer.from_pretrained  # the stand-in
     tokens = RobertaTokenizer.from_pretrained(str(folder))(TEXTS, padding='max_length', truncation=True, max_length=77,

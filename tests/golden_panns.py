@@ -28,8 +28,8 @@ def weight(name, shape):
     """The value of a trained parameter, from its name: He's initialisation, normalisations that do a little, and
     answers as far apart as published ones."""
     if name.endswith('num_batches_tracked'): return torch.tensor(7)
-    value = torch.from_numpy(wave(int(np.prod(shape)), zlib.crc32(name.encode()) % 9973).astype(np.float32)).view(
-        *shape)
+    value = wave(int(np.prod(shape)), zlib.crc32(name.encode()) % 9973).astype(np.float32)
+    value = torch.from_numpy(value).view(*shape)
     # decibels
     if name.startswith('bn0.running'): return -40 + 10 * value if name.endswith('mean') else 400 + 100 * value
     if name.endswith(('running_var', 'bn0.weight', 'bn1.weight', 'bn2.weight')): return 1 + 0.3 * value
@@ -88,11 +88,12 @@ def main(panns, audioldm):
                       output['embedding'][0].numpy(), f'{rate} {name} logits': answers[-1][0].numpy(),
                       f'{rate} {name} clipwise': output['clipwise_output'][0].numpy()}
             mine = ours(sound[None])
+            pairs = {'mel': (mel, ours.log_mel(sound[None])), 'embedding': (output['embedding'], mine.embedding),
+                     'logits': (answers[-1], mine.logits),
+                     'clipwise': (output['clipwise_output'], mine.clipwise_output)}
             print(rate, name, tuple(mel.shape),
                   *(f'{what}: spread {theirs.std():.3g}, off by {(theirs - own).abs().max():.1e};'
-                    for what, theirs, own in (
-                ('mel', mel, ours.log_mel(sound[None])), ('embedding', output['embedding'], mine.embedding),
-                ('logits', answers[-1], mine.logits), ('clipwise', output['clipwise_output'], mine.clipwise_output))))
+                    for what, (theirs, own) in pairs.items()))
     files = [f'{i}.wav' for i in range(6)]
     sets = [{'logits': logits(k), 'file_path_': files} for k in (1, 2)]
     kl = module(Path(audioldm, 'audioldm_eval', 'metrics', 'kl.py')).calculate_kl(*sets, 'logits')[0]   # the made first

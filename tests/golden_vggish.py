@@ -26,8 +26,8 @@ def wave(n, k=0):
 def weight(name, shape):
     """The value of a published parameter, from its name; He's initialisation, and a last layer that gives embeddings as
     large as the published ones."""
-    value = torch.from_numpy(wave(int(np.prod(shape)), zlib.crc32(name.encode()) % 9973).astype(np.float32)).view(
-        *shape)
+    value = wave(int(np.prod(shape)), zlib.crc32(name.encode()) % 9973).astype(np.float32)
+    value = torch.from_numpy(value).view(*shape)
     if name == 'pca_eigen_vectors': return 0.2 * value
     if name == 'pca_means' or name.endswith('bias'): return 0.1 * value
     return value * (6 / value[0].numel()) ** 0.5 * (0.1 if name == 'embeddings.4.weight' else 1)
@@ -60,8 +60,8 @@ def main(folder):
     whitening = vggish.Postprocessor()
     for key, value in (*network.state_dict().items(), *whitening.state_dict().items()):
         value.copy_(weight(key, value.shape))
-    layout = {k: list(v.shape) for k, v in network.state_dict().items()}, {k: list(v.shape)
-                                                                           for k, v in whitening.state_dict().items()}
+    shapes = lambda module: {k: list(v.shape) for k, v in module.state_dict().items()}
+    layout = shapes(network), shapes(whitening)
     def answers(sound, activation):
         last = network.embeddings[-1]
         network.embeddings[-1] = last if activation else torch.nn.Identity()

@@ -54,8 +54,8 @@ def test_texts_are_embedded_as_laion_clap_embeds_them(clap):
 @pytest.mark.parametrize('seconds', SECONDS)
 def test_the_way_to_the_network_is_transformers_with_its_lots_drawn(transformers, clap, seconds):
     waveform, more = sound(seconds), int(seconds * 48000) // 480 - 1000
-    starts, extractor = iter((0, (more + 1) // 2, more)), transformers.ClapFeatureExtractor(truncation='fusion',
-                                                                                            frequency_min=50)
+    starts = iter((0, (more + 1) // 2, more))
+    extractor = transformers.ClapFeatureExtractor(truncation='fusion', frequency_min=50)
     with patch('numpy.random.choice', lambda third: next(starts)):
         views = extractor(sixteen_bits(waveform).numpy(), sampling_rate=48000, return_tensors='pt')['input_features']
     ours, longer = laion_features(waveform, 48000)

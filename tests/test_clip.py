@@ -68,8 +68,8 @@ def test_a_published_clip_from_a_local_file(tmp_path):
     torch.save(model.state_dict(), tmp_path / "ViT-B-32.pt")
     clip = load_clip("ViT-B-32", file=tmp_path / "ViT-B-32.pt", device="cpu")
     text = clip.encode_text(["a photo of a dog"])
-    direct = torch.nn.functional.normalize(model.eval().encode_text(open_clip.get_tokenizer("ViT-B-32")(
-        ["a photo of a dog"])), dim=-1)
+    tokens = open_clip.get_tokenizer("ViT-B-32")(["a photo of a dog"])
+    direct = torch.nn.functional.normalize(model.eval().encode_text(tokens), dim=-1)
     assert clip.identity["name"] == "ViT-B-32" and clip.dim == 512 and torch.allclose(text, direct, atol=1e-5)
     assert clip.encode_image([Image.new("RGB", (300, 200))]).shape == (1, 512) and clip.unknown("theremin") == []
 

@@ -13,8 +13,8 @@ from clipsonic.mel import (MelConfig, from_unit, griffin_lim, hertz_to_mel, log_
                            stft_magnitude, to_unit)
 from conftest import naming
 
-CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024), "narrow": MelConfig(win_length=1024,
-                                                                                               hop_length=256),
+CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024),
+           "narrow": MelConfig(win_length=1024, hop_length=256),
            "bigvgan 22k": MelConfig(22050, 1024, 1024, 256, 80, 0., 8000.)}
 
 @pytest.fixture

@@ -356,22 +356,19 @@ def test_what_was_put_right_is_noted(tmp_path):
     (videos/'blind.mp4').write_bytes(whole.read_bytes().replace(b'avc1', b'zzzz').replace(b'avcC', b'xvcC'))
     report = run(videos, out, seconds=10.)
     assert reasons(report) == {'blind.mp4': 'no decoder'} and report.clips == 5
-    assert sorted((note.file, note.reason) for note in report.notes) == [('ends.mp4', 'sound ends early'),
-                                                                         ('hole.mkv', 'holes filled'),
-                                                                         ('pictures.mp4', 'pictures begin late'),
-                                                                         ('pictures.mp4', 'sound ends early')]
+    assert sorted((note.file, note.reason) for note in report.notes) == [
+        ('ends.mp4', 'sound ends early'), ('hole.mkv', 'holes filled'), ('pictures.mp4', 'pictures begin late'),
+        ('pictures.mp4', 'sound ends early')]
     with open(out/'report.csv', newline='', encoding='utf-8') as file: rows = list(csv.DictReader(file))
-    assert [(row['file'], row['used'], row['reason']) for row in rows] == [('blind.mp4', 'no', 'no decoder'),
-                                                                           ('ends.mp4', 'yes', 'sound ends early'),
-                                                                           ('hole.mkv', 'yes', 'holes filled'),
-                                                                           ('pictures.mp4', 'yes', 'sound ends early'),
-                                                                           ('pictures.mp4', 'yes',
-                                                                            'pictures begin late')]
+    assert [(row['file'], row['used'], row['reason']) for row in rows] == [
+        ('blind.mp4', 'no', 'no decoder'), ('ends.mp4', 'yes', 'sound ends early'),
+        ('hole.mkv', 'yes', 'holes filled'), ('pictures.mp4', 'yes', 'sound ends early'),
+        ('pictures.mp4', 'yes', 'pictures begin late')]
     assert all(words in str(report) for words in ['5 clips', '1 not used: 1 no decoder', 'put right', '1 holes filled'])
     clips = {clip['file']: clip for clip in all_clips(out)}
     for name, clip in clips.items():
-        assert clip['seconds'] == clip['waveform'].shape[1] / 16000 == pytest.approx(4 if name == 'ends.mp4' else 6,
-                                                                                     abs=.15), name
+        assert clip['seconds'] == clip['waveform'].shape[1] / 16000, name
+        assert clip['seconds'] == pytest.approx(4 if name == 'ends.mp4' else 6, abs=.15), name
     assert heard(Audio(clips['hole.mkv']['waveform'], 16000)) == [0, 1, None, None, None, 5]
     assert clips['pictures.mp4']['times'] == [2.5, 3.5, 4.5, 5.5]
     assert clips['clock.mkv']['times'] == [.5, 1.5, 2.5, 3.5, 4.5, 5.5]
@@ -401,7 +398,6 @@ def test_folders_of_one_name_keep_their_videos_apart(tmp_path):
     for folder in ('a/videos', 'b/videos'):
         (tmp_path/folder).mkdir(parents=True)
         (tmp_path/folder/'1.mp4').write_bytes(b'')
-    assert [f.name for f in find_files([tmp_path/'a'/'videos', tmp_path/'b'/'videos'])] == ['a/videos/1.mp4',
-                                                                                            'b/videos/1.mp4']
-    assert [f.name for f in find_files([tmp_path/'a'/'videos'/'1.mp4', tmp_path/'b'/'videos'/'1.mp4'])] == [
-        'a/videos/1.mp4', 'b/videos/1.mp4']
+    folders = [tmp_path/'a'/'videos', tmp_path/'b'/'videos']
+    for paths in folders, [folder/'1.mp4' for folder in folders]:
+        assert [f.name for f in find_files(paths)] == ['a/videos/1.mp4', 'b/videos/1.mp4']

@@ -51,8 +51,8 @@ def test_the_published_prior_says_the_same(golden, published, tmp_path):
     theirs = prior.network(image, t, text_embed=text, text_encodings=encodings)
     torch.testing.assert_close(theirs, golden["guess"], atol=1e-5, rtol=0)
     for i in range(3):
-        quick = given_text(prior.network, text[i : i + 1], encodings[i : i + 1])(image[i][None, None],
-                                                                                 t[i : i + 1].float())
+        network = given_text(prior.network, text[i : i + 1], encodings[i : i + 1])
+        quick = network(image[i][None, None], t[i : i + 1].float())
         torch.testing.assert_close(quick[0, 0], golden["guess"][i], atol=1e-5, rtol=0)
     assert prior.clip is None and load_config(tmp_path / "ours")["converted"] == {"file": "prior.pth"}
     plain = tmp_path / "weights.pth"

@@ -75,8 +75,8 @@ def test_the_site_lists_every_notebook():
 def copy(tmp_path):
     "A copy of what nbdev reads and writes, so that a failing test leaves the work as it was."
     for name in ('nbs', 'clipsonic'):
-        shutil.copytree(root/name, tmp_path/name, symlinks=True, ignore=shutil.ignore_patterns('weights', '__pycache__',
-                                                                                               '.ipynb_checkpoints'))
+        ignored = shutil.ignore_patterns('weights', '__pycache__', '.ipynb_checkpoints')
+        shutil.copytree(root/name, tmp_path/name, symlinks=True, ignore=ignored)
     for name in ('settings.ini', 'pyproject.toml', '_quarto.yml'): shutil.copy(root/name, tmp_path)
     if (root/'clipsonic'/'weights').exists(): (tmp_path/'clipsonic'/'weights').symlink_to(root/'clipsonic'/'weights')
     return tmp_path

@@ -87,8 +87,8 @@ def test_refusals(shards, tmp_path):
 @pytest.mark.long
 def test_the_pocket_clap_learns_which_words_go_with_which_tone(tmp_path):
     made_up_shards(tmp_path / "shards", clips=32, dim=8, seconds=4.0, labels=True)
-    small = PocketClap(tmp_path / "shards", tmp_path / "shards", ClapConfig(embed_dim=16, audio_width=16, text_width=32,
-                                                                            text_heads=2, text_layers=1))
+    config = ClapConfig(embed_dim=16, audio_width=16, text_width=32, text_heads=2, text_layers=1)
+    small = PocketClap(tmp_path / "shards", tmp_path / "shards", config)
     small.training = dataclasses.replace(small.training, batch_size=16, precision="no", warmup=5, save_every=120,
                                          ema=0.9)
     assert train(small, tmp_path / "run", 120, cpu=True)["zero_shot"] > 0.6   # of eight tones; twenty seeds: 0.75 to 1
@@ -136,10 +136,10 @@ def tiny_vocoder(shards, kind, save_every=3, **more):
     config, training = VOCODERS["pocket-bigvgan"]
     with torch.random.fork_rng():
         torch.manual_seed(0)   # two of a kind begin alike
-        return TrainVocoder(shards(8), kind, dataclasses.replace(config, **{"alone": 2, "stft": 0.0, **TINY[kind],
-                                                                            **more}),
-                            dataclasses.replace(training, batch_size=4, precision="no", ema=0.5, save_every=save_every,
-                                                log_every=3), valid=shards(8))
+        config = dataclasses.replace(config, **{"alone": 2, "stft": 0.0, **TINY[kind], **more})
+        training = dataclasses.replace(training, batch_size=4, precision="no", ema=0.5, save_every=save_every,
+                                       log_every=3)
+        return TrainVocoder(shards(8), kind, config, training, valid=shards(8))
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", TINY)

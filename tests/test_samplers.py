@@ -149,8 +149,8 @@ def distance(sampler, diffusion, steps, spacing='logsnr', s=0.5, prediction='eps
     def model(x, time):
         ab = diffusion.alpha_bar[int(np.searchsorted(diffusion.times, time[0].item() - 1e-4))]
         return (1 - ab)**0.5 * (x - ab**0.5 * MEAN) / (ab * s**2 + 1 - ab)
-    ab, z = diffusion.alpha_bar[diffusion.kept_steps(steps, spacing)[-1]], torch.linspace(-2, 2, 9).double().view(1, 1,
-                                                                                                                  9)
+    ab = diffusion.alpha_bar[diffusion.kept_steps(steps, spacing)[-1]]
+    z = torch.linspace(-2, 2, 9).double().view(1, 1, 9)
     truth = MEAN + s * (z - ab**0.5 * MEAN) / (ab * s**2 + 1 - ab)**0.5
     return (sampler(model, diffusion, z, steps=steps, clip=False, spacing=spacing, **options)
             - truth).pow(2).mean().sqrt().item()

@@ -43,9 +43,8 @@ def shards(tmp_path_factory): return make(tmp_path_factory.mktemp('shards')/'set
 def take(shards, n, *args, **kwargs): return list(islice(batches(shards, *args, **kwargs), n))
 
 def same(a, b):
-    return len(a) == len(b) and all(torch.equal(x['waveform'], y['waveform']) and torch.equal(x['embedding'],
-                                                                                              y['embedding'])
-                                    and x['id'] == y['id'] for x, y in zip(a, b))
+    def alike(x, y): return x['id'] == y['id'] and all(torch.equal(x[k], y[k]) for k in ('waveform', 'embedding'))
+    return len(a) == len(b) and all(map(alike, a, b))
 
 ROOM = {'all in memory': 4e9, 'two shards in memory': 1e6}
 

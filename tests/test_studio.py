@@ -120,8 +120,8 @@ def test_a_film_by_upload_or_by_path(studio, model, tmp_path):
     assert 'film.mp4: a video of 1.50 s' in studio.seen.value and studio.seconds.disabled
     press(studio, steps=2, n=2)
     again = generate(video=path, seed=7, steps=2, n=2, model=model, device='cpu', progress=False)
-    assert all(torch.equal(a.waveform, b.waveform) and a.seconds == 1.5 for a, b in zip(again, studio.sounds,
-                                                                                        strict=True))
+    pairs = list(zip(again, studio.sounds, strict=True))
+    assert all(torch.equal(a.waveform, b.waveform) and a.seconds == 1.5 for a, b in pairs)
     films = re.findall('<video controls src="data:video/mp4;base64,(.*?)">', shown(studio)[0])
     assert len(films) == 2 == shown(studio)[0].count('alt="spectrogram"')
     for k, sound in enumerate(studio.sounds):
@@ -195,8 +195,8 @@ def test_what_can_be_mended_is_said_in_red(studio, photo, tmp_path):
     assert studio.message.value == '' and len(studio.sounds) == 1, 'the message goes when all is well again'
 
 def test_bounds(studio):
-    for name, value, most in ('steps', 0, 1), ('n', 0, 1), ('n', 99, 8), ('seconds', 1e9, studio.seconds.max), ('seed',
-                                                                                                                -1, 0):
+    for name, value, most in [('steps', 0, 1), ('n', 0, 1), ('n', 99, 8), ('seconds', 1e9, studio.seconds.max),
+                              ('seed', -1, 0)]:
         getattr(studio, name).value = value
         assert getattr(studio, name).value == most
 

@@ -53,8 +53,8 @@ def test_guidance_is_swept_for_every_system_once_and_in_pairs(sweep):
     assert status == 0 and printed.count('\n| ') == 6
     assert [(r['system'], r['w'], r['evaluations']) for r in rows] == [
         (s, w, 2 if w == 1 else 4) for s in ('iq', 'zs', 'pd') for w in (1.0, 3.0)]
-    assert {(r['sampler'], r['spacing'], r['steps'], r['guidance_interval']) for r in rows} == {('ddim', 'uniform', 2,
-                                                                                                 None)}
+    assert {(r['sampler'], r['spacing'], r['steps'], r['guidance_interval']) for r in rows} == {
+        ('ddim', 'uniform', 2, None)}
     assert all(r['fad']['low'] <= r['fad']['value'] <= r['fad']['high'] and r[f]['n'] == 3 for r in rows
                for f in ('fad', 'clap', 'kl_pocket'))
     for first, r in zip(rows[::2], rows[1::2]):

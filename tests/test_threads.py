@@ -43,8 +43,8 @@ def test_the_denoiser(pocket, width):
 @pytest.mark.long
 def test_texts_pictures_priors_and_sounds(pocket):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))
-    mel, clap = torch.randn(1, 1, 64, 126, generator=torch.Generator().manual_seed(0)) - 4, load_clap('pocket',
-                                                                                                      device='cpu')
+    mel = torch.randn(1, 1, 64, 126, generator=torch.Generator().manual_seed(0)) - 4
+    clap = load_clap('pocket', device='cpu')
     noise = torch.randn(1, 1, 64_000, generator=torch.Generator().manual_seed(1)) / 10
     same(lambda: [*pocket.clip.encode_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]),
                   pocket.vocoder(mel),
@@ -59,8 +59,8 @@ def test_figures(tmp_path):
     for folder, seed in ('made', 1), ('real', 2):
         (tmp_path/folder).mkdir()
         for i in range(12):
-            wave = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(100 * seed + i)).cumsum(1).diff(
-                n=seed)
+            wave = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(100 * seed + i))
+            wave = wave.cumsum(1).diff(n=seed)
             Audio(wave / wave.abs().max(), 16_000).save(tmp_path/folder/f'{i}.wav')
     def figures(threads):
         with exactly_threads(threads):
