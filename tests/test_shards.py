@@ -171,15 +171,17 @@ def test_a_shard_is_a_plain_name(shards, tmp_path, name):
     with pytest.raises(InputError, match=naming(shards, repr(name))): read_shard(shards, name)
 
 WRONG = [
-    ('count', 22), ('count', '23'), ('count', True), ('dim', 0), ('dim', 1e9), ('sample_rate', -1),
-    ('total_seconds', float('nan')), ('total_seconds', None), ('labelled', 'all'), ('clip', {}),
-    ('clip', {'name': 1, 'hash': ''}), ('shards', ['clipsonic-000000.tar']),
-    ('shards', {'clipsonic-000000.tar': 2.0}), ('shards', {})]
+    ('count', 22, 'clips 22 23'), ('count', '23', "count '23'"), ('count', True, 'count True'), ('dim', 0, 'dim 0'),
+    ('dim', 1e9, 'dim 1e9'), ('sample_rate', -1, 'sample_rate -1'), ('total_seconds', float('nan'), 'total_seconds nan'),
+    ('total_seconds', None, 'total_seconds null'), ('labelled', 'all', "labelled 'all'"),
+    ('clip', {}, 'clip name hash'), ('clip', {'name': 1, 'hash': ''}, 'clip.name 1'),
+    ('shards', ['clipsonic-000000.tar'], "shards ['clipsonic-000000.tar']"),
+    ('shards', {'clipsonic-000000.tar': 2.0}, 'shards.clipsonic-000000.tar 2.0'), ('shards', {}, 'clips 23 0')]
 
-@pytest.mark.parametrize('key, value', WRONG)
-def test_what_shards_json_says_is_checked(shards, tmp_path, key, value):
+@pytest.mark.parametrize('key, value, says', WRONG)
+def test_what_shards_json_says_is_checked(shards, tmp_path, key, value, says):
     (tmp_path/'shards.json').write_text(json.dumps(shard_info(shards) | {key: value}))
-    with pytest.raises(InputError, match=naming(tmp_path/'shards.json', 'prepare', 'again', key.split('_')[0])):
+    with pytest.raises(InputError, match=naming(tmp_path/'shards.json', 'prepare', 'again', *says.split())):
         shard_info(tmp_path)
 
 def changed(sample, **members): return sample | {key.replace('_', '.'): value for key, value in members.items()}
