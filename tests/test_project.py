@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import root
+from conftest import naming, root
 
 notebooks = sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb'))
 exporting = re.compile(r'^#\|\s*export[si]?\b', re.M)
@@ -99,8 +99,8 @@ def test_export_and_clean_change_nothing(copy):
 def test_the_pages_of_the_site_process(copy):
     "nbdev runs exports and every cell with an import when it makes a page: a cell that imports should do only that."
     run(sys.executable, '-c', 'from nbdev.serve import proc_nbs; proc_nbs(n_workers=0)', cwd=copy)
-    assert {path.name for path in (copy/'_proc').glob('*.ipynb')} == {path.name
-                                                                      for path in (copy/'nbs').glob('*.ipynb')}
+    made, source = (sorted(path.name for path in (copy/name).glob('*.ipynb')) for name in ('_proc', 'nbs'))
+    assert made == source
 
 def test_the_source_distribution_holds_what_a_build_needs(tmp_path):
     tree, unpacked = tmp_path/'tree', tmp_path/'unpacked'
@@ -117,3 +117,12 @@ def test_the_source_distribution_holds_what_a_build_needs(tmp_path):
     run(sys.executable, 'setup.py', '-q', 'build', '--build-lib', str(built), cwd=next(unpacked.iterdir()))
     assert {path.relative_to(built) for path in built.rglob('*') if path.is_file()} == package
     assert Path('clipsonic/py.typed') in package
+
+@pytest.mark.parametrize('words, message, found', [
+    (('steps', 0), 'steps must be at least 1, not 0', True), (('steps', 0), 'steps must be at least 10', False),
+    (('steps', 0), 'n must be at least 1, not 0', False), (('best_of', 2), '--best-of is 2', True),
+    (('n', 0), 'seconds must not be 0', False), ((1,), 'not -1', False), ((2,), 'not 2.5', False),
+    ((600, 200.), '[600.0, 200.0] in\nwrong order', True), ((0.2,), '0.200 s', True), ((1e9,), '1000000000.0', True),
+    (('nan', True), 'True, and not nan', True), (('.wav', '--extend'), '.wav goes with --extend', True)])
+def test_naming_asks_for_each_word_by_itself(words, message, found):
+    assert (re.search(naming(*words), message) is not None) == found
