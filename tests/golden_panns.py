@@ -54,8 +54,8 @@ def sounds(sample_rate):
 
 def logits(k):
     "(6, 527), from doubtful to certain."
-    return torch.from_numpy(wave(6 * 527, k).astype(np.float32)).view(6, 527) * torch.tensor([0.5, 1, 2, 4, 8, 16])[:,
-        None]
+    scale = torch.tensor([0.5, 1, 2, 4, 8, 16])[:, None]
+    return torch.from_numpy(wave(6 * 527, k).astype(np.float32)).view(6, 527) * scale
 
 def module(file, beside=None):
     "A module from its file, without the package around it."
@@ -84,8 +84,9 @@ def main(panns, audioldm):
         ours.load_state_dict({NAMES.get(k, k): v for k, v in state.items()})
         for name, sound in sounds(rate).items():
             mel, output = network.logmel_extractor(network.spectrogram_extractor(sound[None])), network(sound[None])
-            found |= {f'{rate} {name} mel': mel[0, 0, STORED].numpy(), f'{rate} {name} embedding':
-                      output['embedding'][0].numpy(), f'{rate} {name} logits': answers[-1][0].numpy(),
+            found |= {f'{rate} {name} mel': mel[0, 0, STORED].numpy(),
+                      f'{rate} {name} embedding': output['embedding'][0].numpy(),
+                      f'{rate} {name} logits': answers[-1][0].numpy(),
                       f'{rate} {name} clipwise': output['clipwise_output'][0].numpy()}
             mine = ours(sound[None])
             pairs = {'mel': (mel, ours.log_mel(sound[None])), 'embedding': (output['embedding'], mine.embedding),

@@ -70,8 +70,8 @@ def later(folder):
     image, t, text, encodings = given(SMALL['dim'], TOKENS)
     guess = network(image, t, text_embed=text, text_encodings=encodings)
     guess.square().mean().backward()
-    gradients = {name: p.grad.norm().item() for name, p in network.named_parameters() if p.grad is not None
-                 and p.grad.any()}
+    gradients = {name: p.grad.norm().item() for name, p in network.named_parameters()
+                 if p.grad is not None and p.grad.any()}
     print('spread', guess.std().item(), len(gradients), 'gradients')
     with whole_file(LATER) as partial, partial.open('wb') as file:
         np.savez_compressed(file, guess=guess.detach().numpy(), gradients=json.dumps(gradients))
@@ -83,8 +83,9 @@ def full(folder):
     old = old_release(folder)
     trainer = importlib.import_module('dalle2_pytorch.trainer').DiffusionPriorTrainer
     torch.manual_seed(0)
-    prior = old.DiffusionPrior(old.DiffusionPriorNetwork(num_timesteps=1000, max_text_len=77, normformer=True,
-        rotary_emb=True, **PUBLISHED), image_embed_dim=768, timesteps=1000, cond_drop_prob=0.1)
+    network = old.DiffusionPriorNetwork(num_timesteps=1000, max_text_len=77, normformer=True, rotary_emb=True,
+                                        **PUBLISHED)
+    prior = old.DiffusionPrior(network, image_embed_dim=768, timesteps=1000, cond_drop_prob=0.1)
     trained = trainer(prior, importlib.import_module('accelerate').Accelerator(cpu=True), lr=1e-4)
     image, t, text, encodings = given(768, 77)
     want = trained.ema_diffusion_prior.ema_model.net.eval()(image, t, text_embed=text, text_encodings=encodings)

@@ -3,6 +3,7 @@ import csv
 import gc
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,8 +178,8 @@ def test_the_published_form(trimmed, tmp_path):
     report = run(trimmed, tmp_path/'shards', index=tmp_path/'test.csv')
     assert {(clip['id'], clip['start'], clip['label']) for clip in all_clips(tmp_path/'shards', labels=True)} == {
         ('-bcdefghijk', 30., 'dog barking'), ('whole_video', 3., 'siren')}
-    assert {(u.id, u.reason) for u in report.unused} == {('whole_video', 'too short'),
-        ('abcdefghijk', 'not in the index'), ('stray', 'not in the index')}
+    assert {(u.id, u.reason) for u in report.unused} == {
+        ('whole_video', 'too short'), ('abcdefghijk', 'not in the index'), ('stray', 'not in the index')}
     with pytest.raises(InputError, match=naming(tmp_path/'test.csv', "split 'train'", None)):
         run(trimmed, tmp_path/'x', index=tmp_path/'test.csv', split='train')
 
@@ -203,9 +204,8 @@ def test_music_is_split_by_video(tmp_path):
                                   ',1,dog,train\n', 'abc,nan,dog,train\n'])
 def test_bad_csv(tmp_path, text):
     (tmp_path/'bad.csv').write_text('good_one_it,0,dog,train\n' * bool(text) + text)
-    with pytest.raises(InputError, match=naming(tmp_path/'bad.csv', *(['line 2', repr(text[:-1])] if text
-                                                                      else ['rows']))):
-        read_index(tmp_path/'bad.csv')
+    says = ['line 2', repr(text[:-1])] if text else ['rows']
+    with pytest.raises(InputError, match=naming(tmp_path/'bad.csv', *says)): read_index(tmp_path/'bad.csv')
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"version": 1}', '{"videos": ["a"]}', '{"videos": {}}'])
 def test_bad_json(tmp_path, text):
@@ -364,7 +364,7 @@ def test_what_was_put_right_is_noted(tmp_path):
         ('blind.mp4', 'no', 'no decoder'), ('ends.mp4', 'yes', 'sound ends early'),
         ('hole.mkv', 'yes', 'holes filled'), ('pictures.mp4', 'yes', 'sound ends early'),
         ('pictures.mp4', 'yes', 'pictures begin late')]
-    assert all(words in str(report) for words in ['5 clips', '1 not used: 1 no decoder', 'put right', '1 holes filled'])
+    assert re.search(naming('5 clips', '1 no decoder', '1 holes filled'), str(report))
     clips = {clip['file']: clip for clip in all_clips(out)}
     for name, clip in clips.items():
         assert clip['seconds'] == clip['waveform'].shape[1] / 16000, name
@@ -372,8 +372,8 @@ def test_what_was_put_right_is_noted(tmp_path):
     assert heard(Audio(clips['hole.mkv']['waveform'], 16000)) == [0, 1, None, None, None, 5]
     assert clips['pictures.mp4']['times'] == [2.5, 3.5, 4.5, 5.5]
     assert clips['clock.mkv']['times'] == [.5, 1.5, 2.5, 3.5, 4.5, 5.5]
-    assert json.loads((out/'shards.json').read_text())['total_seconds'] == pytest.approx(sum(clip['seconds']
-        for clip in clips.values()))
+    total = sum(clip['seconds'] for clip in clips.values())
+    assert json.loads((out/'shards.json').read_text())['total_seconds'] == pytest.approx(total)
     run(videos, out, seconds=10.)  # gone on with
     with open(out/'report.csv', newline='', encoding='utf-8') as file: assert list(csv.DictReader(file)) == rows
 

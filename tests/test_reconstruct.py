@@ -145,13 +145,13 @@ def test_vocoders_side_by_side(tmp_path):
     for n in range(4):
         sound = io.BytesIO()
         soundfile.write(sound, tone(1.0, 300 * (n + 1)).waveform[0].numpy(), 16000, format="FLAC", subtype="PCM_16")
-        samples.append(pack_clip(str(n), sound.getvalue(), np.eye(8)[:1], dict(id=str(n), file=f"{n}.mp4", start=0,
-            seconds=1.0, times=[0], label=["low", "high"][n // 2])))
+        about = dict(id=str(n), file=f"{n}.mp4", start=0, seconds=1.0, times=[0], label=["low", "high"][n // 2])
+        samples.append(pack_clip(str(n), sound.getvalue(), np.eye(8)[:1], about))
     write_shard(tmp_path / "shards" / "clipsonic-000000.tar", samples)
     write_info(tmp_path / "shards", {"clipsonic-000000.tar": 4}, clip={"name": "none", "hash": ""}, dim=8,
                sample_rate=16000, frame_rate=1.0, total_seconds=4.0, labelled=4)
-    save_classifier(tmp_path / "listener", Classifier(ClassifierConfig(("high", "low"), MelConfig(hop_length=1024),
-                                                                       width=4)).eval())
+    config = ClassifierConfig(("high", "low"), MelConfig(hop_length=1024), width=4)
+    save_classifier(tmp_path / "listener", Classifier(config).eval())
     tiny_vocoder(tmp_path / "v")
     rows = compare({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards", {"it": tmp_path / "listener"},
                    tmp_path / "out.json", length=16384)

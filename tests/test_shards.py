@@ -172,7 +172,8 @@ def test_a_shard_is_a_plain_name(shards, tmp_path, name):
 
 WRONG = [
     ('count', 22, 'clips 22 23'), ('count', '23', "count '23'"), ('count', True, 'count True'), ('dim', 0, 'dim 0'),
-    ('dim', 1e9, 'dim 1e9'), ('sample_rate', -1, 'sample_rate -1'), ('total_seconds', float('nan'), 'total_seconds nan'),
+    ('dim', 1e9, 'dim 1e9'), ('sample_rate', -1, 'sample_rate -1'),
+    ('total_seconds', float('nan'), 'total_seconds nan'),
     ('total_seconds', None, 'total_seconds null'), ('labelled', 'all', "labelled 'all'"),
     ('clip', {}, 'clip name hash'), ('clip', {'name': 1, 'hash': ''}, 'clip.name 1'),
     ('shards', ['clipsonic-000000.tar'], "shards ['clipsonic-000000.tar']"),
