@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import pytest
 import torch
 
-from clipsonic.checkpoint import (config_digest, describe, load_config, load_network, load_strict, load_tensors, parsed,
-                                  save_checkpoint, unwrapped, weights_folder, write_config)
+from clipsonic.checkpoint import (config_digest, describe, load_config, load_network, load_strict, load_tensors,
+                                  parsed, save_checkpoint, unwrapped, weights_folder, write_config)
 from clipsonic.clap import load_clap
 from clipsonic.core import CheckpointError, Count, InputError, Size
 from clipsonic.pipeline import Pipeline

@@ -11,8 +11,7 @@ import torch
 from golden_clap import FIXTURE, SECONDS, SMALL, TEXTS, sound, weight, write_file, write_tokenizer
 
 from clipsonic.clap import (FRAMES, SAMPLES, UNUSED, RobertaTokens, four_views, laion_features, laion_tensors,
-                            load_clap, published_clap, repeat_pad, resampled, sixteen_bits,
-                            transformers_names)
+                            load_clap, published_clap, repeat_pad, resampled, sixteen_bits, transformers_names)
 from clipsonic.core import CheckpointError, InputError
 from conftest import naming
 

@@ -10,8 +10,7 @@ import torch
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.fad import (Moments, bootstrap_interval, cached_moments, check_features, fad_floor, fad_infinity,
-                           frechet_distance, halves, load_moments,
-                           moments_from_covariance, save_moments)
+                           frechet_distance, halves, load_moments, moments_from_covariance, save_moments)
 from conftest import naming
 
 

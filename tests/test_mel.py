@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from clipsonic.core import Audio, InputError
 from clipsonic.mel import (MelConfig, from_unit, griffin_lim, hertz_to_mel, log_mel, mel_filters, mel_pseudo_inverse,
-                           plot_mel,
-                           stft_magnitude, to_unit)
+                           plot_mel, stft_magnitude, to_unit)
 from conftest import naming
 
 CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024),

@@ -14,8 +14,8 @@ from clipsonic import published as module
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig, to_unit
 from clipsonic.published import (CNN14_FILES, INCEPTION_FILE, NAMES, SHA256, Cnn14, check_published, embed_inception,
-                                 empty_inception, front_end, load_cnn14, load_inception,
-                                 log_probabilities, read_weights, spectrogram_image, tag_cnn14)
+                                 empty_inception, front_end, load_cnn14, load_inception, log_probabilities,
+                                 read_weights, spectrogram_image, tag_cnn14)
 from clipsonic.scores import kl_divergence
 from conftest import naming
 
@@ -207,8 +207,8 @@ def test_log_probabilities():
     assert logs.dtype == torch.float64 and logs.isfinite().all()
     torch.testing.assert_close(logs.exp().sum(-1), torch.ones(3, 5, dtype=torch.float64))
     assert log_probabilities(x, 1e-6).min() >= np.log(1e-6)
-    for wrong, added, says in ((x / 0, 0, ["logits", "finite"]), (torch.ones(3, dtype=torch.long), 0,
-                                                                  ["logits", "floats"]),
+    for wrong, added, says in ((x / 0, 0, ["logits", "finite"]),
+                               (torch.ones(3, dtype=torch.long), 0, ["logits", "floats"]),
                                (torch.tensor(1.0), 0, ["logits", "class"]), (x, -1, ["added", -1]),
                                (x, torch.nan, ["added", "nan"])):
         with pytest.raises(InputError, match=naming(*says)): log_probabilities(wrong, added)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.scores import (Classifier, ClassifierConfig, classifier_loss, cosine_scores, diversity, inception_score,
-                              kl_divergence, listen, load_classifier, nearest,
-                              paired, save_classifier, sliding, top1, vary)
+                              kl_divergence, listen, load_classifier, nearest, paired, save_classifier, sliding, top1,
+                              vary)
 from conftest import naming
 
 
