@@ -164,7 +164,7 @@ def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     (['evaluations', '--settings', 'ddim 4001'], 'steps 4001 4000'),
     (['evaluations', '--settings', 'ddim 9', 'ddim 9 uniform'], 'iq_w1.5_ddim_9_uniform twice'),
     (['evaluations', '--system', 'sd'], "system 'sd'"), (['evaluations', '--guidance', '-1'], 'guidance -1'),
-    (['evaluations', '--also', 'long'], "'long' NAME=FOLDER"), (['guidance', '--weights', '1', '1'], 'w1 twice'),
+    (['evaluations', '--also', 'long'], '--also long NAME=FOLDER'), (['guidance', '--weights', '1', '1'], 'w1 twice'),
     (['guidance', '--weights', 'nan'], 'guidance nan'), (['guidance', '--steps', '0'], 'steps 0 4000'),
     (['guidance', '-o', 'no/out.json'], 'no/out.json folder'),
     (['guidance', '--sets', 'no/sets'], 'no/sets folder'), (['evaluations', '--draws', '0'], 'draws 0')])
