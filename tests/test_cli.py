@@ -285,8 +285,8 @@ def test_a_film_with_sound_is_not_dubbed_unsaid(run, here, films, model):
 
 REFUSED = [   # from the words alone: what the line names
     (['generate'], 'prompt image video'), (['generate', ''], "prompt ''"),
-    (['generate', '  '], "prompt ' '"), (['generate', 'a', '--image', 'photo.png'], 'prompt image'),
-    (['generate', 'a', '--video', 'b.mp4'], 'prompt video'),
+    (['generate', '  '], 'prompt empty'), (['generate', 'a', '--image', 'photo.png'], 'both prompt image'),
+    (['generate', 'a', '--video', 'b.mp4'], 'both prompt video'),
     (['generate', '--image', 'nonesuch.jpg'], 'nonesuch.jpg image'),
     (['generate', '--image', 'text.txt'], 'text.txt image'), (['generate', '--image', '.'], '.: image file'),
     (['generate', '--image', 'phone.heic'], 'phone.heic HEIC JPEG PNG'),
