@@ -1,10 +1,12 @@
-"""How long work takes beside processes that keep a core busy each, next to what would be fair, and next to another checkout.
+"""How long work takes beside processes that keep a core busy each, next to what would be fair, and next to another
+checkout.
 
     python benchmarks/busy.py                                  # medians of five, about a quarter of an hour
     python benchmarks/busy.py --peer ../older --work generate  # another checkout of this project in the same run
 
-The fair time beside k busy processes is that of one thread on an idle machine, times (k + 1) processes, over the cores; and never less than the idle time on all cores.
-Training chooses its number of threads before each step, outside of the time, as it does at a checkpoint."""
+The fair time beside k busy processes is that of one thread on an idle machine, times (k + 1) processes, over the cores;
+and never less than the idle time on all cores. Training chooses its number of threads before each step, outside of the
+time, as it does at a checkpoint."""
 import argparse
 import json
 import os
@@ -44,17 +46,23 @@ def prepared(name, folder):
         from clipsonic.prepare import prepare
         from clipsonic.video import write_video
         import torch
-        sound, rng = Audio(torch.randn(1, 320_000, generator=torch.Generator().manual_seed(0)) / 10, 16_000), np.random.default_rng(0)
+        sound, rng = Audio(torch.randn(1, 320_000, generator=torch.Generator().manual_seed(0)) / 10,
+                           16_000), np.random.default_rng(0)
         (folder / "films").mkdir()
-        for i in range(4): write_video(folder / "films" / f"{i}.mp4", rng.integers(0, 255, (100, 96, 128, 3), dtype=np.uint8), 5.0, sound)
+        for i in range(4):
+            write_video(folder / "films" / f"{i}.mp4", rng.integers(0, 255, (100, 96, 128, 3), dtype=np.uint8), 5.0,
+                        sound)
         work = lambda: prepare(folder / "films", Path(tempfile.mkdtemp(dir=folder)) / "shards", progress=False)
     else:
         import torch
         from clipsonic.core import Audio
         from clipsonic.evaluate import evaluate
         (folder / "sounds").mkdir()
-        for i in range(160): Audio(torch.randn(1, 64_000, generator=torch.Generator().manual_seed(i)) / 10, 16_000).save(folder / "sounds" / f"{i}.wav")
-        work = lambda: evaluate(folder / "sounds", folder / "sounds", metrics=["fad"], resamples=0, cache_file=":memory:", device="cpu", progress=False)
+        for i in range(160):
+            Audio(torch.randn(1, 64_000, generator=torch.Generator().manual_seed(i)) / 10,
+                  16_000).save(folder / "sounds" / f"{i}.wav")
+        work = lambda: evaluate(folder / "sounds", folder / "sounds", metrics=["fad"], resamples=0,
+                                cache_file=":memory:", device="cpu", progress=False)
     work()
     return work, settle
 
@@ -64,7 +72,8 @@ def serve(name):
     with tempfile.TemporaryDirectory() as folder:
         answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)  # what the work prints is no answer
-        if name == "train" and util.find_spec("clipsonic.threads"): os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `clipsonic train` does
+        # as `clipsonic train` does
+        if name == "train" and util.find_spec("clipsonic.threads"): os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         work, settle = prepared(name, Path(folder))
         print("ready", file=answers)
         for _ in sys.stdin:
@@ -77,8 +86,10 @@ def serve(name):
 @contextmanager
 def worker(name, checkout, **settings):
     "A process that does the work in another checkout: a function that gives its seconds."
-    process = subprocess.Popen([sys.executable, __file__, "--serve", name], env={**os.environ, "PYTHONPATH": str(checkout), **settings}, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir())
+    process = subprocess.Popen([sys.executable, __file__, "--serve", name],
+                               env={**os.environ, "PYTHONPATH": str(checkout), **settings}, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               cwd=tempfile.gettempdir())
     def seconds():
         process.stdin.write("go\n")
         process.stdin.flush()
@@ -107,13 +118,16 @@ def table(name, checkouts, loads, rounds):
     times = {}
     for load in loads:
         for checkout in checkouts:
-            with worker(name, checkout) as work, busy(load): times[checkout, load] = sorted(work() for _ in range(rounds))
+            with worker(name, checkout) as work, busy(load):
+                times[checkout, load] = sorted(work() for _ in range(rounds))
     idle = median(times[here, 0])
     print(f"{name}: one thread alone {alone:.2f} s, medians of {rounds} in seconds (from … to), {cores} cores")
     for load in loads:
         fair = max(idle, alone * (load + 1) / cores)
-        row = "".join(f"{median(times[c, load]):9.2f} ({times[c, load][0]:.2f} … {times[c, load][-1]:.2f})" for c in checkouts)
-        print(f"  beside {load}: {row}   fair {fair:.2f}, ours {median(times[here, load]) / fair:.2f} of it", flush=True)
+        row = "".join(f"{median(times[c, load]):9.2f} ({times[c, load][0]:.2f} … {times[c, load][-1]:.2f})"
+                      for c in checkouts)
+        print(f"  beside {load}: {row}   fair {fair:.2f}, ours {median(times[here, load]) / fair:.2f} of it",
+              flush=True)
     return {"alone": alone, "times": {f"{c}, {load}": t for (c, load), t in times.items()}}
 
 
@@ -122,12 +136,14 @@ if __name__ == "__main__":
     parser.add_argument("--work", nargs="+", default=WORKS, choices=WORKS)
     parser.add_argument("--loads", nargs="+", type=int, default=[0, 1, 2, 4], help="busy processes (default: 0 1 2 4)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peer", nargs="*", default=[], metavar="CHECKOUT", help="other checkouts of this project, for columns of their own")
+    parser.add_argument("--peer", nargs="*", default=[], metavar="CHECKOUT",
+                        help="other checkouts of this project, for columns of their own")
     parser.add_argument("--json", metavar="FILE", help="every time, for later")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve: serve(args.serve)
     else:
         checkouts = [Path(__file__).resolve().parent.parent, *(Path(p).resolve() for p in args.peer)]
-        found = {name: table(name, checkouts, [0, *(load for load in args.loads if load)], args.rounds) for name in args.work}
+        loads = [0, *(load for load in args.loads if load)]
+        found = {name: table(name, checkouts, loads, args.rounds) for name in args.work}
         if args.json: Path(args.json).write_text(json.dumps(found, indent=1) + "\n")

@@ -1,4 +1,5 @@
-"""How long `evaluate` takes where everything was heard before, and whether a fresh run waits for the network or for the files.
+"""How long `evaluate` takes where everything was heard before, and whether a fresh run waits for the network or for the
+files.
 
     python benchmarks/evaluate.py              # 20 000 clips, half on each side, then 300 clips of 4 s in two formats
     python benchmarks/evaluate.py --clips 4000 --fresh 50
@@ -28,7 +29,8 @@ def timed(work, rounds):
 
 
 def warm(folder, clips, dim, rounds):
-    "FAD of files whose features are all in the cache: find, stat, read, and the distance, without and with its interval."
+    """FAD of files whose features are all in the cache: find, stat, read, and the distance, without and with its
+    interval."""
     def nobody(waveform): raise AssertionError("a clip was listened to")
     ear, sets = Embedder(f"{dim} dimensions", "0", 16000, nobody), []
     for which in ("made", "real"):
@@ -42,15 +44,19 @@ def warm(folder, clips, dim, rounds):
         cache.keep(heard_by(ear), {digests[s.name]: row for s, row in zip(sounds, features)})
     cache.db.close()
     for resamples, n in ((0, rounds), (200, 1)):
-        seconds, row = timed(lambda: evaluate(*sets, embedder=ear, metrics=["fad"], cache_file=folder / f"{dim}.sqlite", resamples=resamples, progress=False), n)
-        print(f"  {dim:5} dimensions, {'with' if resamples else 'without'} interval: {seconds:6.2f} s  (FAD {row['fad']['value']:.4f} of {row['fad']['n']:,} clips)")
+        seconds, row = timed(lambda: evaluate(*sets, embedder=ear, metrics=["fad"], cache_file=folder / f"{dim}.sqlite",
+                                              resamples=resamples, progress=False), n)
+        fad = row["fad"]
+        print(f"  {dim:5} dimensions, {'with' if resamples else 'without'} interval: {seconds:6.2f} s  "
+              f"(FAD {fad['value']:.4f} of {fad['n']:,} clips)")
 
 
 def ears():
     "The smallest network that listens, and one of the published ones; its time does not depend on its weights."
     torch.manual_seed(0)
     vggish = VGGish().eval()
-    return load_embedder("pocket"), Embedder("VGGish with random weights", "0", SAMPLE_RATE, lambda waveform: embed_vggish(vggish, waveform[None], SAMPLE_RATE)[0])
+    return load_embedder("pocket"), Embedder("VGGish with random weights", "0", SAMPLE_RATE,
+                                             lambda waveform: embed_vggish(vggish, waveform[None], SAMPLE_RATE)[0])
 
 
 def alone(ear, waveforms, clips):
@@ -61,18 +67,25 @@ def alone(ear, waveforms, clips):
 def fresh(folder, clips, rounds):
     "Real listening, with and without threads that decode, beside the network alone."
     for kind, rate in ("flac", 44100), ("wav", 16000):
-        (home := folder / kind).mkdir()
+        home = folder / kind
+        home.mkdir()
         for i in range(clips): Audio(0.1 * torch.randn(1, 4 * rate), rate).save(home / f"{i}.{kind}")
         for ear in ears():
             sounds = find_sounds(home)
             waveforms = [ear.ready(heard(s.path)) for s in sounds[:50]]
             ways = {"the network alone": lambda: alone(ear, waveforms, clips)}
-            ways |= {f"with {n} workers": lambda n=n: listen_to(sounds, ear, FeatureCache(":memory:"), n, progress=False) for n in (0, 2)}
-            with torch.no_grad(): seconds = [{name: timed(way, 1)[0] for name, way in ways.items()} for _ in range(rounds)]  # in turn, so that all meet the same neighbours
+            ways |= {f"with {n} workers": lambda n=n: listen_to(sounds, ear, FeatureCache(":memory:"), n,
+                                                                progress=False) for n in (0, 2)}
+            seconds = {name: [] for name in ways}
+            with torch.no_grad():
+                for _ in range(rounds):  # in turn, so that all meet the same neighbours
+                    for name, way in ways.items(): seconds[name].append(timed(way, 1)[0])
             print(f"{clips} files of 4 s, {kind} at {rate} Hz, {ear.name}:")
-            for name in ways:
-                ratios = sorted(s[name] / s["the network alone"] for s in seconds)
-                print(f"  {name:20}{statistics.median(s[name] for s in seconds) / clips * 1000:6.1f} ms a clip, {statistics.median(ratios):.2f} times the network ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+            for name, found in seconds.items():
+                ratios = sorted(s / one for s, one in zip(found, seconds["the network alone"]))
+                print(f"  {name:20}{statistics.median(found) / clips * 1000:6.1f} ms a clip, "
+                      f"{statistics.median(ratios):.2f} times the network ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                      flush=True)
 
 
 if __name__ == "__main__":
@@ -82,6 +95,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
-        print(f"{args.clips:,} clips, half on each side, all features in the cache ({torch.get_num_threads()} threads):")
+        print(f"{args.clips:,} clips, half on each side, all features in the cache "
+              f"({torch.get_num_threads()} threads):")
         for dim in (128, 512): warm(Path(home), args.clips // 2, dim, args.rounds)
         fresh(Path(home), args.fresh, args.rounds)

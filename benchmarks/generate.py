@@ -1,5 +1,6 @@
-"""How long a warm `generate` takes: as it is, compiled, in half precision, and with more evaluations of the network, in one process;
-or, with `--cold`, how long the command takes from the prompt to the file, beside `import torch` alone and other checkouts.
+"""How long a warm `generate` takes: as it is, compiled, in half precision, and with more evaluations of the network, in
+one process; or, with `--cold`, how long the command takes from the prompt to the file, beside `import torch` alone and
+other checkouts.
 
     OMP_NUM_THREADS=2 python benchmarks/generate.py
     python benchmarks/generate.py --cold --peer ../older
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
@@ -40,6 +42,16 @@ def parts(pipeline, prompt, length):
     return {"text and prior": text, "painting": painting, "vocoder": vocoder}
 
 
+def in_turn(ways, one, rounds, warm):
+    "Sorted seconds of every way, taken in turn, after some rounds that do not count."
+    times = {name: [] for name in ways}
+    for k in range(warm + rounds):
+        for name, way in ways.items():
+            taken = one(*way)
+            if k >= warm: times[name].append(taken)
+    return {name: sorted(found) for name, found in times.items()}
+
+
 def cold(rounds, prompt, checkouts):
     "Whole processes, in turn."
     command = [sys.executable, "-m", "clipsonic", "generate", prompt, "--seed", "1", "-o", "sound.wav"]
@@ -48,12 +60,12 @@ def cold(rounds, prompt, checkouts):
         def one(words, checkout):
             env = os.environ | ({"PYTHONPATH": str(checkout)} if checkout else {})
             return seconds(lambda: subprocess.run(words, cwd=folder, env=env, check=True, capture_output=True))[0]
-        times = [{name: one(*way) for name, way in ways.items()} for _ in range(rounds + 1)][1:]  # the first round warms the disk's cache
-    base = median(t["import torch"] for t in times)
+        times = in_turn(ways, one, rounds, warm=1)  # the first round warms the disk's cache
+    base = median(times["import torch"])
     print(f"from nothing to a written file, medians of {rounds}:")
-    for name in ways:
-        found = sorted(t[name] for t in times)
-        print(f"  {median(found):6.2f} s ({found[0]:.2f} to {found[-1]:.2f}), {median(found) / base:.2f} times `import torch`: {name}")
+    for name, found in times.items():
+        print(f"  {median(found):6.2f} s ({found[0]:.2f} to {found[-1]:.2f}), {median(found) / base:.2f} times "
+              f"`import torch`: {name}")
 
 
 if __name__ == "__main__":
@@ -65,18 +77,26 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--paper", action="store_true", help="also 1 000 ancestral steps, once")
     parser.add_argument("--cold", action="store_true", help="whole processes, and nothing else")
-    parser.add_argument("--peer", nargs="*", default=[], metavar="CHECKOUT", help="with --cold: other checkouts of this project")
+    parser.add_argument("--peer", nargs="*", default=[], metavar="CHECKOUT",
+                        help="with --cold: other checkouts of this project")
     args = parser.parse_args()
-    if args.cold: sys.exit(cold(args.rounds, args.prompt, [Path(__file__).resolve().parent.parent, *(Path(p).resolve() for p in args.peer)]))
-    plain, compiled, half = (Pipeline.load(args.model, args.device, **how) for how in ({}, {"compile": True}, {"precision": "bfloat16"}))
+    if args.cold:
+        sys.exit(cold(args.rounds, args.prompt, [Path(__file__).resolve().parent.parent,
+                                                 *(Path(p).resolve() for p in args.peer)]))
+    plain, compiled, half = (Pipeline.load(args.model, args.device, **how)
+                             for how in ({}, {"compile": True}, {"precision": "bfloat16"}))
     ways = {"the default": (plain, {}), "the default, compiled": (compiled, {}), "the default, bfloat16": (half, {}),
             "25 steps of DDIM": (plain, {"sampler": "ddim", "steps": 25} | ALWAYS)}
-    def one(pipeline, settings): return seconds(lambda: pipeline.generate(args.prompt, seconds=args.seconds, seed=1, progress=False, **settings))[0]
-    times = [{name: one(*way) for name, way in ways.items()} for _ in range(args.rounds + 2)][2:]  # in turn; the first two rounds warm up
-    print(f"{args.seconds:g} s of sound, {args.model}, {args.device}, {torch.get_num_threads()} threads, medians of {args.rounds}:")
-    for name in ways:
-        found = sorted(t[name] for t in times)
+    def one(pipeline, settings):
+        return seconds(lambda: pipeline.generate(args.prompt, seconds=args.seconds, seed=1, progress=False,
+                                                 **settings))[0]
+    times = in_turn(ways, one, args.rounds, warm=2)
+    print(f"{args.seconds:g} s of sound, {args.model}, {args.device}, {torch.get_num_threads()} threads, "
+          f"medians of {args.rounds}:")
+    for name, found in times.items():
         print(f"  {name:24}{median(found):7.3f} s ({found[0]:.3f} to {found[-1]:.3f})")
-    if args.paper: print(f"  {'1 000 ancestral steps':24}{one(plain, {'sampler': 'ddpm', 'steps': 1000} | ALWAYS):7.3f} s, once")
+    if args.paper:
+        print(f"  {'1 000 ancestral steps':24}{one(plain, {'sampler': 'ddpm', 'steps': 1000} | ALWAYS):7.3f} s, once")
     stages = [parts(plain, args.prompt, args.seconds) for _ in range(args.rounds)]
-    print("  the default: " + ", ".join(f"{name} {median(s[name] for s in stages):.3f} s" for name in stages[0]))
+    medians = {name: median(map(itemgetter(name), stages)) for name in stages[0]}
+    print("  the default: " + ", ".join(f"{name} {found:.3f} s" for name, found in medians.items()))

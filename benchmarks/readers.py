@@ -25,7 +25,8 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-RATE, SECONDS, FPS = 48000, 8, 8
+RATE = 48000
+SECONDS = FPS = 8
 
 # the film
 
@@ -237,7 +238,8 @@ def sound(start=0., seconds=None, silent=(), level=0., about=.03):
     whole = SECONDS - start if seconds is None else seconds
     def judge(reader, path):
         wave, wanted = np.asarray(reader.sound(path, start, seconds)), chirp(start, whole, 16000)
-        late, gains, lost, loud = [], [], 0, 0
+        late, gains = [], []
+        lost = loud = 0
         for k in range(int(whole)):
             if start + k in silent:
                 middle = wave[16000*k + 800:16000*(k + 1) - 800]
@@ -356,8 +358,8 @@ def clear(folder, name, codec, pixels, **options):
 
 def webp(folder):
     images = [Image.new("RGB", (96, 64), (gray(k),) * 3) for k in range(SECONDS)]
-    images[0].save(path := folder/"moving.webp", save_all=True, append_images=images[1:], duration=1000, lossless=True)
-    return path
+    images[0].save(folder/"moving.webp", save_all=True, append_images=images[1:], duration=1000, lossless=True)
+    return folder/"moving.webp"
 
 def pq(nits):
     power = (np.asarray(nits) / 10000) ** .1593017578125
@@ -385,20 +387,21 @@ def surround(path, codec):
 
 def opposite(folder):
     wave = chirp()
-    soundfile.write(path := folder/"opposite.wav", np.stack([wave, -wave], 1), RATE)
-    return path
+    soundfile.write(folder/"opposite.wav", np.stack([wave, -wave], 1), RATE)
+    return folder/"opposite.wav"
 
 def out_of_scale(folder):
-    soundfile.write(path := folder/"integers.wav", chirp() * 32767, RATE, subtype="FLOAT")
-    return path
+    soundfile.write(folder/"integers.wav", chirp() * 32767, RATE, subtype="FLOAT")
+    return folder/"integers.wav"
 
 def gsm(folder):
-    soundfile.write(path := folder/"gsm.wav", chirp(rate=8000), 8000, subtype="GSM610")
-    return path
+    soundfile.write(folder/"gsm.wav", chirp(rate=8000), 8000, subtype="GSM610")
+    return folder/"gsm.wav"
 
 def playlist(folder):
     film(folder/"other.ts")
-    (path := folder/"list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:8\n#EXTINF:8,\nother.ts\n#EXT-X-ENDLIST\n")
+    path = folder/"list.m3u8"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:8\n#EXTINF:8,\nother.ts\n#EXT-X-ENDLIST\n")
     return path
 
 def center_of_wav(folder): return surround(folder/"center.wav", "pcm_s16le")
@@ -508,7 +511,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for n, (name, make, questions) in enumerate(HAZARDS):
             if args.only not in name: continue
-            (place := Path(folder)/str(n)).mkdir()
+            place = Path(folder)/str(n)
+            place.mkdir()
             path = make(place)
             for judge in questions:
                 cells = {reader.name: ask(judge, reader, path) for reader in there}

@@ -18,7 +18,8 @@ settings.read(root/'settings.ini', encoding='utf-8')
 FLAGS = set(settings['DEFAULT']['tst_flags'].split())
 
 def pytest_addoption(parser):
-    parser.addoption('--flags', default='', help=f'run flagged tests and notebook cells too, of: {" ".join(sorted(FLAGS))}')
+    parser.addoption('--flags', default='',
+                     help=f'run flagged tests and notebook cells too, of: {" ".join(sorted(FLAGS))}')
 
 def pytest_configure(config):
     asked = set(config.getoption('--flags').split())
@@ -57,6 +58,22 @@ def pytest_runtest_setup(item):
 def said(stderr):
     "The lines of what a program said on stderr, without progress bars: a run of more than a second shows one."
     return [line for line in re.split('[\r\n]+', stderr) if line.strip() and not re.search(r'\[[\d:]+[<,]', line)]
+
+def _spelt(word):
+    "The pattern of one word: it stands alone, a number in any notation, a name with hyphens or underscores."
+    word = str(word)
+    try: number = float(word)
+    except ValueError:
+        text = '[-_]'.join(re.escape(part) for part in re.split('[-_]', word))
+        return (r'(?<![^\W_])' if word[:1].isalnum() else '') + text + (r'(?![^\W_])' if word[-1:].isalnum() else '')
+    notations = {word, repr(number), f'{number:g}'} | ({str(int(number))} if number.is_integer() else set())
+    text = '|'.join(re.escape(each) + '0*' * ('.' in each) for each in sorted(notations))   # 0.2 is 0.200 too
+    return rf'(?<![\w.-])({text})(?!\w|\.\d)'
+
+def naming(*words):
+    """A pattern for `match=`: the message holds all of these, wherever. They are what the user gave and what it was
+    given as, such as naming('steps', 0), and not how the sentence is worded."""
+    return '(?s)' + ''.join(f'(?=.*{_spelt(word)})' for word in words)
 
 @pytest.fixture(scope='session')
 def runs(tmp_path_factory):

@@ -26,13 +26,16 @@ def film(path, seconds=2., n=0, audio=True, size=(64, 48), rate=8):
     write_video(path, frames, rate, tone(seconds, 220 + 40*n) if audio is True else audio)
     return path
 
-def remux(source, path, audio_delay=0., video_delay=0., keep=lambda kind, seconds: True, late=lambda seconds: 0., **options):
-    "A copy of a film's packets in another container, its tracks delayed; of the packets that are kept, the sound's `late` as a function of their time."
+def remux(source, path, audio_delay=0., video_delay=0., keep=lambda kind, seconds: True, late=lambda seconds: 0.,
+          **options):
+    """A copy of a film's packets in another container, its tracks delayed; of the packets that are kept, the sound's
+    `late` as a function of their time."""
     with av.open(str(source)) as old, av.open(str(path), 'w', options=options) as new:
         streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
         for packet in old.demux():
             if packet.dts is None or not keep(packet.stream.type, now := float(packet.pts * packet.time_base)): continue
-            delay = round((audio_delay + late(now) if packet.stream.type == 'audio' else video_delay) / packet.time_base)
+            delay = round((audio_delay + late(now) if packet.stream.type == 'audio' else video_delay)
+                          / packet.time_base)
             packet.pts += delay
             packet.dts += delay
             packet.stream = streams[packet.stream.index]
@@ -45,19 +48,22 @@ def ladder(seconds, rate=16000, channels=1, first=0):
     return Audio((.3 * torch.sin(2*math.pi * (300 + 200 * (t.floor() + first)) * t)).repeat(channels, 1), rate)
 
 def steps(path, seconds=4., video='libx264', audio='aac', rate=16000, channels=1, first=0, fps=8, **options):
-    "A film that gets lighter by a step every second, and its `ladder`, by given codecs (None: no such track); one key frame, at the beginning."
+    """A film that gets lighter by a step every second, and its `ladder`, by given codecs (None: no such track); one key
+    frame, at the beginning."""
     options = {'g': '1000', 'sc_threshold': '0' if video == 'libx264' else '1000000000'} | options
     with av.open(str(path), 'w') as file:
         if video: pictures = file.add_stream(video, rate=fps, width=64, height=48, pix_fmt='yuv420p', options=options)
         if audio: sound = file.add_stream(audio, rate=rate, layout='mono' if channels == 1 else 'stereo')
         def images():
             for n in range(round(seconds * fps)):
-                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 + 25 * (n // fps + first), np.uint8), 'rgb24')
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 + 25 * (n // fps + first), np.uint8),
+                                                   'rgb24')
                 frame.pts, frame.time_base = n, Fraction(1, fps)
                 yield n / fps, pictures, frame
         def sounds():
             for frame in _sound_frames(ladder(seconds, rate, channels, first)): yield frame.pts / rate, sound, frame
-        for _, stream, frame in merge(images() if video else (), sounds() if audio else (), key=lambda each: each[0]): file.mux(stream.encode(frame))
+        for _, stream, frame in merge(images() if video else (), sounds() if audio else (), key=lambda each: each[0]):
+            file.mux(stream.encode(frame))
         for stream in file.streams: file.mux(stream.encode(None))
     return path
 
@@ -68,8 +74,10 @@ def joined(path, *parts):
 
 def heard(audio):
     "The step of the `ladder` that is heard in the middle of each second; None for silence."
-    waves = [audio.waveform[0, round(at * audio.sample_rate):][:audio.sample_rate // 2] for at in np.arange(.25, audio.seconds - .4)]
-    return [None if wave.abs().max() < .01 else round((pitch(wave, audio.sample_rate) - 300) / 200, 1) for wave in waves]
+    waves = [audio.waveform[0, round(at * audio.sample_rate):][:audio.sample_rate // 2]
+             for at in np.arange(.25, audio.seconds - .4)]
+    return [None if wave.abs().max() < .01 else round((pitch(wave, audio.sample_rate) - 300) / 200, 1)
+            for wave in waves]
 
 def seen(found):
     "The steps of light of what `read_frames` found, by time."

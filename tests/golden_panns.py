@@ -1,7 +1,8 @@
-"""Golden figures of qiuqiangkong/audioset_tagging_cnn and haoheliu/audioldm_eval, at weights and sounds that a formula gives, so that only answers are stored.
+"""Golden figures of qiuqiangkong/audioset_tagging_cnn and haoheliu/audioldm_eval, at weights and sounds that a formula
+gives, so that only answers are stored.
 
-`python tests/golden_panns.py AUDIOSET_TAGGING_CNN AUDIOLDM_EVAL`, with two folders that hold those repositories, and with torchlibrosa installed, runs them and
-rewrites the fixture. Nothing of them is needed to run the tests."""
+`python tests/golden_panns.py AUDIOSET_TAGGING_CNN AUDIOLDM_EVAL`, with two folders that hold those repositories, and
+with torchlibrosa installed, runs them and rewrites the fixture. Nothing of them is needed to run the tests."""
 import importlib.util
 import json
 import sys
@@ -18,14 +19,19 @@ from golden_vggish import wave
 FIXTURE = Path(__file__).parent / 'fixtures' / 'panns.npz'
 STORED = slice(2, None, 12)   # frames that are kept
 FOURIER = (slice(1, None, 37), 0, slice(3, None, 41))   # of the stored kernels
-SETTINGS = {16000: dict(sample_rate=16000, window_size=512, hop_size=160, mel_bins=64, fmin=50, fmax=8000, classes_num=527),
-            32000: dict(sample_rate=32000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14000, classes_num=527)}
+SETTINGS = {16000: dict(sample_rate=16000, window_size=512, hop_size=160, mel_bins=64, fmin=50, fmax=8000,
+                        classes_num=527),
+            32000: dict(sample_rate=32000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14000,
+                        classes_num=527)}
 
 def weight(name, shape):
-    "The value of a trained parameter, from its name: He's initialisation, normalisations that do a little, and answers as far apart as published ones."
+    """The value of a trained parameter, from its name: He's initialisation, normalisations that do a little, and
+    answers as far apart as published ones."""
     if name.endswith('num_batches_tracked'): return torch.tensor(7)
-    value = torch.from_numpy(wave(int(np.prod(shape)), zlib.crc32(name.encode()) % 9973).astype(np.float32)).view(*shape)
-    if name.startswith('bn0.running'): return -40 + 10 * value if name.endswith('mean') else 400 + 100 * value   # decibels
+    value = wave(int(np.prod(shape)), zlib.crc32(name.encode()) % 9973).astype(np.float32)
+    value = torch.from_numpy(value).view(*shape)
+    # decibels
+    if name.startswith('bn0.running'): return -40 + 10 * value if name.endswith('mean') else 400 + 100 * value
     if name.endswith(('running_var', 'bn0.weight', 'bn1.weight', 'bn2.weight')): return 1 + 0.3 * value
     if value.ndim == 1: return 0.1 * value
     return value * (6 / value[0].numel()) ** 0.5 * (0.8 if name == 'fc_audioset.weight' else 1)
@@ -48,7 +54,8 @@ def sounds(sample_rate):
 
 def logits(k):
     "(6, 527), from doubtful to certain."
-    return torch.from_numpy(wave(6 * 527, k).astype(np.float32)).view(6, 527) * torch.tensor([0.5, 1, 2, 4, 8, 16])[:, None]
+    scale = torch.tensor([0.5, 1, 2, 4, 8, 16])[:, None]
+    return torch.from_numpy(wave(6 * 527, k).astype(np.float32)).view(6, 527) * scale
 
 def module(file, beside=None):
     "A module from its file, without the package around it."
@@ -68,7 +75,8 @@ def main(panns, audioldm):
         layouts[rate] = {k: list(v.shape) for k, v in state.items()}
         for key, value in state.items():
             if key not in NAMES: value.copy_(weight(key, tuple(value.shape)))
-        for part, key in (('real', 'conv_real'), ('imag', 'conv_imag')): found[f'{rate} {part}'] = state[f'spectrogram_extractor.stft.{key}.weight'][FOURIER].numpy()
+        for part, key in (('real', 'conv_real'), ('imag', 'conv_imag')):
+            found[f'{rate} {part}'] = state[f'spectrogram_extractor.stft.{key}.weight'][FOURIER].numpy()
         found[f'{rate} bands'] = state['logmel_extractor.melW'].numpy()
         answers = []
         network.fc_audioset.register_forward_hook(lambda *call: answers.append(call[-1]))
@@ -76,16 +84,25 @@ def main(panns, audioldm):
         ours.load_state_dict({NAMES.get(k, k): v for k, v in state.items()})
         for name, sound in sounds(rate).items():
             mel, output = network.logmel_extractor(network.spectrogram_extractor(sound[None])), network(sound[None])
-            found |= {f'{rate} {name} mel': mel[0, 0, STORED].numpy(), f'{rate} {name} embedding': output['embedding'][0].numpy(), f'{rate} {name} logits': answers[-1][0].numpy(),
+            found |= {f'{rate} {name} mel': mel[0, 0, STORED].numpy(),
+                      f'{rate} {name} embedding': output['embedding'][0].numpy(),
+                      f'{rate} {name} logits': answers[-1][0].numpy(),
                       f'{rate} {name} clipwise': output['clipwise_output'][0].numpy()}
             mine = ours(sound[None])
-            print(rate, name, tuple(mel.shape), *(f'{what}: spread {theirs.std():.3g}, off by {(theirs - own).abs().max():.1e};' for what, theirs, own in (
-                ('mel', mel, ours.log_mel(sound[None])), ('embedding', output['embedding'], mine.embedding), ('logits', answers[-1], mine.logits), ('clipwise', output['clipwise_output'], mine.clipwise_output))))
-    sets = [{'logits': logits(k), 'file_path_': [f'{i}.wav' for i in range(6)]} for k in (1, 2)]
+            pairs = {'mel': (mel, ours.log_mel(sound[None])), 'embedding': (output['embedding'], mine.embedding),
+                     'logits': (answers[-1], mine.logits),
+                     'clipwise': (output['clipwise_output'], mine.clipwise_output)}
+            print(rate, name, tuple(mel.shape),
+                  *(f'{what}: spread {theirs.std():.3g}, off by {(theirs - own).abs().max():.1e};'
+                    for what, (theirs, own) in pairs.items()))
+    files = [f'{i}.wav' for i in range(6)]
+    sets = [{'logits': logits(k), 'file_path_': files} for k in (1, 2)]
     kl = module(Path(audioldm, 'audioldm_eval', 'metrics', 'kl.py')).calculate_kl(*sets, 'logits')[0]   # the made first
     print(kl)
-    how = f'Made by tests/golden_panns.py from qiuqiangkong/audioset_tagging_cnn with torchlibrosa, and haoheliu/audioldm_eval, with torch {torch.__version__}; weights and sounds are formulas of that file.'
-    with whole_file(FIXTURE) as partial, open(partial, 'wb') as file: np.savez_compressed(file, how=how, layouts=json.dumps(layouts), kl=json.dumps(kl), **found)
+    how = ('Made by tests/golden_panns.py from qiuqiangkong/audioset_tagging_cnn with torchlibrosa, and '
+           f'haoheliu/audioldm_eval, with torch {torch.__version__}; weights and sounds are formulas of that file.')
+    with whole_file(FIXTURE) as partial, open(partial, 'wb') as file:
+        np.savez_compressed(file, how=how, layouts=json.dumps(layouts), kl=json.dumps(kl), **found)
     print(FIXTURE, FIXTURE.stat().st_size, 'bytes')
 
 if __name__ == '__main__': main(*sys.argv[1:])

@@ -1,7 +1,8 @@
-"""Golden figures of harritaylor/torchvggish, at weights and sounds that a formula gives, so that only answers are stored.
+"""Golden figures of harritaylor/torchvggish, at weights and sounds that a formula gives, so that only answers are
+stored.
 
-`python tests/golden_vggish.py TORCHVGGISH`, with a folder that holds that repository, runs it and rewrites the fixture; it says too how far
-all of Google's test tones are from ours. Nothing of it is needed to run the tests."""
+`python tests/golden_vggish.py TORCHVGGISH`, with a folder that holds that repository, runs it and rewrites the fixture;
+it says too how far all of Google's test tones are from ours. Nothing of it is needed to run the tests."""
 import json
 import sys
 import types
@@ -23,8 +24,10 @@ def wave(n, k=0):
     return np.resize((i * i * 7919 + i * 104729 + k * 15485863) % PERIOD / 32760.5 - 1, n)
 
 def weight(name, shape):
-    "The value of a published parameter, from its name; He's initialisation, and a last layer that gives embeddings as large as the published ones."
-    value = torch.from_numpy(wave(int(np.prod(shape)), zlib.crc32(name.encode()) % 9973).astype(np.float32)).view(*shape)
+    """The value of a published parameter, from its name; He's initialisation, and a last layer that gives embeddings as
+    large as the published ones."""
+    value = wave(int(np.prod(shape)), zlib.crc32(name.encode()) % 9973).astype(np.float32)
+    value = torch.from_numpy(value).view(*shape)
     if name == 'pca_eigen_vectors': return 0.2 * value
     if name == 'pca_means' or name.endswith('bias'): return 0.1 * value
     return value * (6 / value[0].numel()) ** 0.5 * (0.1 if name == 'embeddings.4.weight' else 1)
@@ -36,7 +39,8 @@ def google_tone(frequency, noise, seed=0, seconds=6):
     tone += np.random.RandomState(seed).normal(0, 1, len(tone)) * noise * np.abs(tone).max()
     return (np.trunc(tone * 2**15) + 2**15) % 2**16 / 2**15 - 1
 
-GOOGLE = {f'{name} {frequency:.0f} Hz': (frequency, noise) for name, count, noise in (('background', 10, 0), ('test 1', 5, 1e-4), ('test 2', 5, 1e-5))
+GOOGLE = {f'{name} {frequency:.0f} Hz': (frequency, noise) for name, count, noise in (('background', 10, 0),
+    ('test 1', 5, 1e-4), ('test 2', 5, 1e-5))
           for frequency in np.linspace(100, 1000, count)}
 
 def sounds():
@@ -54,8 +58,10 @@ def main(folder):
     from torchvggish import vggish, vggish_input
     network = vggish.VGGish(urls={}, device='cpu', pretrained=False, preprocess=True, postprocess=False).eval()
     whitening = vggish.Postprocessor()
-    for key, value in (*network.state_dict().items(), *whitening.state_dict().items()): value.copy_(weight(key, value.shape))
-    layout = {k: list(v.shape) for k, v in network.state_dict().items()}, {k: list(v.shape) for k, v in whitening.state_dict().items()}
+    for key, value in (*network.state_dict().items(), *whitening.state_dict().items()):
+        value.copy_(weight(key, value.shape))
+    shapes = lambda module: {k: list(v.shape) for k, v in module.state_dict().items()}
+    layout = shapes(network), shapes(whitening)
     def answers(sound, activation):
         last = network.embeddings[-1]
         network.embeddings[-1] = last if activation else torch.nn.Identity()
@@ -65,11 +71,15 @@ def main(folder):
     found = {}
     for name, sound in sounds().items():
         examples, embedding = vggish_input.waveform_to_examples(sound, 16000)[:, 0], answers(sound, False)
-        found |= {f'{name} examples': examples[:, STORED].detach().numpy(), f'{name} embeddings': embedding.numpy(), f'{name} activation': answers(sound, True).numpy(),
+        found |= {f'{name} examples': examples[:, STORED].detach().numpy(), f'{name} embeddings': embedding.numpy(),
+                  f'{name} activation': answers(sound, True).numpy(),
                   f'{name} pca': whitening(embedding).view(-1, 128).numpy().astype(np.uint8)}
-        print(name, tuple(examples.shape), 'embeddings', embedding.std().item(), 'whitened', found[f'{name} pca'].mean(), found[f'{name} pca'].std())
-    how = f'Made by tests/golden_vggish.py from harritaylor/torchvggish with torch {torch.__version__}; weights and sounds are formulas of that file.'
-    with whole_file(FIXTURE) as partial, open(partial, 'wb') as file: np.savez_compressed(file, how=how, layout=json.dumps(layout), **found)
+        print(name, tuple(examples.shape), 'embeddings', embedding.std().item(), 'whitened',
+              found[f'{name} pca'].mean(), found[f'{name} pca'].std())
+    how = (f'Made by tests/golden_vggish.py from harritaylor/torchvggish with torch {torch.__version__}; '
+           'weights and sounds are formulas of that file.')
+    with whole_file(FIXTURE) as partial, open(partial, 'wb') as file:
+        np.savez_compressed(file, how=how, layout=json.dumps(layout), **found)
     print(FIXTURE, FIXTURE.stat().st_size, 'bytes')
     compare(network, vggish_input)
 
@@ -83,6 +93,7 @@ def compare(network, vggish_input):
     embeddings = torch.stack([network(tone, 16000) for tone in batch])
     for what, theirs, mine in (('examples', examples, vggish_examples(torch.from_numpy(batch)[:, None], 16000)),
                                ('embeddings', embeddings, embed_vggish(ours, torch.from_numpy(batch)[:, None], 16000))):
-        print(f'{what} of {len(batch)} tones {tuple(mine.shape)}: off by at most {(theirs - mine).abs().max():.1e}, of {theirs.abs().max():.1f}')
+        print(f'{what} of {len(batch)} tones {tuple(mine.shape)}: off by at most {(theirs - mine).abs().max():.1e}, '
+              f'of {theirs.abs().max():.1f}')
 
 if __name__ == '__main__': main(*sys.argv[1:])

@@ -1,4 +1,5 @@
-"""The terminal: what is written and printed, and that whatever a user gets wrong is one line on stderr and exit status 2."""
+"""The terminal: what is written and printed, and that whatever a user gets wrong is one line on stderr and exit status
+2."""
 import contextlib
 import json
 import os
@@ -23,7 +24,7 @@ from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, wei
 from clipsonic.cli import file_name, main, parser, sound_paths, what_next
 from clipsonic.core import Audio, ClipsonicError
 from clipsonic.video import probe, read_frames, write_video
-from conftest import said
+from conftest import naming, said
 
 @pytest.fixture(scope='module')
 def model(runs): return str(runs/'model')
@@ -52,11 +53,12 @@ def files(folder='.'): return sorted(p.name for p in Path(folder).iterdir() if p
 # what is written
 
 def test_sounds_are_named_after_films_and_pictures_on_every_machine():
-    assert [file_name(query) for query in ('my holiday.ts', 'clips/a.MKV', 'b.webp', 'a dog. Barking')] == ['my-holiday', 'a', 'b', 'a-dog-barking']
+    assert [file_name(query) for query in ('my holiday.ts', 'clips/a.MKV', 'b.webp', 'a dog. Barking')] == [
+        'my-holiday', 'a', 'b', 'a-dog-barking']
 
 def test_generate_writes_what_was_named(run, here, model):
     status, out, err = run('generate', 'a dog barking', '--model', model, '-o', 'dog.wav', *fast)
-    assert status == 0 and 'dog.wav: 0.200 s at 16000 Hz, seed 7' in out
+    assert status == 0 and re.search(naming('dog.wav: ', 0.2, 16000, 'seed 7'), out)
     info = soundfile.info('dog.wav')
     assert (info.frames, info.samplerate, info.channels, info.subtype) == (3200, 16000, 1, 'PCM_16')
     first = Path('dog.wav').read_bytes()
@@ -65,10 +67,13 @@ def test_generate_writes_what_was_named(run, here, model):
 
 def test_every_setting_reaches_the_sound(run, here, model):
     def made(*words):
-        assert run('generate', 'a dog', '--model', model, '-o', 'dog.wav', '--steps', '3', '--seconds', '0.2', '--seed', '7', '--device', 'cpu', *words)[0] == 0
+        assert run('generate', 'a dog', '--model', model, '-o', 'dog.wav', '--steps', '3', '--seconds', '0.2', '--seed',
+                   '7', '--device', 'cpu', *words)[0] == 0
         return Path('dog.wav').read_bytes()
     plain = made()
-    for words in (['--sampler', 'dpm++2m'], ['--spacing', 'trailing'], ['--guidance-interval', '100', '600'], ['--guidance-rescale', '0.7']): assert made(*words) != plain
+    for words in (['--sampler', 'dpm++2m'], ['--spacing', 'trailing'], ['--guidance-interval', '100', '600'],
+                  ['--guidance-rescale', '0.7']):
+        assert made(*words) != plain
     assert made('--spacing', 'uniform', '--guidance-interval', '0', '1000', '--guidance-rescale', '0') == plain
 
 @pytest.mark.parametrize('ending', ['wav', 'flac', 'ogg', 'WAV'])
@@ -85,38 +90,46 @@ def test_several_sounds(run, here, model):
     assert run('generate', 'a dog', 'rain', '--n', 2, '--model', model, '-o', 'out', *fast)[0] == 0
     assert files('out') == ['a-dog-2.wav', 'a-dog.wav', 'rain-2.wav', 'rain.wav']
     status, out, _ = run('generate', '--image', 'photo.png', 'photo.png', '--model', model, '-o', 'x.flac', *fast)
-    assert status == 0 and 'x-2.flac: 0.200 s at 16000 Hz, seed 7, number 1' in out
+    assert status == 0 and re.search(naming('x-2.flac: ', 0.2, 16000, 'seed 7', 'number 1'), out.splitlines()[-1])
     assert files() == ['out', 'x-1.flac', 'x-2.flac']
 
 def test_films(run, here, model):
     write_video('Silent film.mp4', [Image.new('RGB', (64, 48), colour) for colour in ('red', 'blue')] * 6, frame_rate=4)
-    words = ['generate', '--video', 'Silent film.mp4', '--model', model, '--steps', '1', '--seed', '7', '--device', 'cpu']
+    words = ['generate', '--video', 'Silent film.mp4', '--model', model, '--steps', '1', '--seed', '7', '--device',
+             'cpu']
     status, out, _ = run(*words, '-o', 'with.mkv')
-    assert status == 0 and 'with.mkv: 3.000 s at 16000 Hz, seed 7' in out
-    assert (probe('with.mkv').video, probe('with.mkv').audio) == ('h264', 'aac') and len(read_frames('with.mkv', rate=4)[1]) == 12
-    for more in (['-o', 'only.wav'], ['--n', '2'], ['--guidance', '1', '-o', 'Silent film.mp4']): assert run(*words, *more)[0] == 0
-    assert files() == ['Silent film.mp4', 'only.wav', 'silent-film-2.mp4', 'silent-film.mp4', 'with.mkv'] and Audio(*sound_of('only.wav')).seconds == 3
+    assert status == 0 and re.search(naming('with.mkv: ', 3, 16000, 'seed 7'), out)
+    assert (probe('with.mkv').video, probe('with.mkv').audio) == ('h264', 'aac')
+    assert len(read_frames('with.mkv', rate=4)[1]) == 12
+    for more in (['-o', 'only.wav'], ['--n', '2'], ['--guidance', '1', '-o', 'Silent film.mp4']):
+        assert run(*words, *more)[0] == 0
+    assert files() == ['Silent film.mp4', 'only.wav', 'silent-film-2.mp4', 'silent-film.mp4', 'with.mkv']
+    assert Audio(*sound_of('only.wav')).seconds == 3
     assert probe('Silent film.mp4').audio == 'aac', 'a film may get its sound in its place'
 
 @pytest.mark.long
 def test_sounds_that_are_there(run, here, model):
     assert run('generate', 'rain', '--model', model, '-o', 'rain.wav', *fast[:-4], '--seconds', '2')[0] == 0
     for words, seconds in ((['--extend', '1'], 3), (['--inpaint', '0.5', '1'], 2), (['--strength', '0.5'], 2)):
-        assert run('generate', 'a dog', '--audio', 'rain.wav', '--model', model, '-o', 'new.wav', '--steps', '1', *words)[0] == 0
+        assert run('generate', 'a dog', '--audio', 'rain.wav', '--model', model, '-o', 'new.wav', '--steps', '1',
+                   *words)[0] == 0
         old, new = sound_of('rain.wav')[0], sound_of('new.wav')[0]
         assert new.shape[1] == 16_000 * seconds and (words[0] == '--strength' or (old[:, :8000] == new[:, :8000]).all())
     assert run('generate', 'a dog', '--best-of', '3', '--model', model, '-o', 'best.wav', *fast)[0] == 0
 
 def test_half_precision(run, here, model):
-    for name, words in {'a': [], 'b': ['--precision', 'bfloat16']}.items(): assert run('generate', 'rain', '--model', model, '-o', f'{name}.wav', *fast, *words)[0] == 0
+    for name, words in {'a': [], 'b': ['--precision', 'bfloat16']}.items():
+        assert run('generate', 'rain', '--model', model, '-o', f'{name}.wav', *fast, *words)[0] == 0
     a, b = sound_of('a.wav')[0], sound_of('b.wav')[0]
     assert not torch.equal(a, b) and torch.corrcoef(torch.cat([a, b]))[0, 1] > 0.5
 
 @pytest.mark.long
 def test_without_a_compiler_it_goes_on_with_a_word(run, here, model):
     words = ['generate', 'rain', '--model', model, *fast]
-    done = clipsonic(*words, '-o', 'a.wav', '--compile', env={**os.environ, 'CXX': 'nonesuch', 'TORCHINDUCTOR_CACHE_DIR': str(here/'kept')})
-    assert done.returncode == 0 and 'warning: torch.compile does not work here' in done.stderr and 'Traceback' not in done.stderr, done.stderr
+    done = clipsonic(*words, '-o', 'a.wav', '--compile', env={**os.environ, 'CXX': 'nonesuch',
+                                                              'TORCHINDUCTOR_CACHE_DIR': str(here/'kept')})
+    assert done.returncode == 0 and re.search('(?m)^warning: .*torch.compile', done.stderr), done.stderr
+    assert 'Traceback' not in done.stderr, done.stderr
     assert run(*words, '-o', 'b.wav')[0] == 0 and Path('a.wav').read_bytes() == Path('b.wav').read_bytes()
 
 @pytest.mark.slow
@@ -137,7 +150,8 @@ def test_sounds_for_the_frames_of_natural_videos(run, here, pocketav):
         frames = read_frames(film, rate=1.0)[1]
         frames[len(frames) // 2].save(f'frames/{film.stem}.png')
     pictures = [f'frames/{film.stem}.png' for film in films]
-    status, out, _ = run('generate', '--image', *pictures, '-o', 'sounds/', '--seconds', '2.048', '--steps', '8', '--seed', '7')
+    status, out, _ = run('generate', '--image', *pictures, '-o', 'sounds/', '--seconds', '2.048', '--steps', '8',
+                         '--seed', '7')
     sounds = [soundfile.read(path)[0] for path in sorted(Path('sounds').iterdir())]
     assert status == 0 and len(sounds) == len(films) == 22 and out.count('seed 7') == 22
     assert all(len(s) == 32768 and 0.003 < np.sqrt((s**2).mean()) and abs(s).max() < 1 for s in sounds)
@@ -151,15 +165,16 @@ def test_a_fresh_seed_is_printed_and_gives_the_sound_again(run, here, model):
 
 def test_warnings_are_one_line(run, here, model):
     status, out, err = run('generate', 'a zebra', '--model', model, '-o', 'a.wav', *fast)
-    says = f"'a zebra' is none of the 3 sounds that the model {model!r} knows: the sound is a guess; "
     line, = said(err)
-    assert status == 0 and line == f'warning: {says}clipsonic info {model} lists them'
+    assert status == 0 and line.startswith('warning: ')
+    assert re.search(naming("'a zebra'", 3, repr(model), f'clipsonic info {model}'), line)
 
 # info
 
 def test_info_about_models_and_media(run, here, model):
     status, out, _ = run('info', model)
-    assert status == 0 and 'pipeline' in out and 'knows: dog, rain, flute' in out and 'denoiser/' in out and 'steps: 3' in out
+    assert status == 0 and 'pipeline' in out and 'knows: dog, rain, flute' in out and 'denoiser/' in out
+    assert 'steps: 3' in out
     assert run('info', f'{Path(model).parent}/denoiser')[1].count('denoiser:') == 1
     names = load_config(weights_folder('pocket'))['knows']
     assert len(names) == 30 and f"  knows: {', '.join(names)}\n" in run('info', 'pocket')[1]
@@ -178,18 +193,19 @@ def test_info_says_whether_digests_agree(run, here, model):
     del config['sha256']
     Path('odd/vocoder/config.json').write_text(json.dumps(config))
     status, out, _ = run('info', 'odd')
-    said = [line.strip() for line in out.splitlines() if 'digests:' in line]
-    assert status == 0 and said == ['digests: agree', 'digests: model.safetensors damaged or changed',
-                                    'digests: config.json damaged or changed', 'digests: none']
+    lines = [line.strip() for line in out.splitlines() if 'digests:' in line]
+    assert status == 0 and (lines[0], lines[3]) == ('digests: agree', 'digests: none')
+    assert lines[1].startswith('digests: model.safetensors ') and lines[2].startswith('digests: config.json ')
     status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
-    assert status == 2 and 'config.json is damaged, or was changed' in err
+    assert status == 2 and re.search(naming('odd/denoiser/config.json', 'sha256'), err)
 
 def test_info_about_shards(run, here):
     from clipsonic.shards import write_info
     Path('shards').mkdir()
-    write_info('shards', {'clipsonic-000000.tar': 3}, clip={'name': 'pocket', 'hash': 'beef'}, dim=192, sample_rate=16000, frame_rate=1., total_seconds=7200., labelled=0)
+    write_info('shards', {'clipsonic-000000.tar': 3}, clip={'name': 'pocket', 'hash': 'beef'}, dim=192,
+               sample_rate=16000, frame_rate=1., total_seconds=7200., labelled=0)
     status, out, _ = run('info', 'shards')
-    assert status == 0 and '3 clips, 2.00 h, in 1 tars' in out and 'clip: name pocket, hash beef' in out
+    assert status == 0 and re.search(naming('3 clips', 2.0, '1 tars', 'pocket', 'beef'), out)
 
 # where it goes
 
@@ -237,7 +253,7 @@ def as_nobody():
     finally:
         if root: os.setresuid(0, 0, 0)
 
-PROTECTED = [(0o444, 0o777, 'protected from being written'), (0o666, 0o555, 'Permission denied')]
+PROTECTED = [(0o444, 0o777, '{}/dog.wav'), (0o666, 0o555, 'Permission denied')]
 
 @pytest.mark.parametrize('file, folder, says', PROTECTED)
 def test_what_is_protected_is_not_written(file, folder, says):
@@ -246,7 +262,8 @@ def test_what_is_protected_is_not_written(file, folder, says):
     (home/'dog.wav').chmod(file)
     home.chmod(folder)
     try:
-        with as_nobody(), pytest.raises(ClipsonicError, match=says): sound_paths(f'{home}/dog.wav', ['a dog'])
+        with as_nobody(), pytest.raises(ClipsonicError, match=naming(says.format(home))):
+            sound_paths(f'{home}/dog.wav', ['a dog'])
     finally:
         home.chmod(0o777)
         shutil.rmtree(home)
@@ -255,71 +272,75 @@ def test_a_film_with_sound_is_not_dubbed_unsaid(run, here, films, model):
     words = ['--model', model, '--steps', '1', '--seed', '7', '--device', 'cpu']
     before = Path('heard.mp4').read_bytes()
     status, out, err = run('generate', '--video', 'heard.mp4', 'silent.mp4', '--n', '2', *words)
-    assert status == 0 and [line for line in err.splitlines() if line.startswith('warning')] == [
-        'warning: heard.mp4 has sound of its own: its copy heard-2.mp4 has the generated sound in its place, and '
-        'heard.mp4 stays as it is (-o NAME.wav writes the sound alone)']
+    warning, = [line for line in err.splitlines() if line.startswith('warning: ')]
+    assert status == 0 and re.search(naming('heard.mp4', 'heard-2.mp4', '-o', '.wav'), warning)
+    assert 'silent' not in warning
     status, out, err = run('generate', '--video', 'heard.mp4', '-o', 'alone.wav', *words)
     assert status == 0 and 'warning' not in err
     Path('heard.mp4').rename('film-2.mp4')
     status, out, err = run('generate', '--video', 'film-2.mp4', '--n', '2', '-o', 'film.mp4', *words)
-    assert status == 2 and 'would be lost' in err and Path('film-2.mp4').read_bytes() == before
+    assert status == 2 and re.search(naming('film-2.mp4', '-o'), err) and Path('film-2.mp4').read_bytes() == before
 
 # what goes wrong
 
-REFUSED = [   # from the words alone
-    (['generate'], 'nothing to make a sound for'), (['generate', ''], 'the prompt is empty'),
-    (['generate', '  '], 'the prompt is empty'), (['generate', 'a', '--image', 'photo.png'], 'leave the other out'),
-    (['generate', '--image', 'nonesuch.jpg'], 'nonesuch.jpg'),
-    (['generate', '--image', 'text.txt'], 'text.txt is not an image'), (['generate', '--image', '.'], 'no such image'),
-    (['generate', '--image', 'phone.heic'], 'convert it to JPEG or PNG'),
-    (['generate', '--video', 'phone.heic'], 'phone.heic'), (['generate', 'a', '--seconds', '0'], 'seconds'),
-    (['generate', 'a', '--seconds', '-3'], '-3'), (['generate', 'a', '--seconds', '1e9'], '1000000000.0'),
-    (['generate', 'a', '--seconds', 'nan'], 'nan'), (['generate', 'a', '--seconds', 'long'], "'long'"),
-    (['generate', 'a', '--n', '0'], 'n must be'), (['generate', 'a', '--steps', '0'], 'steps'),
-    (['generate', 'a', '--sampler', 'euler'], "'euler': choose from"),
-    (['generate', 'a', '--spacing', 'karras'], "'karras': choose from"),
-    (['generate', 'a', '--guidance-interval', '600', '200'], '[600.0, 200.0] is upside down'),
-    (['generate', 'a', '--guidance-rescale', '2'], 'rescale is 2.0'), (['generate', 'a', '--system', 'XX'], "'XX'"),
-    (['generate', 'a', '--seed', '-1'], 'seed'), (['generate', 'a', '--guidance', 'inf'], 'inf'),
-    (['generate', 'a', '--template', 'photo'], 'has no {}'),
-    (['generate', 'a', '--model', 'nonesuch'], "no model 'nonesuch'"),
-    (['generate', 'a', '--model', '.'], 'not a checkpoint'), (['generate', 'a', '--model', 'text.txt'], 'text.txt'),
-    (['generate', 'a', '--vocoder', 'nonesuch'], "no vocoder 'nonesuch'"),
-    (['generate', 'a', '--vocoder', '.'], 'not a checkpoint'),
-    (['generate', 'a', '--prior', 'nonesuch'], 'nonesuch is not a checkpoint'),
-    (['generate', 'a', '--clip', 'mine'], 'holds its CLIP already'),
-    (['generate', 'a', '--precision', 'int8'], "precision is 'int8'"),
-    (['generate', 'a', '--prior', 'p', '--system', 'zs'], 'only texts go through a prior'),
-    (['generate', '--image', 'photo.png', '--prior', 'p'], 'only texts go through a prior'),
-    (['generate', 'a', '-o', 'nowhere/a.wav'], 'nowhere'),
-    (['generate', 'a', '-o', 'text.txt/'], 'text.txt is there and is not a folder'),
-    (['generate', 'a', '-o', '/proc/a.wav'], 'could not write into /proc'),
-    (['generate', 'a', '-o', '/proc/new/'], 'could not write into /proc'),
-    (['generate', 'a', '-o', 'a.mp3'], '.wav, .flac, .ogg'),
-    (['generate', 'a', '-o', 'a'], '.wav, .flac, .ogg, or be a folder: a/ makes one'),
-    (['generate', 'a', '-o', 'a.mp4'], 'copies of films are written for --video'),
-    (['generate', '--video', 'nonesuch.mp4'], 'nonesuch.mp4'), (['generate', '--video', 'text.txt'], 'is not a video'),
-    (['generate', '--video', 'silent.mp4', '-o', 'a.mp3'], '.mp4, .mov, .mkv, .webm'),
+REFUSED = [   # from the words alone: what the line names
+    (['generate'], 'prompt image video'), (['generate', ''], "prompt ''"),
+    (['generate', '  '], 'prompt empty'), (['generate', 'a', '--image', 'photo.png'], 'both prompt image'),
+    (['generate', 'a', '--video', 'b.mp4'], 'both prompt video'),
+    (['generate', '--image', 'nonesuch.jpg'], 'nonesuch.jpg image'),
+    (['generate', '--image', 'text.txt'], 'text.txt image'), (['generate', '--image', '.'], '.: image file'),
+    (['generate', '--image', 'phone.heic'], 'phone.heic HEIC JPEG PNG'),
+    (['generate', '--video', 'phone.heic'], 'phone.heic video'), (['generate', 'a', '--seconds', '0'], 'seconds 0'),
+    (['generate', 'a', '--seconds', '-3'], 'seconds -3'), (['generate', 'a', '--seconds', '1e9'], 'seconds 1e9'),
+    (['generate', 'a', '--seconds', 'nan'], 'seconds nan'), (['generate', 'a', '--seconds', 'long'], "seconds 'long'"),
+    (['generate', 'a', '--n', '0'], 'n 0'), (['generate', 'a', '--steps', '0'], 'steps 0'),
+    (['generate', 'a', '--sampler', 'euler'], "sampler 'euler' 'ddim'"),
+    (['generate', 'a', '--spacing', 'karras'], "spacing 'karras' 'trailing'"),
+    (['generate', 'a', '--guidance-interval', '600', '200'], 'guidance interval 600 200'),
+    (['generate', 'a', '--guidance-rescale', '2'], 'guidance rescale 2'),
+    (['generate', 'a', '--system', 'XX'], "system 'XX' 'iq'"), (['generate', 'a', '--seed', '-1'], 'seed -1'),
+    (['generate', 'a', '--guidance', 'inf'], 'guidance inf'),
+    (['generate', 'a', '--template', 'photo'], "template 'photo' {}"),
+    (['generate', 'a', '--model', 'nonesuch'], "model 'nonesuch'"),
+    (['generate', 'a', '--model', '.'], 'config.json text.txt'),
+    (['generate', 'a', '--model', 'text.txt'], "model 'text.txt'"),
+    (['generate', 'a', '--vocoder', 'nonesuch'], "vocoder 'nonesuch'"),
+    (['generate', 'a', '--vocoder', '.'], 'config.json text.txt'),
+    (['generate', 'a', '--prior', 'nonesuch'], 'nonesuch checkpoint'),
+    (['generate', 'a', '--clip', 'mine'], "pocket clip 'mine'"),
+    (['generate', 'a', '--precision', 'int8'], "precision 'int8' 'bfloat16'"),
+    (['generate', 'a', '--prior', 'p', '--system', 'zs'], "prior 'p' system 'zs'"),
+    (['generate', '--image', 'photo.png', '--prior', 'p'], "prior 'p'"),
+    (['generate', 'a', '-o', 'nowhere/a.wav'], 'nowhere folder'),
+    (['generate', 'a', '-o', 'text.txt/'], 'text.txt folder'),
+    (['generate', 'a', '-o', '/proc/a.wav'], '/proc: No such file'),
+    (['generate', 'a', '-o', '/proc/new/'], '/proc: No such file'),
+    (['generate', 'a', '-o', 'a.mp3'], "'a.mp3' .wav .flac .ogg"), (['generate', 'a', '-o', 'a'], "'a' .wav a/"),
+    (['generate', 'a', '-o', 'a.mp4'], "'a.mp4' .wav --video"),
+    (['generate', '--video', 'nonesuch.mp4'], 'nonesuch.mp4: file'),
+    (['generate', '--video', 'text.txt'], 'text.txt video playlist'),
+    (['generate', '--video', 'silent.mp4', '-o', 'a.mp3'], "'a.mp3' .mp4 .mov .mkv .webm"),
     (['generate', 'a', '--audio', 'nonesuch.wav', '--extend', '1'], 'nonesuch.wav'),
-    (['generate', 'a', '--audio', 'text.txt', '--extend', '1'], 'text.txt'),
-    (['generate', 'a', '--extend', '1'], 'give it as `audio`'),
-    (['generate', 'a', '--audio', 'heard.mp4', '--inpaint', '3', '2'], 'is no span'),
-    (['generate', 'a', '--best-of', '0'], 'best_of'),
-    (['generate', '--image', 'photo.png', '--best-of', '2'], 'only sounds for a prompt'),
-    (['generate', 'a', '--video', 'b.mp4'], 'leave the other out'),
-    (['generate', 'a', 'dog', 'barking'], 'such as "a dog barking"'),
-    (['generate', 'piano', '+', 'violin'], 'such as "piano + violin"'),
-    (['generate', 'a', 'dog in the rain'], 'only \'a\''), (['generate', 'photo.png'], '--image photo.png'),
-    (['generate', 'my photo.jpg'], "--image 'my photo.jpg'"), (['generate', 'silent.mp4'], '--video silent.mp4'),
-    (['generate', 'rain', 'dog.wav'], '-o dog.wav'), (['generate', 'text.txt'], "'text.txt' is a file"),
-    (['generate', 'rain + photo.png'], '--image photo.png'),
-    (['generate', '--video', 'photo.png'], 'is a picture, not a film: give it as image'),
-    (['generate', '--image', 'silent.mp4'], 'is a film, not an image: give it as video'),
-    (['generate', 'a', '--audio', 'photo.png', '--extend', '1'], 'is a picture and has no audio track: give it as image'),
-    (['generate', 'a', '--audio', 'silent.mp4', '--extend', '1'], 'has no audio track: give it as video'),
-    (['generate', '--video', 'heard.mp4', '-o', 'heard.mp4'], 'which would be lost'),
-    (['info', 'nonesuch'], 'nonesuch: there is no such file'), (['info', '.'], 'not a checkpoint'),
-    (['info', 'text.txt'], 'text.txt'),
+    (['generate', 'a', '--audio', 'text.txt', '--extend', '1'], 'text.txt video playlist'),
+    (['generate', 'a', '--extend', '1'], 'extend audio'),
+    (['generate', 'a', '--audio', 'heard.mp4', '--inpaint', '3', '2'], 'inpaint 3 2'),
+    (['generate', 'a', '--best-of', '0'], 'best_of 0'),
+    (['generate', '--image', 'photo.png', '--best-of', '2'], 'best_of=2 prompt'),
+    (['generate', 'a', 'dog', 'barking'], '3 prompts \'a\' "a dog barking"'),
+    (['generate', 'piano', '+', 'violin'], '3 prompts \'+\' "piano + violin"'),
+    (['generate', 'a', 'dog in the rain'], "2 prompts 'a'"),
+    (['generate', 'photo.png'], "prompt 'photo.png' --image photo.png"),
+    (['generate', 'my photo.jpg'], "--image 'my photo.jpg'"),
+    (['generate', 'silent.mp4'], "prompt 'silent.mp4' --video silent.mp4"),
+    (['generate', 'rain', 'dog.wav'], "'dog.wav' -o dog.wav"), (['generate', 'text.txt'], "prompt 'text.txt' file"),
+    (['generate', 'rain + photo.png'], "prompt 'photo.png' --image photo.png"),
+    (['generate', '--video', 'photo.png'], 'photo.png film --image photo.png'),
+    (['generate', '--image', 'silent.mp4'], 'silent.mp4 image --video silent.mp4'),
+    (['generate', 'a', '--audio', 'photo.png', '--extend', '1'], 'photo.png audio --image photo.png'),
+    (['generate', 'a', '--audio', 'silent.mp4', '--extend', '1'], 'silent.mp4 audio --video silent.mp4'),
+    (['generate', '--video', 'heard.mp4', '-o', 'heard.mp4'], 'heard.mp4 -o'),
+    (['info', 'nonesuch'], "nonesuch model 'nonesuch'"), (['info', '.'], 'config.json text.txt'),
+    (['info', 'text.txt'], 'text.txt video playlist'),
 ]
 
 @pytest.fixture
@@ -332,14 +353,18 @@ def films(here):
     return files()
 
 @pytest.mark.parametrize('words, says', REFUSED + [
-    (['generate', 'a', '--device', 'abacus'], "device is 'abacus': expected cpu"),
-    (['train', '--preset', 'pockets', '--data', '.', '--out', 'run'], "'pockets': expected one of pocket"), (['train', '--preset', 'pocket', '--data', '.', '--out', 'run'], 'shards'),
-    (['train', '--preset', 'pocket-clip', '--data', '.', '--out', 'run'], 'image-text'), (['train', '--preset', 'pocket', '--data', 'nonesuch', '--out', 'run'], 'nonesuch'),
-    (['pack', '--clip', '.', '--denoiser', '.', '--vocoder', '.', '--out', 'm'], 'not a checkpoint'),
-    (['prepare', 'nonesuch', '--out', 'shards', '--clip', 'nonesuch'], "'nonesuch'"),
-    (['reconstruct', 'nonesuch', '--out', 'back'], 'nonesuch: there is no such'),
-    (['reconstruct', 'text.txt', '--out', 'no/back'], 'make it first'), (['reconstruct', 'photo.png', '--out', 'back', '--vocoder', 'text.txt'], "no vocoder 'text.txt'"),
-    (['convert', 'vocoder', 'nonesuch', '--config', 'text.txt', '--out', 'v'], 'nonesuch: there is no such file'), (['convert', 'vocoder', 'text.txt', '--config', 'text.txt', '--out', 'v'], 'not JSON'),
+    (['generate', 'a', '--device', 'abacus'], "device 'abacus' cpu"),
+    (['train', '--preset', 'pockets', '--data', '.', '--out', 'run'], "preset 'pockets' pocket-clip"),
+    (['train', '--preset', 'pocket', '--data', '.', '--out', 'run'], 'shards.json clipsonic prepare'),
+    (['train', '--preset', 'pocket-clip', '--data', '.', '--out', 'run'], 'imagetext-0*.tar'),
+    (['train', '--preset', 'pocket', '--data', 'nonesuch', '--out', 'run'], 'nonesuch shards.json'),
+    (['pack', '--clip', '.', '--denoiser', '.', '--vocoder', '.', '--out', 'm'], 'config.json text.txt'),
+    (['prepare', 'nonesuch', '--out', 'shards', '--clip', 'nonesuch'], "CLIP 'nonesuch'"),
+    (['reconstruct', 'nonesuch', '--out', 'back'], 'nonesuch: file folder'),
+    (['reconstruct', 'text.txt', '--out', 'no/back'], 'no/back folder'),
+    (['reconstruct', 'photo.png', '--out', 'back', '--vocoder', 'text.txt'], "vocoder 'text.txt'"),
+    (['convert', 'vocoder', 'nonesuch', '--config', 'text.txt', '--out', 'v'], 'nonesuch: file'),
+    (['convert', 'vocoder', 'text.txt', '--config', 'text.txt', '--out', 'v'], 'text.txt JSON'),
 ])
 def test_errors_are_one_line(run, films, words, says):
     try: status, out, err = run(*words)
@@ -347,7 +372,7 @@ def test_errors_are_one_line(run, films, words, says):
     assert status == 2 and files() == films
     if err is not None:
         line, = said(err)
-        assert line.startswith('error: ') and says in line
+        assert line.startswith('error: ') and re.search(naming(*says.split()), line)
 
 REFUSE = """
 import sys
@@ -364,15 +389,19 @@ def test_refusals_come_without_pytorch(films):
     done = subprocess.run([sys.executable, '-c', REFUSE, words], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr.count('error: ') == len(REFUSED), done.stderr
 
-@pytest.mark.parametrize('words, says', [(['sing'], 'sing'), (['generat', 'a'], 'did you mean generate?'), (['generate', 'a', '--seconds', 'long'], 'long'), (['generate', 'a', '--loud'], '--loud'),
-                                         (['generate', 'a', '--secnds', '3'], 'did you mean --seconds?'),
+@pytest.mark.parametrize('words, says', [(['sing'], "'sing'"), (['generat', 'a'], "'generat' generate"),
+                                         (['generate', 'a', '--seconds', 'long'], "--seconds 'long'"),
+                                         (['generate', 'a', '--loud'], '--loud'),
+                                         (['generate', 'a', '--secnds', '3'], '--secnds --seconds'),
                                          (['train', '--preset', 'pocket'], '--data')])
 def test_wrong_words_are_one_line(capsys, words, says):
     with pytest.raises(SystemExit) as error: main(words)
     err = capsys.readouterr().err
-    assert error.value.code == 2 and err.startswith('error: ') and says in err and '--help' in err and err.count('\n') == 1
+    assert error.value.code == 2 and err.startswith('error: ') and err.count('\n') == 1
+    assert re.search(naming(*says.split(), '--help'), err)
 
-@pytest.mark.parametrize('change, says', [(lambda t: t.pop('null'), 'missing: null'), (lambda t: t.update(extra=t['null']), 'foreign: extra')])
+@pytest.mark.parametrize('change, says', [(lambda t: t.pop('null'), 'null'),
+                                          (lambda t: t.update(extra=t['null']), 'extra')])
 def test_weights_that_do_not_fit(run, here, model, change, says):
     import shutil
     shutil.copytree(model, 'model')
@@ -380,7 +409,8 @@ def test_weights_that_do_not_fit(run, here, model, change, says):
     change(tensors)
     save_checkpoint('model/denoiser', load_config('model/denoiser'), {'model': tensors})
     status, _, err = run('generate', 'a dog', '--model', 'model', '-o', 'a.wav')
-    assert status == 2 and says in err and len(said(err)) == 1 and files() == ['model']
+    line, = said(err)
+    assert status == 2 and re.search(naming('model/denoiser', 1, says), line) and files() == ['model']
 
 def test_a_bug_keeps_its_traceback(run, here, monkeypatch):
     def broken(*args): raise ZeroDivisionError('a bug')
@@ -390,7 +420,8 @@ def test_a_bug_keeps_its_traceback(run, here, monkeypatch):
 # as a process of its own
 
 def clipsonic(*words, **kwargs):
-    return subprocess.run([sys.executable, '-m', 'clipsonic', *words], capture_output=True, text=True, timeout=600, **kwargs)
+    return subprocess.run([sys.executable, '-m', 'clipsonic', *words], capture_output=True, text=True, timeout=600,
+                          **kwargs)
 
 def test_without_a_word_it_shows_its_help():
     "As pip does, and with its exit status: nothing went wrong."
@@ -398,7 +429,8 @@ def test_without_a_word_it_shows_its_help():
     assert (done.returncode, done.stderr) == (0, '') and 'COMMAND' in done.stdout == clipsonic('--help').stdout
 
 def test_a_terminal_sees_a_sign_of_life_before_anything_heavy(here, model):
-    "And a pipe sees none. The terminal is a pseudo-terminal; -X importtime says on the same stream what is being imported."
+    """And a pipe sees none. The terminal is a pseudo-terminal; -X importtime says on the same stream what is being
+    imported."""
     import pty
     words = ['-m', 'clipsonic', 'generate', 'rain', '--model', model, *fast, '-o', 'rain.wav']
     ours, theirs = pty.openpty()
@@ -423,34 +455,46 @@ def test_as_a_module():
 def test_a_full_disk_leaves_nothing(here, model):
     import resource
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-    done = clipsonic('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast, preexec_fn=limit, cwd=here, env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
+    done = clipsonic('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast, preexec_fn=limit, cwd=here,
+                     env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
     line, = said(done.stderr)
-    assert done.returncode == 2 and line.startswith('error: could not write')
+    assert done.returncode == 2 and line.startswith('error: ') and 'File too large' in line
     assert files() == []
 
-def test_help_is_quick_and_has_examples():
-    code = "import sys; from clipsonic.cli import parser; parser().format_help(); print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
-    commands = parser()._subparsers._group_actions[0].choices
-    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap', 'evaluate', 'table', 'sweep'}
-    for name, command in commands.items(): assert f'  clipsonic {name} ' in command.format_help().split('examples:')[1]
+def help_of(capsys, *words):
+    with pytest.raises(SystemExit) as error: main([*words, '--help'])
+    assert error.value.code == 0
+    return capsys.readouterr().out
 
-def test_the_help_names_every_preset():
+def test_help_is_quick_and_has_examples(capsys):
+    code = ("import sys; from clipsonic.cli import parser; parser().format_help(); "
+            "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])")
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'
+    commands = re.findall(r'^    (\w+)', help_of(capsys).split('COMMAND\n')[1].split('\n\n')[0], re.M)
+    assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap',
+                             'evaluate', 'table', 'sweep'}
+    for name in commands: assert f'  clipsonic {name} ' in help_of(capsys, name).split('examples:')[1]
+
+def test_the_help_names_every_preset(capsys):
     from clipsonic.recipes import PRESETS
-    text = ''.join(parser()._subparsers._group_actions[0].choices['train'].format_help().split())   # lines may break within a name
+    text = ''.join(help_of(capsys, 'train').split())   # lines may break within a name
     assert all(name in text for name in PRESETS)
 
 def test_a_reader_who_goes_away_is_no_error():
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, '-m', 'clipsonic', '--help'], stdout=write, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, '-m', 'clipsonic', '--help'], stdout=write, stderr=subprocess.PIPE,
+                          text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, '')
 
 @pytest.mark.long
 def test_ctrl_c(here, model):
-    process = subprocess.Popen([sys.executable, '-m', 'clipsonic', 'generate', 'a dog', '--model', model, '--n', '20', '--steps', '4000', '--seconds', '2', '-o', 'a.wav'],
-                               cwd=here, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = subprocess.Popen([sys.executable, '-m', 'clipsonic', 'generate', 'a dog', '--model', model, '--n', '20',
+                                '--steps', '4000', '--seconds', '2', '-o', 'a.wav'],
+                               cwd=here, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     for line in process.stderr:                    # the bar: it is at work
         if 'generating' in line: break
     process.send_signal(signal.SIGINT)
@@ -461,7 +505,7 @@ def test_packing_replaces_a_packed_model_and_nothing_else(run, here, model):
     parts = ['--clip', f'{model}/clip', '--denoiser', f'{model}/denoiser', '--vocoder', f'{model}/vocoder']
     Path('letters').mkdir(); Path('letters/a.txt').write_text('dear')
     status, _, err = run('pack', *parts, '--out', 'letters')
-    assert status == 2 and 'so it is not replaced' in err and Path('letters/a.txt').read_text() == 'dear'
+    assert status == 2 and re.search(naming('letters', 'a.txt'), err) and Path('letters/a.txt').read_text() == 'dear'
     for _ in range(2): assert run('pack', *parts, '--out', 'mine')[0] == 0
 
 @pytest.mark.long
@@ -476,58 +520,70 @@ def test_priors(run, here, model):
     for name, seed in ('pd', 3), ('sd', 4): tiny_prior(Path(name), clip, seed)
     parts = ['--clip', f'{model}/clip', '--denoiser', f'{model}/denoiser', '--vocoder', f'{model}/vocoder']
     assert run('pack', *parts, '--prior-pd', 'pd', '--prior-sd', 'sd', '--out', 'mine')[0] == 0
-    for words in ['--system', 'PD'], ['--system', 'sd'], [], ['--prior', 'sd']: assert run('generate', 'a dog', '--model', 'mine', '-o', 'dog.wav', *fast, *words)[0] == 0
+    for words in ['--system', 'PD'], ['--system', 'sd'], [], ['--prior', 'sd']:
+        assert run('generate', 'a dog', '--model', 'mine', '-o', 'dog.wav', *fast, *words)[0] == 0
     for words in ['a dog', '--system', 'zs'], ['--image', 'photo.png']:
         status, _, err = run('generate', *words, '--model', 'mine', '--prior', 'pd')
-        assert status == 2 and 'only texts go through a prior' in err
+        assert status == 2 and re.search(naming('prior', "'pd'"), err)
     made_up_shards('shards', clips=12, dim=24, seconds=2.0, labels=True)
     info = json.loads(Path('shards/shards.json').read_text())
     Path('shards/shards.json').write_text(json.dumps(info | {'clip': clip}))
     status, out, _ = run('gap', '--data', 'shards', '--model', 'mine', '--out', 'gap.json')
-    assert status == 0 and 'mean shift' in out and '12 videos' in out and json.loads(Path('gap.json').read_text())['cosine']['sd']['n'] == 12
+    assert status == 0 and re.search(naming(12), out)
+    assert json.loads(Path('gap.json').read_text())['cosine']['sd']['n'] == 12
     Path('empty.pth').write_text('hello')
     status, _, err = run('convert', 'prior', 'empty.pth', '--out', 'prior')
-    assert status == 2 and len(said(err)) == 1 and 'cannot be read' in err
-    assert run('convert', 'prior', 'empty.pth', '--config', 'a.json', '--out', 'prior')[0] == run('convert', 'vocoder', 'empty.pth', '--out', 'prior')[0] == 2
+    assert status == 2 and len(said(err)) == 1 and 'empty.pth' in err
+    assert run('convert', 'prior', 'empty.pth', '--config', 'a.json', '--out', 'prior')[0] == 2
+    assert run('convert', 'vocoder', 'empty.pth', '--out', 'prior')[0] == 2
     network = DiffusionPriorNetwork(PriorConfig(cosine_attention=False))
-    state = {f"net.{'null_text_embed' if k == 'null_text_encodings' else k}": v for k, v in network.state_dict().items() if k not in ('null_text_embeds', 'null_image_embed')}
+    state = {f"net.{'null_text_embed' if k == 'null_text_encodings' else k}": v for k, v in network.state_dict().items()
+             if k not in ('null_text_embeds', 'null_image_embed')}
     torch.save({'ema_model': state}, 'prior.pth')
     status, out, _ = run('convert', 'prior', 'prior.pth', '--out', 'laion')
-    assert status == 0 and 'laion: converted' in out and 'prior:' in run('info', 'laion')[1]
+    assert status == 0 and out.startswith('laion: ') and 'prior:' in run('info', 'laion')[1]
 
 def test_a_published_vocoder_plays(run, here, model):
     "From a file in HiFi-GAN's layout to a generated and a reconstructed sound."
     import torch
     from clipsonic.vocoder import Generator, GeneratorConfig, published_name
-    settings = dict(resblock='2', upsample_rates=[8, 8, 4, 2], upsample_kernel_sizes=[16, 16, 8, 4], upsample_initial_channel=16, resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 2], [2, 6]],
+    settings = dict(resblock='2', upsample_rates=[8, 8, 4, 2], upsample_kernel_sizes=[16, 16, 8, 4],
+                    upsample_initial_channel=16, resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 2], [2, 6]],
                     num_mels=64, n_fft=2048, win_size=2048, hop_size=512, sampling_rate=16000, fmin=0, fmax=8000)
-    network = Generator(GeneratorConfig(channels=16, kernels=(3, 5), dilations=((1, 2), (2, 6)), pairs=False, activation='leaky_relu'))
-    torch.save({'generator': {published_name(k, network.config): v[:, :, 0] if v.ndim == 4 else v for k, v in network.state_dict().items()}}, 'generator_v3')
+    network = Generator(GeneratorConfig(channels=16, kernels=(3, 5), dilations=((1, 2), (2, 6)), pairs=False,
+                                        activation='leaky_relu'))
+    torch.save({'generator': {published_name(k, network.config): v[:, :, 0] if v.ndim == 4 else v
+                              for k, v in network.state_dict().items()}}, 'generator_v3')
     Path('config_v3.json').write_text(json.dumps(settings))
     status, out, _ = run('convert', 'vocoder', 'generator_v3', '--config', 'config_v3.json', '--out', 'hifigan')
-    assert status == 0 and 'hifigan: converted' in out
+    assert status == 0 and out.startswith('hifigan: ')
     assert run('generate', 'a dog', '--model', model, '--vocoder', 'hifigan', '-o', 'dog.wav', *fast)[0] == 0
     status, out, _ = run('reconstruct', 'dog.wav', '--out', 'back', '--vocoder', 'hifigan')
-    assert status == 0 and 'back: 1 sounds' in out and Path('back/dog.wav').exists()
+    assert status == 0 and re.search(naming('back: ', 1), out) and Path('back/dog.wav').exists()
     assert 'vocoder:' in run('info', 'hifigan')[1]
-    Path('config_v3.json').write_text(json.dumps(settings | {'hop_size': 256, 'upsample_rates': [8, 8, 2, 2], 'upsample_kernel_sizes': [16, 16, 8, 4]}))
+    Path('config_v3.json').write_text(json.dumps(settings | {'hop_size': 256, 'upsample_rates': [8, 8, 2, 2],
+                                                             'upsample_kernel_sizes': [16, 16, 8, 4]}))
     assert run('convert', 'vocoder', 'generator_v3', '--config', 'config_v3.json', '--out', 'other')[0] == 0
     status, _, err = run('generate', 'a dog', '--model', model, '--vocoder', 'other', '-o', 'b.wav', *fast)
-    assert status == 2 and 'hop_length=256' in err and 'paints hop_length=512' in err and not Path('b.wav').exists()
+    assert status == 2 and re.search(naming('hop_length=256', 'hop_length=512'), err) and not Path('b.wav').exists()
 
-@pytest.mark.parametrize('part, change', [('vocoder', {'model': {'depths': 1}}), ('vocoder', {'model': None}), ('clip', {'vocabulary': None}), ('clip', {'model': {'embed_dim': 'wide'}})])
-def test_configs_that_describe_nothing(run, here, model, part, change):
+@pytest.mark.parametrize('part, change, says', [('vocoder', {'model': {'depths': 1}}, "'depths'"),
+                                                ('vocoder', {'model': None}, 'model null'),
+                                                ('clip', {'vocabulary': None}, 'vocabulary null'),
+                                                ('clip', {'model': {'embed_dim': 'wide'}}, "embed_dim 'wide'")])
+def test_configs_that_describe_nothing(run, here, model, part, change, says):
     shutil.copytree(model, 'odd')
     write_config(f'odd/{part}', load_config(f'odd/{part}') | change)
     status, _, err = run('generate', 'a dog', '--model', 'odd', *fast)
-    assert status == 2 and f'{part}: its config describes no' in err and len(said(err)) == 1
+    line, = said(err)
+    assert status == 2 and re.search(naming(f'odd/{part}', 'config.json', *says.split()), line)
 
 def test_a_clip_that_is_none_is_named(run, here, runs):
     status, _, err = run('generate', 'a dog', '--model', runs/'denoiser', '--clip', 'CLIP', *fast)
     line, = said(err)
-    assert status == 2 and "CLIP 'CLIP': there is no such folder or file" in line
+    assert status == 2 and "CLIP 'CLIP'" in line
     status, _, err = run('generate', 'a dog', '--model', runs/'denoiser', '--clip', 'pocket', *fast)
-    assert status == 2 and 'was trained on embeddings of the CLIP' in err
+    assert status == 2 and re.search(naming(runs/'denoiser', "'tiny-0'", "'pocket'"), err)
 
 def test_an_image_tower_that_is_none(run, here, model):
     "The image tower is built when the first picture comes: a text is not stopped by it."
@@ -537,7 +593,7 @@ def test_an_image_tower_that_is_none(run, here, model):
     write_config('odd/clip', config)
     assert run('generate', 'a dog', '--model', 'odd', '-o', 'a.wav', *fast)[0] == 0
     status, _, err = run('generate', '--image', 'photo.png', '--model', 'odd', '-o', 'b.wav', *fast)
-    assert status == 2 and 'its config describes no network' in err and 'resnet-none' in err and not Path('b.wav').exists()
+    assert status == 2 and re.search(naming('odd/clip', 'resnet-none'), err) and not Path('b.wav').exists()
 
 def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
     from clipsonic.shards import made_up_shards
@@ -548,27 +604,30 @@ def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         said = b''                                 # as text, a line that ends in \r would come with the next one
         while b'pocket-vocoder:' not in said:      # the bar: it is at work
-            assert (more_of_it := os.read(process.stderr.fileno(), 4096)), said
-            said += more_of_it
+            piece = os.read(process.stderr.fileno(), 4096)
+            assert piece, said
+            said += piece
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read().decode()
         assert process.wait(60) == 130 and 'Traceback' not in rest
         return rest.splitlines()[-2:]
-    assert interrupted() == ['my run: nothing was saved yet', 'interrupted']
+    before, _ = interrupted()
+    assert before.startswith('my run: ') and 'step' not in before and not Path('my run/model').exists()
     done = clipsonic(*words, '--steps', '1', cwd=here)
-    assert done.returncode == 0 and 'pocket-vocoder: step 1 is saved; generator/loss ' in done.stderr
+    assert done.returncode == 0 and re.search(r'pocket-vocoder: .*step 1\b.*generator/loss ', done.stderr)
     trained, then = done.stdout.splitlines()
-    assert trained.startswith('my run: trained')
+    assert trained.startswith('my run: ')
     assert then == """next: clipsonic generate "a dog barking" --vocoder 'my run'"""
-    saved = 'my run: saved at step 1; the same command with --resume goes on from there'
-    assert interrupted('--steps', '1000', '--resume') == [saved, 'interrupted']
+    after, _ = interrupted('--steps', '1000', '--resume')
+    assert re.search(naming('my run: ', 'step 1', '--resume'), after)
 
 @pytest.mark.parametrize('part, option', [('denoiser', '--model'), ('prior-pd', '--prior'), ('vocoder', '--vocoder')])
 def test_what_is_next_for_each_part_of_the_pocket_model(here, part, option):
     shutil.copytree(weights_folder('pocket')/part, 'run/model')
-    assert (said := what_next('run')) == f'clipsonic generate "a dog barking" {option} run'
-    assert main([*shlex.split(said)[1:], '-o', 'dog.wav', '--steps', '1', '--seconds', '0.1', '--device', 'cpu']) == 0
+    then = what_next('run')
+    assert then == f'clipsonic generate "a dog barking" {option} run'
+    assert main([*shlex.split(then)[1:], '-o', 'dog.wav', '--steps', '1', '--seconds', '0.1', '--device', 'cpu']) == 0
 
 def test_what_is_next_for_what_listens_and_for_what_goes_with_another_clip(here):
     for name, command in {'pocket-clap': 'evaluate made/ --reference real/ --embedder run',
@@ -577,7 +636,8 @@ def test_what_is_next_for_what_listens_and_for_what_goes_with_another_clip(here)
         save_checkpoint('run', load_config(weights_folder('pocket').parent/name), {})
         assert what_next('run').split(';')[0] == f'clipsonic {command}'
         parser().parse_args(shlex.split(command))
-    for part, clip, options in [('denoiser', 'mine', '--model run --clip CLIP'), ('denoiser', 'ViT-L-14', '--model run'),
+    for part, clip, options in [('denoiser', 'mine', '--model run --clip CLIP'),
+                                ('denoiser', 'ViT-L-14', '--model run'),
                                 ('prior-pd', 'mine', '--prior run --model MODEL')]:
         config = load_config(weights_folder('pocket')/part)
         save_checkpoint('run', config | {'clip': {'name': clip, 'hash': 'beef'}}, {})

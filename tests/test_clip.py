@@ -4,8 +4,10 @@ import torch
 from PIL import Image
 
 from clipsonic.checkpoint import save_checkpoint
-from clipsonic.clip import Captioner, ClipConfig, PocketTokenizer, WORDS, build_clip, contrastive_loss, load_clip, pocket_clip, tensors_digest
+from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, WORDS, build_clip, contrastive_loss, load_clip,
+                            pocket_clip, tensors_digest)
 from clipsonic.core import CheckpointError, InputError
+from conftest import naming
 
 TINY = ClipConfig(vision="test_resnet", text_width=32, text_heads=2, text_layers=1, embed_dim=16)
 
@@ -37,7 +39,8 @@ def test_identity_follows_the_weights_and_survives_half_precision(folder, tmp_pa
 def test_unknown_words_are_left_out_and_long_texts_are_cut(folder):
     tokenizer = pocket_clip(folder).tokenizer
     assert tokenizer.unknown("A photo of a theremin, barking!") == ["theremin"]
-    assert tokenizer.unknown("a dog") == [] and tokenizer(["theremin"])[0].tolist()[:3] == [tokenizer.start, tokenizer.end, 0]
+    assert tokenizer.unknown("a dog") == []
+    assert tokenizer(["theremin"])[0].tolist()[:3] == [tokenizer.start, tokenizer.end, 0]
     long = tokenizer(["dog " * 50])[0]
     assert long.shape == (16,) and long[-1] == tokenizer.end
 
@@ -46,13 +49,16 @@ def test_a_missing_or_foreign_tensor_is_named(folder, tmp_path):
     tensors = load_tensors(folder, "model")
     del tensors["logit_scale"]
     save_checkpoint(tmp_path / "bad", load_config(folder), {"model": tensors | {"stray": torch.zeros(1)}})
-    with pytest.raises(CheckpointError, match="logit_scale.*stray|stray.*logit_scale"): load_clip(str(tmp_path / "bad"))
+    with pytest.raises(CheckpointError, match=naming(tmp_path / "bad", "logit_scale", "stray")):
+        load_clip(str(tmp_path / "bad"))
 
 def test_refusals(tmp_path):
-    with pytest.raises(InputError, match="expected \"pocket\", \"ViT-L-14\""): load_clip("ViT-Q-99")
-    with pytest.raises(InputError, match="no such file"): load_clip("ViT-L-14", file=tmp_path / "none.pt")
+    with pytest.raises(InputError, match=naming("CLIP 'ViT-Q-99'", '"pocket"', '"ViT-L-14"')): load_clip("ViT-Q-99")
+    with pytest.raises(InputError, match=naming("CLIP", tmp_path / "none.pt")):
+        load_clip("ViT-L-14", file=tmp_path / "none.pt")
     (tmp_path / "junk.pt").write_bytes(b"junk")
-    with pytest.raises(CheckpointError, match="could not be loaded"): load_clip("ViT-B-32", file=tmp_path / "junk.pt")
+    with pytest.raises(CheckpointError, match=naming("CLIP 'ViT-B-32'", tmp_path / "junk.pt")):
+        load_clip("ViT-B-32", file=tmp_path / "junk.pt")
 
 @pytest.mark.slow
 def test_a_published_clip_from_a_local_file(tmp_path):
@@ -62,7 +68,8 @@ def test_a_published_clip_from_a_local_file(tmp_path):
     torch.save(model.state_dict(), tmp_path / "ViT-B-32.pt")
     clip = load_clip("ViT-B-32", file=tmp_path / "ViT-B-32.pt", device="cpu")
     text = clip.encode_text(["a photo of a dog"])
-    direct = torch.nn.functional.normalize(model.eval().encode_text(open_clip.get_tokenizer("ViT-B-32")(["a photo of a dog"])), dim=-1)
+    tokens = open_clip.get_tokenizer("ViT-B-32")(["a photo of a dog"])
+    direct = torch.nn.functional.normalize(model.eval().encode_text(tokens), dim=-1)
     assert clip.identity["name"] == "ViT-B-32" and clip.dim == 512 and torch.allclose(text, direct, atol=1e-5)
     assert clip.encode_image([Image.new("RGB", (300, 200))]).shape == (1, 512) and clip.unknown("theremin") == []
 
@@ -76,7 +83,8 @@ def test_every_row_of_words_makes_captions_within_the_context():
             assert text.strip() and key in captioner.keys(noun) and not tokenizer.unknown(text)
 
 def test_the_loss_has_its_least_value_where_matching_pairs_meet():
-    e = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), dim=1).requires_grad_()
+    e = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)),
+                                      dim=1).requires_grad_()
     keys = torch.tensor([0, 1, 2, 3, 4, 5])
     args = torch.tensor(10.0), keys[:, None].repeat(1, 2), keys
     assert contrastive_loss(e, e, *args) < contrastive_loss(e, e.roll(1, 0), *args)

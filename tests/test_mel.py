@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from clipsonic.core import Audio, InputError
-from clipsonic.mel import (MelConfig, from_unit, griffin_lim, hertz_to_mel, log_mel, mel_filters, mel_pseudo_inverse, plot_mel,
-                           stft_magnitude, to_unit)
+from clipsonic.mel import (MelConfig, from_unit, griffin_lim, hertz_to_mel, log_mel, mel_filters, mel_pseudo_inverse,
+                           plot_mel, stft_magnitude, to_unit)
+from conftest import naming
 
-CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024), "narrow": MelConfig(win_length=1024, hop_length=256),
+CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024),
+           "narrow": MelConfig(win_length=1024, hop_length=256),
            "bigvgan 22k": MelConfig(22050, 1024, 1024, 256, 80, 0., 8000.)}
 
 @pytest.fixture
@@ -24,7 +26,8 @@ def bigvgan(waveform, config):
     matrix = torch.from_numpy(librosa.filters.mel(sr=config.sample_rate, n_fft=config.n_fft, n_mels=config.n_mels,
                                                   fmin=config.f_min, fmax=config.f_max)).float()
     pad = (config.n_fft - config.hop_length) // 2
-    spectrum = torch.stft(F.pad(waveform, (pad, pad), mode="reflect")[:, 0], config.n_fft, config.hop_length, config.win_length,
+    spectrum = torch.stft(F.pad(waveform, (pad, pad), mode="reflect")[:, 0], config.n_fft, config.hop_length,
+                          config.win_length,
                           torch.hann_window(config.win_length), center=False, onesided=True, return_complex=True)
     magnitude = torch.sqrt(torch.view_as_real(spectrum).pow(2).sum(-1) + 1e-9)
     return matrix, magnitude, torch.log(torch.clamp(matrix @ magnitude, min=1e-5))
@@ -52,7 +55,8 @@ def test_slaney_scale():
     hertz = torch.tensor([0., 440., 999., 1000., 1001., 8000.], dtype=torch.float64)
     assert torch.allclose(hertz_to_mel(hertz), torch.from_numpy(librosa.hz_to_mel(hertz.numpy())))
 
-@pytest.mark.parametrize("samples, frames", [(1, 1), (300, 1), (768, 1), (769, 1), (1023, 1), (1024, 2), (32768, 64), (64000, 125), (64511, 125)])
+@pytest.mark.parametrize("samples, frames", [(1, 1), (300, 1), (768, 1), (769, 1), (1023, 1), (1024, 2), (32768, 64),
+                                             (64000, 125), (64511, 125)])
 def test_lengths(samples, frames):
     assert log_mel(torch.rand(2, 1, samples)).shape == (2, 1, 64, frames)
 
@@ -60,14 +64,16 @@ def test_lengths(samples, frames):
 def test_frames(seconds, frames):
     assert MelConfig().frames(seconds) == frames
 
-@pytest.mark.parametrize("waveform", [torch.zeros(1, 1, 0), torch.zeros(100), torch.zeros(1, 2, 100), torch.zeros(1, 1, 100).int()])
+@pytest.mark.parametrize("waveform", [torch.zeros(1, 1, 0), torch.zeros(100), torch.zeros(1, 2, 100),
+                                      torch.zeros(1, 1, 100).int()])
 def test_bad_waveform(waveform):
-    with pytest.raises(InputError, match="batch, 1, time"): log_mel(waveform)
+    with pytest.raises(InputError, match=naming("waveform", waveform.dtype, tuple(waveform.shape))): log_mel(waveform)
 
-@pytest.mark.parametrize("wrong", [{"hop_length": 500}, {"hop_length": 2048}, {"hop_length": 0}, {"win_length": 4096}, {"win_length": 512},
+@pytest.mark.parametrize("wrong", [{"hop_length": 500}, {"hop_length": 2048}, {"hop_length": 0}, {"win_length": 4096},
+                                   {"win_length": 512},
                                    {"f_max": 9000.}, {"f_min": 8000.}, {"f_min": -1.}])
 def test_bad_config(wrong):
-    with pytest.raises(InputError): MelConfig(**wrong)
+    with pytest.raises(InputError, match=naming(*wrong, *wrong.values())): MelConfig(**wrong)
 
 def test_config_survives_json():
     import json
@@ -104,7 +110,8 @@ def test_griffin_lim_shapes(name, frames):
 def test_griffin_lim_converges(noise, name):
     config = CONFIGS[name]
     magnitude = stft_magnitude(noise[:1], config)
-    error = [(stft_magnitude(griffin_lim(magnitude, config, n), config) - magnitude).norm() / magnitude.norm() for n in (0, 8, 32)]
+    error = [(stft_magnitude(griffin_lim(magnitude, config, n), config) - magnitude).norm() / magnitude.norm()
+             for n in (0, 8, 32)]
     assert error[0] > error[1] > error[2] and error[2] < 0.25, error
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -131,7 +138,7 @@ def test_same_alone_and_in_any_batch(noise):
 def test_audio_mel(noise):
     stereo = Audio(noise[:2, 0], 16000)
     assert torch.allclose(stereo.mel(), log_mel(noise[:2])[:, 0], atol=1e-5)
-    with pytest.raises(InputError, match="44100 Hz"): Audio(noise[0], 44100).mel()
+    with pytest.raises(InputError, match=naming(44100, 16000)): Audio(noise[0], 44100).mel()
 
 def test_plot(noise):
     ax = plot_mel(log_mel(noise[:1]))

@@ -1,4 +1,6 @@
-"""Generating: what comes out, what is the same again, what is refused, and what is warned about. With small random weights: how it sounds is not tested here."""
+"""Generating: what comes out, what is the same again, what is refused, and what is warned about.
+
+With small random weights: how it sounds is not tested here."""
 import inspect
 import pydoc
 import re
@@ -16,7 +18,7 @@ from clipsonic.checkpoint import describe, load_config, load_tensors, save_check
 from clipsonic.core import CheckpointError, InputError, MediaError, noise_streams
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
-from clipsonic.systems import load_denoiser
+from conftest import naming
 from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_prior
 
 @pytest.fixture(scope='module')
@@ -49,18 +51,21 @@ def test_duration_to_the_sample(pipe, seconds):
 def test_one_sound_or_a_list(pipe, photo):
     one = lambda *args, **kwargs: quiet(pipe, *args, seconds=0.1, steps=1, seed=0, **kwargs)
     assert not isinstance(one('a dog'), list) and not isinstance(one(image=photo), list)
-    assert [len(x) for x in (one('a dog', n=3), one(['a dog']), one(('a dog', 'rain'), n=2), one(image=[photo, str(photo), Image.open(photo)]))] == [3, 1, 4, 3]
+    assert [len(x) for x in (one('a dog', n=3), one(['a dog']), one(('a dog', 'rain'), n=2),
+                             one(image=[photo, str(photo), Image.open(photo)]))] == [3, 1, 4, 3]
     assert [s.info['query'] for s in one(['rain', 'a dog'], n=2)] == ['rain', 'rain', 'a dog', 'a dog']
 
 def test_the_face_is_as_promised():
-    face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance=1.5, steps=None, sampler=None, system=None, template='a photo of {}', spacing=None, guidance_interval=None,
+    face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance=1.5, steps=None,
+                sampler=None, system=None, template='a photo of {}', spacing=None, guidance_interval=None,
                 guidance_rescale=0.0, negative=None, best_of=None, audio=None, strength=None, inpaint=None, extend=None)
     parameters = inspect.signature(generate).parameters
     assert {name: p.default for name, p in parameters.items()} == {
         **face, 'model': 'pocket', 'device': None, 'clip': None, 'vocoder': None, 'prior': None, 'precision': 'float32',
         'compile': False, 'threads': None, 'progress': True}
     assert [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY] == ['prompt']
-    assert {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items() if name != 'self'} == {**face, 'threads': None, 'progress': True}
+    assert {name: p.default for name, p in inspect.signature(Pipeline.generate).parameters.items()
+            if name != 'self'} == {**face, 'threads': None, 'progress': True}
     assert {name: p.default for name, p in inspect.signature(Request).parameters.items()} == face
 
 def test_help_says_what_each_parameter_means():
@@ -68,14 +73,13 @@ def test_help_says_what_each_parameter_means():
         text = pydoc.render_doc(function, renderer=pydoc.plaintext)
         for name in inspect.signature(function).parameters:
             assert name == 'self' or re.search(rf'^    {name}\n        \S', text, re.M), name
-        assert 'None: 4, or what a film' in text
+        assert re.search(r'\n    seconds\n .*None: 4\b', text)
 
 def test_a_misspelt_parameter_is_answered_with_the_nearest(pipe):
-    for call, says in ((lambda: generate('a dog', secnds=3), "generate has no parameter 'secnds': did you mean 'seconds'?"),
-                       (lambda: pipe.generate('a dog', guidence=3), "'guidence': did you mean 'guidance'?"),
-                       (lambda: generate('a dog', xyzzy=3), "no parameter 'xyzzy': it has prompt, model, device")):
-        with pytest.raises(InputError) as error: call()
-        assert says in str(error.value)
+    for call, says in ((lambda: generate('a dog', secnds=3), "generate 'secnds' 'seconds'"),
+                       (lambda: pipe.generate('a dog', guidence=3), "generate 'guidence' 'guidance'"),
+                       (lambda: generate('a dog', xyzzy=3), "generate 'xyzzy' prompt model device best_of")):
+        with pytest.raises(InputError, match=naming(*says.split())): call()
 
 @pytest.mark.filterwarnings('ignore:the model')
 def test_generate_takes_parts_and_keeps_what_they_make(home, pipe, tmp_path):
@@ -94,9 +98,9 @@ def test_generate_takes_parts_and_keeps_what_they_make(home, pipe, tmp_path):
     first = kept(home/'model', 'cpu', prior=tmp_path/'pd')
     tiny_prior(tmp_path/'pd', clip, seed=5)
     assert kept(home/'model', 'cpu', prior=tmp_path/'pd') is not first, 'a newer prior is noticed'
-    for wrong, says in ((dict(prior=tmp_path/'pd', system='zs'), 'only texts go through a prior'),
-                        (dict(precision='half'), "precision is 'half'")):
-        with pytest.raises(InputError, match=says): make(**wrong)
+    for wrong, says in ((dict(prior=tmp_path/'pd', system='zs'), f"prior {tmp_path/'pd'} system 'zs'"),
+                        (dict(precision='half'), "precision 'half'")):
+        with pytest.raises(InputError, match=naming(*says.split())): make(**wrong)
 
 def test_the_package_itself_is_light_and_hands_on_its_face():
     code = '''
@@ -114,7 +118,8 @@ except AttributeError as error: print(error)
 
 @pytest.mark.long
 def test_priors(home, pipe, tmp_path, photo):
-    "A text goes through PD where the model has that prior; each sound draws its own embedding, the same in any company; what does not belong together is refused."
+    """A text goes through PD where the model has that prior; each sound draws its own embedding, the same in any
+    company; what does not belong together is refused."""
     clip = load_config(home/'denoiser')['clip']
     for name, seed in ('pd', 3), ('sd', 4): tiny_prior(tmp_path/name, clip, seed)
     parts = home/'clip', home/'denoiser', home/'vocoder'
@@ -122,28 +127,39 @@ def test_priors(home, pipe, tmp_path, photo):
     make = lambda pipe, *args, **kwargs: quiet(pipe, *args, seconds=0.1, seed=7, steps=2, **kwargs)
     systems = {name: make(bridged, 'a dog', system=name) for name in ('zs', 'pd', 'sd', None)}
     assert {name: s.info['system'] for name, s in systems.items()} == {'zs': 'zs', 'pd': 'pd', 'sd': 'sd', None: 'pd'}
-    assert torch.equal(systems[None].waveform, systems['pd'].waveform) and torch.equal(systems['zs'].waveform, make(pipe, 'a dog').waveform)
-    assert not torch.equal(systems['pd'].waveform, systems['sd'].waveform) and not torch.equal(systems['pd'].waveform, systems['zs'].waveform)
+    assert torch.equal(systems[None].waveform, systems['pd'].waveform)
+    assert torch.equal(systems['zs'].waveform, make(pipe, 'a dog').waveform)
+    assert not torch.equal(systems['pd'].waveform, systems['sd'].waveform)
+    assert not torch.equal(systems['pd'].waveform, systems['zs'].waveform)
     many = make(bridged, ['rain', 'a dog'], n=2)
     assert torch.equal(many[2].waveform, systems['pd'].waveform) and not torch.equal(many[2].waveform, many[3].waveform)
     assert torch.equal(make(bridged, image=photo).waveform, make(pipe, image=photo).waveform)
-    assert make(Pipeline.load(home/'denoiser', 'cpu', home/'clip', home/'vocoder', tmp_path/'pd'), 'a dog').info['system'] == 'pd' and make(Pipeline.load(home/'model', 'cpu', prior=tmp_path/'pd'), 'a dog').info['system'] == 'pd'
-    with pytest.raises(InputError, match="has no prior 'sd': it has none"): make(pipe, 'a dog', system='sd')
+    assert make(Pipeline.load(home/'denoiser', 'cpu', home/'clip', home/'vocoder', tmp_path/'pd'),
+                'a dog').info['system'] == 'pd'
+    assert make(Pipeline.load(home/'model', 'cpu', prior=tmp_path/'pd'), 'a dog').info['system'] == 'pd'
+    with pytest.raises(InputError, match=naming(repr(pipe.name), "prior 'sd'")): make(pipe, 'a dog', system='sd')
     tiny_prior(tmp_path/'foreign', clip | {'name': 'another', 'hash': 'beef'})
-    with pytest.raises(CheckpointError, match="the prior in .*foreign was trained on embeddings of the CLIP 'another' \\(beef\\)"): Pipeline.load(home/'model', 'cpu', prior=tmp_path/'foreign')
-    with pytest.raises(CheckpointError, match="another"): pack(*parts, tmp_path/'no', priors={'pd': tmp_path/'foreign'})
+    with pytest.raises(CheckpointError,
+                       match=naming('prior', tmp_path/'foreign', "'another'", 'beef', "'tiny-0'")):
+        Pipeline.load(home/'model', 'cpu', prior=tmp_path/'foreign')
+    with pytest.raises(CheckpointError, match=naming('prior', "'another'")):
+        pack(*parts, tmp_path/'no', priors={'pd': tmp_path/'foreign'})
     tiny_prior(tmp_path/'wide', None, dim=32)
-    with pytest.raises(CheckpointError, match="32-wide embeddings, and CLIP .* 24-wide"): Pipeline.load(home/'model', 'cpu', prior=tmp_path/'wide')
-    with pytest.raises(InputError, match="unknown prior 'xd'"): pack(*parts, tmp_path/'no', priors={'xd': tmp_path/'pd'})
+    with pytest.raises(CheckpointError, match=naming('CLIP', '32-wide', '24-wide')):
+        Pipeline.load(home/'model', 'cpu', prior=tmp_path/'wide')
+    with pytest.raises(InputError, match=naming("prior", "'xd'")):
+        pack(*parts, tmp_path/'no', priors={'xd': tmp_path/'pd'})
     assert not (tmp_path/'no').exists()
 
 def test_it_says_where_prior_and_text_part_ways(pipe):
     names, known = pipe.known
     assert pipe.doubt(names[0], known[:1], known[:1].expand(3, -1)) is None
-    assert f'takes {names[0]!r} for {names[1]!r}: the sound is a guess' in pipe.doubt(names[0], known[:1], known[1:2])
+    assert re.search(naming(repr(names[0]), repr(names[1])), pipe.doubt(names[0], known[:1], known[1:2]))
 
 def test_a_long_prompt_is_cut_aloud(pipe):
-    with pytest.warns(UserWarning, match="longer than the 14 tokens.*'and a dog a playing the flute' was cut"): quiet(pipe, 'a dog and a picture and a dog and a picture and a dog a playing the flute', seconds=0.1, steps=1, seed=0)
+    with pytest.warns(UserWarning, match=naming('14 tokens', "'tiny-0'", "'and a dog a playing the flute'")):
+        quiet(pipe, 'a dog and a picture and a dog and a picture and a dog a playing the flute', seconds=0.1, steps=1,
+              seed=0)
 
 def test_loud_sounds_are_turned_down_and_quiet_ones_left():
     assert as_audio(torch.full((1, 9), -5.0), 16000, {}).peak == pytest.approx(0.99)
@@ -182,10 +198,13 @@ def test_seeds(pipe):
 @pytest.mark.long
 def test_every_setting_reaches_the_denoiser(pipe):
     make = lambda **kwargs: quiet(pipe, 'a dog', **{**dict(seconds=0.5, seed=0), **kwargs}).waveform
-    for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'), dict(spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),
+    for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'),
+                  dict(spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),
                   dict(template='the sound of {}'), dict(negative='a cat')):
         assert not torch.equal(make(), make(**other)), other
-    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS', spacing='uniform', guidance_interval=(0, 1000), guidance_rescale=0)), "the model's own values are the defaults"
+    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS', spacing='uniform',
+                                    guidance_interval=(0, 1000),
+                                    guidance_rescale=0)), "the model's own values are the defaults"
 
 def test_what_was_asked_is_in_the_info(pipe):
     info = lambda **kwargs: quiet(pipe, 'a dog', seconds=0.1, seed=0, **kwargs).info
@@ -202,51 +221,71 @@ def test_blends_are_the_weighted_mean_of_their_parts(pipe):
     make = lambda prompt, **more: quiet(pipe, prompt, seconds=0.5, seed=0, **more)
     assert torch.equal(make('1*a dog').waveform, make('a dog').waveform)
     together = make(['rain', 'a dog + rain'], n=2)
-    assert torch.equal(together[3].waveform, make('a dog + rain', n=2)[1].waveform), 'a blend does not change with its company'
+    assert torch.equal(together[3].waveform,
+                       make('a dog + rain', n=2)[1].waveform), 'a blend does not change with its company'
     assert make('a dog + rain').info['query'] == 'a dog + rain'
 
 def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     away, text = pipe.clip.encode_text(['a photo of a cat']), pipe.clip.encode_text(['a photo of a dog'])
     streams = lambda: noise_streams(0, 1)
     painted = pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=away)
-    assert torch.equal(pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=pipe.painter.unet.null[None]), pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
+    assert torch.equal(pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=pipe.painter.unet.null[None]),
+                       pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
     assert not torch.equal(painted, pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
     sound = quiet(pipe, 'a dog', seconds=0.5, seed=0, guidance=2.0, negative='a cat', system='zs')
-    assert torch.equal(sound.waveform, as_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform) and sound.info['negative'] == 'a cat'
+    assert torch.equal(sound.waveform, as_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform)
+    assert sound.info['negative'] == 'a cat'
     assert 'negative' in quiet(pipe, image=photo, seconds=0.5, seed=0, negative='a cat').info
 
 # what is refused
 
 @pytest.mark.parametrize('wrong, says', [
-    (dict(), 'nothing to make a sound for'), (dict(prompt=''), 'prompt is empty'), (dict(prompt=' \n'), 'prompt is empty'), (dict(prompt=['a', '']), 'prompt is empty'),
-    (dict(prompt=3), 'must be a text, not 3'), (dict(prompt=[]), 'empty list'), (dict(image=[]), 'empty list'), (dict(prompt='a', image='b.jpg'), 'leave the other out'),
-    (dict(image='nonesuch.jpg'), "nonesuch.jpg"), (dict(prompt=['rain', 'dog.wav']), 'to write one there'),
-    (dict(prompt='photo.jpg'), "name of a picture: give it as image='photo.jpg'"),
-    (dict(prompt=['a', 'dog', 'barking']), 'such as "a dog barking"'), (dict(prompt=__file__), 'is a file, and no picture, film or sound'),
-    (dict(image=3), 'not 3'), (dict(image=__file__), 'not an image'),
-    (dict(prompt='a', system='IQ'), "'iq' takes an image"), (dict(prompt='a', system='pd'), "has no prior 'pd'"), (dict(prompt='a', system='XY'), "unknown system 'XY'"),
-    (dict(prompt='a', seconds=0), 'seconds must be'), (dict(prompt='a', seconds=-1), '-1'), (dict(prompt='a', seconds=3601), 'at most 3600, not 3601'),
-    (dict(prompt='a', seconds=float('nan')), 'nan'), (dict(prompt='a', seconds='4'), "'4'"), (dict(prompt='a', seconds=1e-9), '1e-09'),
-    (dict(prompt='a', n=0), 'n must be'), (dict(prompt='a', n=2.0), '2.0'), (dict(prompt='a', n=True), 'True'), (dict(prompt='a', seed=-1), 'seed'), (dict(prompt='a', seed=1.5), '1.5'),
-    (dict(prompt='a', guidance=float('inf')), 'inf'), (dict(prompt='a', guidance=-1), '-1'), (dict(prompt='a', steps=0), 'steps must be'), (dict(prompt='a', steps=2.5), '2.5'),
-    (dict(prompt='a', sampler='euler'), "unknown sampler 'euler'"), (dict(prompt='a', spacing='karras'), "unknown spacing 'karras'"),
-    (dict(prompt='a', guidance_interval=(600, 200)), '(600, 200) is upside down'), (dict(prompt='a', guidance_interval=(0, 2000)), '2000'), (dict(prompt='a', guidance_rescale=1.5), 'rescale is 1.5'),
-    (dict(prompt='a', negative='b', guidance=1.0), "negative prompt ('b') needs guidance above 1, not 1.0"), (dict(prompt='a', negative=' '), 'prompt is empty'),
-    (dict(video='nonesuch.mp4'), 'nonesuch.mp4: there is no such file'), (dict(video=__file__), 'is not a video'), (dict(video=[]), 'empty list'), (dict(video=3), 'not 3'), (dict(image='b.jpg', video='c.mp4'), 'both an image and a video'),
-    (dict(video='c.mp4', seconds=3), 'the film says how long it is'), (dict(video='c.mp4', system='zs'), "'zs' takes a prompt: for a video, choose 'iq'"), (dict(prompt='a', best_of=0), 'best_of must be'),
-    (dict(prompt='a', n=3, best_of=2), 'at least 3 and at most 10000, not 2: n=3 of them are kept'), (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2: only sounds for a prompt'),
-    (dict(prompt='a', extend=1), 'extend is about a sound that is there'), (dict(prompt='a', audio='a.wav'), 'not none'), (dict(prompt='a', audio='a.wav', extend=1, strength=0.5), 'not strength and extend'),
-    (dict(prompt='a', audio='nonesuch.wav', extend=1), 'nonesuch.wav: there is no such file'), (dict(prompt='a', audio=3, extend=1), 'not 3'), (dict(prompt='a', audio='a.wav', seconds=2, extend=1), 'the given sound says how long'),
-    (dict(prompt='a', audio='a.wav', strength=2), 'strength must be a number, at least 0.01 and at most 1, not 2'), (dict(prompt='a', audio='a.wav', inpaint=2), 'inpaint is 2: expected two times'),
-    (dict(prompt='a', audio='a.wav', inpaint=(-1, 2)), 'inpaint must be a number, at least 0, not -1'), (dict(prompt='a', audio='a.wav', extend=0), 'extend must be'),
-    (dict(prompt='much*a + b'), "'much' in 'much*a + b' is no weight"), (dict(prompt='0*a + b'), "'0'"), (dict(prompt='a + '), "a part of 'a + ' is empty"), (dict(prompt='a', template='sound'), 'has no {}'), (dict(prompt='a', template=None), 'has no {}'),
+    (dict(), 'prompt image video'), (dict(prompt=''), "prompt ''"), (dict(prompt=' \n'), r"prompt ' \n'"),
+    (dict(prompt=['a', '']), "prompt ''"), (dict(prompt=3), 'prompt 3'), (dict(prompt=[]), 'empty list'),
+    (dict(image=[]), 'empty list'), (dict(prompt='a', image='b.jpg'), 'both prompt image'),
+    (dict(image='nonesuch.jpg'), 'nonesuch.jpg image'), (dict(prompt=['rain', 'dog.wav']), "'dog.wav' save -o"),
+    (dict(prompt='photo.jpg'), "prompt 'photo.jpg' image='photo.jpg'"),
+    (dict(prompt=['a', 'dog', 'barking']), '3 prompts \'a\' "a dog barking"'),
+    (dict(prompt=__file__), f'prompt {__file__!r} file'), (dict(image=3), 'image 3'),
+    (dict(image=__file__), f'{__file__} image'), (dict(prompt='a', system='IQ'), "system 'iq' prompt 'zs'"),
+    (dict(prompt='a', system='pd'), "model prior 'pd' system='zs'"),
+    (dict(prompt='a', system='XY'), "system 'XY' 'iq'"),
+    (dict(prompt='a', seconds=0), 'seconds 0'), (dict(prompt='a', seconds=-1), 'seconds -1'),
+    (dict(prompt='a', seconds=3601), 'seconds 3600 3601'), (dict(prompt='a', seconds=float('nan')), 'seconds nan'),
+    (dict(prompt='a', seconds='4'), "seconds '4'"), (dict(prompt='a', seconds=1e-9), 'seconds 1e-09'),
+    (dict(prompt='a', n=0), 'n 0'), (dict(prompt='a', n=2.0), 'n 2.0'), (dict(prompt='a', n=True), 'n True'),
+    (dict(prompt='a', seed=-1), 'seed -1'), (dict(prompt='a', seed=1.5), 'seed 1.5'),
+    (dict(prompt='a', guidance=float('inf')), 'guidance inf'), (dict(prompt='a', guidance=-1), 'guidance -1'),
+    (dict(prompt='a', steps=0), 'steps 0'), (dict(prompt='a', steps=2.5), 'steps 2.5'),
+    (dict(prompt='a', sampler='euler'), "sampler 'euler' 'ddim'"),
+    (dict(prompt='a', spacing='karras'), "spacing 'karras' 'trailing'"),
+    (dict(prompt='a', guidance_interval=(600, 200)), 'guidance interval 600 200'),
+    (dict(prompt='a', guidance_interval=(0, 2000)), 'guidance interval 0 2000'),
+    (dict(prompt='a', guidance_rescale=1.5), 'guidance rescale 1.5'),
+    (dict(prompt='a', negative='b', guidance=1.0), "negative 'b' guidance 1.0"),
+    (dict(prompt='a', negative=' '), 'prompt empty'), (dict(video='nonesuch.mp4'), 'nonesuch.mp4'),
+    (dict(video=__file__), f'{__file__} video'), (dict(video=[]), 'empty list'), (dict(video=3), 'video 3'),
+    (dict(image='b.jpg', video='c.mp4'), 'both image video'), (dict(video='c.mp4', seconds=3), 'seconds=3 film'),
+    (dict(video='c.mp4', system='zs'), "system 'zs' video 'iq'"), (dict(prompt='a', best_of=0), 'best_of 0'),
+    (dict(prompt='a', n=3, best_of=2), 'best_of 2 n=3'),
+    (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2 prompt'), (dict(prompt='a', extend=1), 'extend audio'),
+    (dict(prompt='a', audio='a.wav'), 'audio strength inpaint extend none'),
+    (dict(prompt='a', audio='a.wav', extend=1, strength=0.5), 'audio inpaint not strength and extend'),
+    (dict(prompt='a', audio='nonesuch.wav', extend=1), 'nonesuch.wav'),
+    (dict(prompt='a', audio=3, extend=1), 'audio 3'),
+    (dict(prompt='a', audio='a.wav', seconds=2, extend=1), 'seconds=2 sound'),
+    (dict(prompt='a', audio='a.wav', strength=2), 'strength 0.01 1 2'),
+    (dict(prompt='a', audio='a.wav', inpaint=2), 'inpaint 2'),
+    (dict(prompt='a', audio='a.wav', inpaint=(-1, 2)), 'inpaint -1'),
+    (dict(prompt='a', audio='a.wav', extend=0), 'extend 0'), (dict(prompt='much*a + b'), "'much' 'much*a + b'"),
+    (dict(prompt='0*a + b'), "'0' '0*a + b'"), (dict(prompt='a + '), "'a + '"),
+    (dict(prompt='a', template='sound'), "template 'sound' {}"), (dict(prompt='a', template=None), 'template None {}'),
 ])
 def test_wrong_requests_name_the_value(pipe, wrong, says):
-    with pytest.raises((InputError, MediaError)) as error: quiet(pipe, **wrong)
-    assert says in str(error.value)
+    with pytest.raises((InputError, MediaError), match=naming(*says.split())): quiet(pipe, **wrong)
 
 def test_more_steps_than_the_training_had(pipe):
-    with pytest.raises(InputError, match='at most 4000, not 4001'): quiet(pipe, 'a dog', steps=4001)
+    with pytest.raises(InputError, match=naming('steps', 4000, 4001)): quiet(pipe, 'a dog', steps=4001)
 
 def test_numpy_numbers_are_numbers():
     assert Request('a', seconds=np.float32(2), n=np.int64(2), steps=np.int32(3), seed=np.int64(5)).n == 2
@@ -260,54 +299,61 @@ def test_a_run_is_a_model_by_its_folder_or_its_checkpoint(home):
         assert quiet(run, 'a dog', seconds=0.1, steps=1).waveform.shape == (1, 1600)
 
 def test_a_run_whose_clip_is_not_here(home):
-    with pytest.raises(CheckpointError, match="with the CLIP 'tiny-0'.*clipsonic pack"): Pipeline.load(home/'denoiser')
+    with pytest.raises(CheckpointError, match=naming(home/'denoiser', "CLIP 'tiny-0'", '--clip', 'clipsonic pack')):
+        Pipeline.load(home/'denoiser')
 
 def test_a_run_with_a_mel_of_its_own_warns(home, tmp_path):
     tiny_denoiser(tmp_path/'denoiser', load_config(home/'denoiser')['clip'], MelConfig(hop_length=1024))
-    with pytest.warns(UserWarning, match='no trained vocoder'): run = Pipeline.load(tmp_path/'denoiser', 'cpu', clip=home/'clip')
+    with pytest.warns(UserWarning, match=naming('vocoder', 'Griffin-Lim')):
+        run = Pipeline.load(tmp_path/'denoiser', 'cpu', clip=home/'clip')
     assert quiet(run, 'a dog', seconds=1.0, steps=1).waveform.shape == (1, 16000)
 
-@pytest.mark.parametrize('model, says', [('nonesuch', "no model 'nonesuch'"), ('', 'no model'), (None, 'not None'), (7, 'not 7')])
-def test_unknown_models(model, says):
+@pytest.mark.parametrize('model', ['nonesuch', '', None, 7])
+def test_unknown_models(model):
     for load in (Pipeline.load, lambda m: generate('a dog', model=m)):
-        with pytest.raises((CheckpointError, InputError), match=says): load(model)
+        with pytest.raises((CheckpointError, InputError), match=naming('model', repr(model))): load(model)
 
 def test_folders_that_are_no_model(home, tmp_path):
-    with pytest.raises(CheckpointError, match='not a checkpoint'): generate('a dog', model=tmp_path)
-    with pytest.raises(CheckpointError, match='holds a clip'): generate('a dog', model=home/'clip')
+    with pytest.raises(CheckpointError, match=naming(tmp_path, 'config.json')): generate('a dog', model=tmp_path)
+    with pytest.raises(CheckpointError, match=naming(home/'clip', 'clipsonic pack')):
+        generate('a dog', model=home/'clip')
 
-@pytest.mark.parametrize('change, says', [(lambda t: t.pop('out.2.bias'), '1 missing: out.2.bias'), (lambda t: t.update(extra=torch.zeros(1)), '1 foreign: extra'),
-                                          (lambda t: t.update(null=torch.zeros(3)), r'1 misshapen: null \(3,\)')])
+@pytest.mark.parametrize('change, says', [(lambda t: t.pop('out.2.bias'), '1 out.2.bias'),
+                                          (lambda t: t.update(extra=torch.zeros(1)), '1 extra'),
+                                          (lambda t: t.update(null=torch.zeros(3)), '1 null (3,) (24,)')])
 def test_weights_that_do_not_fit(home, tmp_path, change, says):
     model = shutil.copytree(home/'model', tmp_path/'model')
     tensors = load_tensors(model/'denoiser', 'model')
     change(tensors)
     save_checkpoint(model/'denoiser', load_config(model/'denoiser'), {'model': tensors})
-    with pytest.raises(CheckpointError, match=says): generate('a dog', model=model)
+    with pytest.raises(CheckpointError, match=naming(model/'denoiser', *says.split())): generate('a dog', model=model)
 
 def test_configs_that_do_not_fit(home, tmp_path):
     model = shutil.copytree(home/'model', tmp_path/'model')
     config, tensors = load_config(model/'denoiser'), load_tensors(model/'denoiser', 'model')
-    for change, says in [({'unet': {'chanels': 1}}, 'chanels'), ({'mel': {'n_fft': 1000}}, 'n_fft'), ({'diffusion': {'schedule': 'linear'}}, 'linear')]:
+    for change, says in [({'unet': {'chanels': 1}}, "unet 'chanels'"), ({'mel': {'n_fft': 1000}}, 'mel n_fft 1000'),
+                         ({'diffusion': {'schedule': 'linear'}}, "diffusion.schedule 'linear'")]:
         save_checkpoint(model/'denoiser', {**config, **change}, {'model': tensors})
-        with pytest.raises(CheckpointError, match=says): generate('a dog', model=model)
+        with pytest.raises(CheckpointError, match=naming(*says.split())): generate('a dog', model=model)
 
 def test_another_clip_is_refused_and_both_are_named(home, tmp_path):
     (tmp_path/'other').mkdir()
     tiny_clip(tmp_path/'other'/'model', seed=5)
-    with pytest.raises(CheckpointError, match="trained on embeddings of the CLIP 'tiny-0'.*here is 'tiny-5'"):
+    with pytest.raises(CheckpointError, match=naming(home/'denoiser', "'tiny-0'", "'tiny-5'")):
         pack(tmp_path/'other', home/'denoiser', home/'vocoder', tmp_path/'model')
     assert not (tmp_path/'model').exists()
 
 def test_a_vocoder_of_another_mel_is_refused(home, tmp_path):
     clip = load_config(home/'denoiser')['clip']
     tiny_denoiser(tmp_path/'denoiser', clip, MelConfig(hop_length=1024))
-    with pytest.raises(CheckpointError, match='hop_length=1024'): pack(home/'clip', tmp_path/'denoiser', home/'vocoder', tmp_path/'model')
+    with pytest.raises(CheckpointError, match=naming('vocoder', 'hop_length=512', 'hop_length=1024')):
+        pack(home/'clip', tmp_path/'denoiser', home/'vocoder', tmp_path/'model')
 
 def test_packing_rounds_weights_and_keeps_the_clip(home, pipe):
     about = describe(home/'model')
     assert about['kind'] == 'pipeline' and set(about['parts']) == {'clip', 'denoiser', 'vocoder'}
-    assert 'F16' in about['parts']['denoiser']['files']['model']['dtypes'] and 'F32' not in about['parts']['denoiser']['files']['model']['dtypes']
+    assert 'F16' in about['parts']['denoiser']['files']['model']['dtypes']
+    assert 'F32' not in about['parts']['denoiser']['files']['model']['dtypes']
     assert pipe.clip.identity == load_config(home/'denoiser')['clip']
 
 def test_one_pipeline_is_kept_until_its_folder_changes(home, tmp_path):
@@ -330,18 +376,17 @@ def test_known_words_are_not_warned_about(pipe):
 
 def test_a_prompt_without_a_known_word(pipe):
     warning, = said(pipe, 'the theremin of zebras')
-    assert warning == (f"'the theremin of zebras' is none of the 3 sounds that the model {pipe.name!r} knows: "
-                       f"the sound is a guess; clipsonic info {pipe.name} lists them")
+    assert re.search(naming("'the theremin of zebras'", 3, repr(pipe.name), f'clipsonic info {pipe.name}'), warning)
 
 def test_a_model_that_knows_no_names(home, tmp_path):
     nameless = Pipeline.load(pack(home/'clip', home/'denoiser', home/'vocoder', tmp_path/'nameless'), 'cpu')
     assert said(nameless, 'a dog barking') == []
     warning, = said(nameless, 'the theremin of zebras')
-    assert warning.endswith("cannot read any word of 'the theremin of zebras': the sound is a guess")
+    assert re.search(naming(repr(nameless.name), "'the theremin of zebras'"), warning)
 
 def test_a_prompt_with_an_unknown_word(pipe):
     warning, = said(pipe, ['a dog and a theremin', 'a dog and a theremin'])
-    assert "'theremin'" in warning and 'guess' not in warning
+    assert re.search(naming("'a dog and a theremin'", "'theremin'"), warning) and 'clipsonic info' not in warning
 
 def test_a_prompt_far_from_all_that_is_known(home, tmp_path):
     model = shutil.copytree(home/'model', tmp_path/'model')
@@ -349,7 +394,7 @@ def test_a_prompt_far_from_all_that_is_known(home, tmp_path):
         write_config(model, load_config(model) | {'knows_threshold': threshold})
         warnings_ = said(Pipeline.load(model, 'cpu'), 'a dog barking')
         assert len(warnings_) == count
-        assert all('none of the 3 sounds' in w and '(nearest: ' in w and '\n' not in w for w in warnings_)
+        assert all(re.search(naming("'a dog barking'", 3, 'nearest: '), w) and '\n' not in w for w in warnings_)
         shutil.copy(home/'model'/'config.json', model/'config.json')
 
 def test_a_model_with_words_asks_them_and_not_the_similarity(home, tmp_path):
@@ -363,11 +408,12 @@ def test_a_model_with_words_asks_them_and_not_the_similarity(home, tmp_path):
     assert {prompt: pipe.named(prompt) for prompt in named} == named
     name, known = pipe.known
     assert pipe.doubt('a dog', known[:1], known[:1]) is None
-    assert "takes 'a dog' for 'rain'" in pipe.doubt('a dog', known[:1], known[1:2])
-    assert 'is none of' in pipe.doubt('a seal', known[:1], known[:1])
+    assert re.search(naming("'a dog'", "'rain'"), pipe.doubt('a dog', known[:1], known[1:2]))
+    assert re.search(naming("'a seal'", 3), pipe.doubt('a seal', known[:1], known[:1]))
 
 @pytest.mark.parametrize('prompt', [
-    'the sea', 'sea waves', 'waves on a beach', 'a puppy', 'loud honking', 'a dog barking', 'the violin', 'an ambulance'])
+    'the sea', 'sea waves', 'waves on a beach', 'a puppy', 'loud honking', 'a dog barking', 'the violin',
+    'an ambulance'])
 def test_the_pocket_model_is_silent_about_what_it_knows(pocket, prompt): assert said(pocket, prompt) == []
 
 @pytest.mark.parametrize('prompt', [
@@ -381,13 +427,17 @@ def test_the_pocket_model_warns_in_one_line_about_a_stranger(pocket, prompt):
 # what it costs to import
 
 def test_what_the_import_leaves_out():
-    heavy = ['open_clip', 'dalle2_pytorch', 'laion_clap', 'librosa', 'matplotlib', 'IPython', 'webdataset', 'torchaudio', 'torchvision', 'av']
+    heavy = ['open_clip', 'dalle2_pytorch', 'laion_clap', 'librosa', 'matplotlib', 'IPython', 'webdataset',
+             'torchaudio', 'torchvision', 'av']
     code = f'import sys, clipsonic.pipeline; print([name for name in {heavy} if name in sys.modules])'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == '[]'
 
 def test_another_vocoder_in_place_of_the_model_s(home, tmp_path):
     from clipsonic.vocoder import Generator, GeneratorConfig, save_vocoder
     save_vocoder(tmp_path/'v', Generator(GeneratorConfig(channels=16)))
-    own, floor, other = (Pipeline.load(home/'model', 'cpu', vocoder=v).generate('dog', seconds=0.5, seed=1, progress=False).waveform for v in (None, 'griffin-lim', tmp_path/'v'))
+    own, floor, other = (Pipeline.load(home/'model', 'cpu', vocoder=v).generate('dog', seconds=0.5, seed=1,
+        progress=False).waveform for v in (None, 'griffin-lim', tmp_path/'v'))
     assert own.shape == floor.shape == other.shape and not torch.equal(own, floor) and not torch.equal(floor, other)
-    with pytest.raises(InputError, match="no vocoder 'nonesuch'"): Pipeline.load(home/'model', 'cpu', vocoder='nonesuch')
+    with pytest.raises(InputError, match=naming("vocoder", "'nonesuch'")):
+        Pipeline.load(home/'model', 'cpu', vocoder='nonesuch')

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import root
+from conftest import naming, root
 
 notebooks = sorted((root/'nbs').glob('[0-9][0-9]_*.ipynb'))
 exporting = re.compile(r'^#\|\s*export[si]?\b', re.M)
@@ -26,10 +26,12 @@ def imported(tree):
     "Modules of this package that the code imports, inside functions too."
     for node in ast.walk(tree):
         if isinstance(node, ast.Import): names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == 'clipsonic': names = [f'clipsonic.{a.name}' for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == 'clipsonic':
+            names = [f'clipsonic.{a.name}' for a in node.names]
         elif isinstance(node, ast.ImportFrom): names = [node.module or '']
         else: continue
-        yield from (name.split('.')[1] for name in names if name.startswith('clipsonic.') and name != 'clipsonic.__version__')
+        yield from (name.split('.')[1] for name in names if name.startswith('clipsonic.')
+                    and name != 'clipsonic.__version__')
 
 def run(*command, cwd=root, **env):
     "Run a command, and fail with what it said."
@@ -50,11 +52,13 @@ def test_exported_cells_are_small_and_explicit(path):
         lines = [line for line in source.splitlines() if line.strip() and not line.startswith('#|')]
         assert len(lines) <= 40, f'{path.name}: an exported cell of {len(lines)} lines, which begins {lines[0]!r}'
         for node in ast.walk(ast.parse(source)):
-            assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == '*'), f'{path.name}: {ast.unparse(node)}'
+            assert not (isinstance(node, ast.ImportFrom)
+                        and node.names[0].name == '*'), f'{path.name}: {ast.unparse(node)}'
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
 def test_notebook_names_its_module_and_stays_small(path):
-    assert cells(path, re.compile(rf'^#\|\s*default_exp\s+{path.stem[3:]}\s*$', re.M)), f'{path.name} lacks `#| default_exp {path.stem[3:]}`'
+    assert cells(path, re.compile(rf'^#\|\s*default_exp\s+{path.stem[3:]}\s*$',
+                                  re.M)), f'{path.name} lacks `#| default_exp {path.stem[3:]}`'
     assert path.stat().st_size < 300_000, f'{path.name} is {path.stat().st_size} bytes: keep fewer or smaller outputs'
 
 def test_readme_is_the_index_rendered():
@@ -71,7 +75,8 @@ def test_the_site_lists_every_notebook():
 def copy(tmp_path):
     "A copy of what nbdev reads and writes, so that a failing test leaves the work as it was."
     for name in ('nbs', 'clipsonic'):
-        shutil.copytree(root/name, tmp_path/name, symlinks=True, ignore=shutil.ignore_patterns('weights', '__pycache__', '.ipynb_checkpoints'))
+        ignored = shutil.ignore_patterns('weights', '__pycache__', '.ipynb_checkpoints')
+        shutil.copytree(root/name, tmp_path/name, symlinks=True, ignore=ignored)
     for name in ('settings.ini', 'pyproject.toml', '_quarto.yml'): shutil.copy(root/name, tmp_path)
     if (root/'clipsonic'/'weights').exists(): (tmp_path/'clipsonic'/'weights').symlink_to(root/'clipsonic'/'weights')
     return tmp_path
@@ -83,8 +88,9 @@ def generated(folder):
 
 def test_export_and_clean_change_nothing(copy):
     before = generated(copy)
-    run(sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; '
-                              'from nbdev.quarto import refresh_quarto_yml; nbdev_export(); nbdev_clean(); refresh_quarto_yml()', cwd=copy)
+    code = ('from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; '
+            'from nbdev.quarto import refresh_quarto_yml; nbdev_export(); nbdev_clean(); refresh_quarto_yml()')
+    run(sys.executable, '-c', code, cwd=copy)
     after = generated(copy)
     changed = [name for name in before | after if before.get(name) != after.get(name)]
     assert not changed, f'`nbdev_export` and `nbdev_clean` change {changed}'
@@ -93,7 +99,8 @@ def test_export_and_clean_change_nothing(copy):
 def test_the_pages_of_the_site_process(copy):
     "nbdev runs exports and every cell with an import when it makes a page: a cell that imports should do only that."
     run(sys.executable, '-c', 'from nbdev.serve import proc_nbs; proc_nbs(n_workers=0)', cwd=copy)
-    assert {path.name for path in (copy/'_proc').glob('*.ipynb')} == {path.name for path in (copy/'nbs').glob('*.ipynb')}
+    def names(folder): return {path.name for path in (copy/folder).glob('*.ipynb')}
+    assert names('_proc') == names('nbs')
 
 def test_the_source_distribution_holds_what_a_build_needs(tmp_path):
     tree, unpacked = tmp_path/'tree', tmp_path/'unpacked'
@@ -110,3 +117,12 @@ def test_the_source_distribution_holds_what_a_build_needs(tmp_path):
     run(sys.executable, 'setup.py', '-q', 'build', '--build-lib', str(built), cwd=next(unpacked.iterdir()))
     assert {path.relative_to(built) for path in built.rglob('*') if path.is_file()} == package
     assert Path('clipsonic/py.typed') in package
+
+@pytest.mark.parametrize('words, message, found', [
+    (('steps', 0), 'steps must be at least 1, not 0', True), (('steps', 0), 'steps must be at least 10', False),
+    (('steps', 0), 'n must be at least 1, not 0', False), (('best_of', 2), '--best-of is 2', True),
+    (('n', 0), 'seconds must not be 0', False), ((1,), 'not -1', False), ((2,), 'not 2.5', False),
+    ((600, 200.), '[600.0, 200.0] in\nwrong order', True), ((0.2,), '0.200 s', True), ((1e9,), '1000000000.0', True),
+    (('nan', True), 'True, and not nan', True), (('.wav', '--extend'), '.wav goes with --extend', True)])
+def test_naming_asks_for_each_word_by_itself(words, message, found):
+    assert (re.search(naming(*words), message) is not None) == found

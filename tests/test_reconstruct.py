@@ -10,6 +10,7 @@ from clipsonic.core import Audio, InputError
 from clipsonic.reconstruct import mel_and_back, reconstruct
 from clipsonic.video import read_audio
 from clipsonic.vocoder import Vocoder
+from conftest import naming
 
 
 def test_any_media_file(tmp_path):
@@ -24,11 +25,13 @@ def test_any_media_file(tmp_path):
     cut(film(home / "torn.mp4", 3.0), 0.3)
     (home / "film.txt").write_text("what is in the film")
     result = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
-    assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["-tiny.wav", "film.wav", "silent.wav", "song.wav", "stereo.wav"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.wav")) == ["-tiny.wav", "film.wav", "silent.wav",
+                                                                        "song.wav", "stereo.wav"]
     for row in result.made:
         made = read_audio(tmp_path / "out" / (row.file.rsplit(".", 1)[0] + ".wav"))
         assert made.waveform.shape == read_audio(home / row.file).waveform.shape and made.sample_rate == 16000
-    assert {(u.file, u.reason) for u in result.unused} >= {("mute.mp4", "no audio track"), ("film.txt", "duplicate")} and {u.file for u in result.unused} == {"mute.mp4", "film.txt", "torn.mp4"}
+    assert {(u.file, u.reason) for u in result.unused} >= {("mute.mp4", "no audio track"), ("film.txt", "duplicate")}
+    assert {u.file for u in result.unused} == {"mute.mp4", "film.txt", "torn.mp4"}
     assert read_audio(tmp_path / "out" / "silent.wav").peak < 1e-3
     text = (tmp_path / "out" / "report.csv").read_text()
     assert text.count("\n") == 1 + 5 + 3 and "mute.mp4" in text
@@ -50,7 +53,8 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "mel_and_back", real)
     again = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
     assert [r.file for r in again.made] == [r.file for r in whole.made]
-    for n in range(3): assert (tmp_path / "out" / f"{n}.wav").read_bytes() == (tmp_path / "whole" / f"{n}.wav").read_bytes()
+    for n in range(3):
+        assert (tmp_path / "out" / f"{n}.wav").read_bytes() == (tmp_path / "whole" / f"{n}.wav").read_bytes()
 
 
 def test_another_vocoders_folder_is_left_alone(tmp_path):
@@ -58,8 +62,10 @@ def test_another_vocoders_folder_is_left_alone(tmp_path):
     tiny_vocoder(tmp_path / "v")
     reconstruct(tmp_path / "a.wav", tmp_path / "out", tmp_path / "v", progress=False)
     before = (tmp_path / "out" / "a.wav").read_bytes()
-    with pytest.raises(InputError, match="another vocoder"): reconstruct(tmp_path / "a.wav", tmp_path / "out", "griffin-lim", progress=False)
-    assert (tmp_path / "out" / "a.wav").read_bytes() == before and json.loads((tmp_path / "out" / "reconstruct.json").read_text())["vocoder"].endswith("v")
+    with pytest.raises(InputError, match=naming(tmp_path / "out", "vocoder", tmp_path / "v")):
+        reconstruct(tmp_path / "a.wav", tmp_path / "out", "griffin-lim", progress=False)
+    assert (tmp_path / "out" / "a.wav").read_bytes() == before
+    assert json.loads((tmp_path / "out" / "reconstruct.json").read_text())["vocoder"].endswith("v")
 
 
 def test_nothing_of_anyone_else_is_replaced(tmp_path, monkeypatch):
@@ -70,13 +76,17 @@ def test_nothing_of_anyone_else_is_replaced(tmp_path, monkeypatch):
     for out in (home, tmp_path / "other"):
         out.mkdir(exist_ok=True)
         (out / "a.wav").write_bytes(before)
-        with pytest.raises(InputError, match="a.wav is there and was not made by this command"): reconstruct(home, out, "griffin-lim", progress=False)
+        with pytest.raises(InputError, match=naming(out / "a.wav", "folder")):
+            reconstruct(home, out, "griffin-lim", progress=False)
         assert (out / "a.wav").read_bytes() == before and not (out / "reconstruct.json").exists()
     monkeypatch.chdir(home)
-    for _ in range(2): assert [r.file for r in reconstruct(".", "back", "griffin-lim", progress=False).made] == ["a.wav"]  # its own output is no source
+    # its own output is no source
+    for _ in range(2):
+        assert [r.file for r in reconstruct(".", "back", "griffin-lim", progress=False).made] == ["a.wav"]
     for name in ("reconstruct.json", "report.csv"):
         (home / "back" / name).write_text("[1]\n" * (1 + name.endswith("csv")))
-        with pytest.raises(InputError, match=f"{name} was not written by"): reconstruct(".", "back", "griffin-lim", progress=False)
+        with pytest.raises(InputError, match=naming(f"back/{name}", "clipsonic reconstruct")):
+            reconstruct(".", "back", "griffin-lim", progress=False)
         (home / "back" / "reconstruct.json").unlink(missing_ok=True)
 
 
@@ -102,7 +112,8 @@ def test_loud_and_broken_sounds(tmp_path):
     Audio(square[None], 16000).save(home / "square.wav")
     soundfile.write(home / "nan.wav", np.array([0.1, float("nan")] * 4000, np.float32), 16000, subtype="FLOAT")
     result = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
-    assert mel_and_back(read_audio(home / "square.wav"), Vocoder()).peak > 1 and read_audio(tmp_path / "out" / "square.wav").peak <= 1
+    assert mel_and_back(read_audio(home / "square.wav"), Vocoder()).peak > 1
+    assert read_audio(tmp_path / "out" / "square.wav").peak <= 1
     assert result.made[0].mel < 0.1 and [(u.file, u.reason) for u in result.unused] == [("nan.wav", "not finite")]
     assert "not finite" in (tmp_path / "out" / "report.csv").read_text()
 
@@ -110,11 +121,14 @@ def test_loud_and_broken_sounds(tmp_path):
 def test_bad_requests(tmp_path):
     tone(0.5).save(tmp_path / "a.wav")
     vocoder = Vocoder()
-    with pytest.raises(InputError, match="2 channels"): mel_and_back(tone(0.5, channels=2), vocoder)
-    with pytest.raises(InputError, match="resample"): mel_and_back(tone(0.5, rate=44100), vocoder)
-    for inputs, out, vocoder, match in (("none.wav", "out", "pocket", "there is no such"), ("a.wav", "no/out", "pocket", "make it first"), ("a.wav", "a.wav", "pocket", "is a file"),
-                                        ("a.wav", "out", "bigvgun", "no vocoder 'bigvgun'")):
-        with pytest.raises(InputError, match=match): reconstruct(tmp_path / inputs, tmp_path / out, vocoder, progress=False)
+    with pytest.raises(InputError, match=naming(2, "channels")): mel_and_back(tone(0.5, channels=2), vocoder)
+    with pytest.raises(InputError, match=naming(44100, 16000)): mel_and_back(tone(0.5, rate=44100), vocoder)
+    for inputs, out, vocoder, says in (("none.wav", "out", "pocket", f"{tmp_path}/none.wav"),
+                                       ("a.wav", "no/out", "pocket", f"{tmp_path}/no/out folder"),
+                                       ("a.wav", "a.wav", "pocket", f"{tmp_path}/a.wav folder"),
+                                       ("a.wav", "out", "bigvgun", "vocoder 'bigvgun'")):
+        with pytest.raises(InputError, match=naming(*says.split())):
+            reconstruct(tmp_path / inputs, tmp_path / out, vocoder, progress=False)
 
 
 def test_vocoders_side_by_side(tmp_path):
@@ -131,14 +145,20 @@ def test_vocoders_side_by_side(tmp_path):
     for n in range(4):
         sound = io.BytesIO()
         soundfile.write(sound, tone(1.0, 300 * (n + 1)).waveform[0].numpy(), 16000, format="FLAC", subtype="PCM_16")
-        samples.append(pack_clip(str(n), sound.getvalue(), np.eye(8)[:1], dict(id=str(n), file=f"{n}.mp4", start=0, seconds=1.0, times=[0], label=["low", "high"][n // 2])))
+        about = dict(id=str(n), file=f"{n}.mp4", start=0, seconds=1.0, times=[0], label=["low", "high"][n // 2])
+        samples.append(pack_clip(str(n), sound.getvalue(), np.eye(8)[:1], about))
     write_shard(tmp_path / "shards" / "clipsonic-000000.tar", samples)
-    write_info(tmp_path / "shards", {"clipsonic-000000.tar": 4}, clip={"name": "none", "hash": ""}, dim=8, sample_rate=16000, frame_rate=1.0, total_seconds=4.0, labelled=4)
-    save_classifier(tmp_path / "listener", Classifier(ClassifierConfig(("high", "low"), MelConfig(hop_length=1024), width=4)).eval())
+    write_info(tmp_path / "shards", {"clipsonic-000000.tar": 4}, clip={"name": "none", "hash": ""}, dim=8,
+               sample_rate=16000, frame_rate=1.0, total_seconds=4.0, labelled=4)
+    config = ClassifierConfig(("high", "low"), MelConfig(hop_length=1024), width=4)
+    save_classifier(tmp_path / "listener", Classifier(config).eval())
     tiny_vocoder(tmp_path / "v")
-    rows = compare({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards", {"it": tmp_path / "listener"}, tmp_path / "out.json", length=16384)
-    assert list(rows) == ["original", "floor", "tiny"] and rows["original"]["mel"]["mean"] == rows["original"]["stft"]["mean"] == 0
-    assert all(rows[name]["stft"]["mean"] > 0 and rows[name]["it"]["n"] == 4 and rows[name]["hash"] for name in ("floor", "tiny"))
+    rows = compare({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards", {"it": tmp_path / "listener"},
+                   tmp_path / "out.json", length=16384)
+    assert list(rows) == ["original", "floor", "tiny"]
+    assert rows["original"]["mel"]["mean"] == rows["original"]["stft"]["mean"] == 0
+    assert all(rows[name]["stft"]["mean"] > 0 and rows[name]["it"]["n"] == 4 and rows[name]["hash"]
+               for name in ("floor", "tiny"))
     table = comparison(tmp_path / "out.json").data
     assert table.count("\n") == 4 and "| floor |" in table and "named right, it" in table
 

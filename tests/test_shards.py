@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from clipsonic.core import ClipsonicError, InputError
-from clipsonic.shards import all_clips, batches, crop, epoch_order, pack_clip, read_shard, shard_info, write_info, write_shard
+from clipsonic.shards import (all_clips, batches, crop, epoch_order, pack_clip, read_shard, shard_info, write_info,
+                              write_shard)
+from conftest import naming
 
 def sample(n, seconds=3.):
     "Clip n: its sound is a ramp that tells the time, its embedding says n."
@@ -30,7 +32,8 @@ def make(folder, sizes, **info):
     folder.mkdir()
     numbers = iter(range(sum(sizes)))
     for k, size in enumerate(sizes): write_shard(folder/f'clipsonic-{k:06d}.tar', map(sample, islice(numbers, size)))
-    settings = dict(clip={'name': 'toy', 'hash': '0'}, dim=32, sample_rate=16000, total_seconds=3. * sum(sizes), labelled=sum(sizes)) | info
+    settings = dict(clip={'name': 'toy', 'hash': '0'}, dim=32, sample_rate=16000, total_seconds=3. * sum(sizes),
+                    labelled=sum(sizes)) | info
     write_info(folder, {f'clipsonic-{k:06d}.tar': size for k, size in enumerate(sizes)}, **settings)
     return folder
 
@@ -40,15 +43,16 @@ def shards(tmp_path_factory): return make(tmp_path_factory.mktemp('shards')/'set
 def take(shards, n, *args, **kwargs): return list(islice(batches(shards, *args, **kwargs), n))
 
 def same(a, b):
-    return len(a) == len(b) and all(torch.equal(x['waveform'], y['waveform']) and torch.equal(x['embedding'], y['embedding'])
-                                    and x['id'] == y['id'] for x, y in zip(a, b))
+    def alike(x, y): return x['id'] == y['id'] and all(torch.equal(x[k], y[k]) for k in ('waveform', 'embedding'))
+    return len(a) == len(b) and all(map(alike, a, b))
 
 ROOM = {'all in memory': 4e9, 'two shards in memory': 1e6}
 
 @pytest.mark.parametrize('memory', ROOM.values(), ids=ROOM)
 def test_a_resumed_stream_goes_on_as_if_nothing_had_happened(shards, memory):
     whole = take(shards, 15, 4, seed=3, memory=memory)  # more than two epochs of 23
-    for start in 1, 5, 6, 11: assert same(whole[start:], take(shards, 15 - start, 4, seed=3, start_batch=start, memory=memory))
+    for start in 1, 5, 6, 11:
+        assert same(whole[start:], take(shards, 15 - start, 4, seed=3, start_batch=start, memory=memory))
     assert not same(whole, take(shards, 15, 4, seed=4, memory=memory))
 
 @pytest.mark.parametrize('memory', ROOM.values(), ids=ROOM)
@@ -59,11 +63,12 @@ def test_every_epoch_has_every_clip_once(shards, memory):
 
 @pytest.mark.parametrize('world', [2, 3])
 def test_ranks_share_an_epoch(shards, world):
-    parts = [[id for batch in take(shards, 23 // (2 * world), 2, rank=rank, world=world) for id in batch['id']] for rank in range(world)]
-    everyone = sum(parts, [])
+    def part(rank): return take(shards, 23 // (2 * world), 2, rank=rank, world=world)
+    everyone = [id for rank in range(world) for batch in part(rank) for id in batch['id']]
     assert len(set(everyone)) == len(everyone)
     together = take(shards, 23 // (2 * world), 2 * world)
-    assert sorted(everyone) == sorted(id for batch in together for id in batch['id'])  # the same clips as one process would see
+    # the same clips as one process would see
+    assert sorted(everyone) == sorted(id for batch in together for id in batch['id'])
 
 def test_the_order_is_pinned():
     order, draws = epoch_order([2, 3], seed=0, epoch=0, group=2)
@@ -88,7 +93,8 @@ def test_short_clips_are_followed_by_silence_and_counted(shards):
 
 def test_batches_are_float32_and_of_length_one(shards):
     batch = next(batches(shards, 4))
-    assert batch['waveform'].dtype == batch['embedding'].dtype == torch.float32 and batch['waveform'].shape == (4, 1, 32768)
+    assert batch['waveform'].dtype == batch['embedding'].dtype == torch.float32
+    assert batch['waveform'].shape == (4, 1, 32768)
     assert torch.allclose(batch['embedding'].norm(dim=-1), torch.ones(4), atol=1e-6)
 
 def test_labels_only_on_request(shards, tmp_path):
@@ -97,7 +103,7 @@ def test_labels_only_on_request(shards, tmp_path):
     assert batch['label'] == [id.replace('clip-', 'label ') for id in batch['id']]
     unlabelled = make(tmp_path/'set', [2], labelled=1)
     for read in lambda: batches(unlabelled, 2, labels=True), lambda: next(all_clips(unlabelled, labels=True)):
-        with pytest.raises(InputError, match='1 of 2 clips have no label'): read()
+        with pytest.raises(InputError, match=naming(unlabelled, 1, 2, 'label')): read()
 
 def test_the_same_clips_give_the_same_bytes(shards, tmp_path):
     again = make(tmp_path/'again', [5, 7, 1, 4, 6])
@@ -116,14 +122,16 @@ def test_a_web_server(shards):
     try:
         here = f'http://127.0.0.1:{server.server_port}'
         for address in here, here + '/{}?token=1': assert same(take(shards, 3, 4), take(address, 3, 4))
-        with pytest.raises(InputError, match='404'): shard_info(f'{here}/nowhere/{{}}')
+        with pytest.raises(InputError, match=naming(f'{here}/nowhere/', 'shards.json', 404)):
+            shard_info(f'{here}/nowhere/{{}}')
     finally: server.shutdown(); server.server_close()
 
-ADDRESSES = ['pipe:echo {}', 'pipe:echo', 'ftp://host/shards', 'sftp://host/{}', 'zip://a::https://host', 'data://x', '-://']
+ADDRESSES = ['pipe:echo {}', 'pipe:echo', 'ftp://host/shards', 'sftp://host/{}', 'zip://a::https://host', 'data://x',
+             '-://']
 
 @pytest.mark.parametrize('address', ADDRESSES)
 def test_other_addresses_are_refused(address):
-    with pytest.raises(InputError, match='give a folder, or an address'): shard_info(address)
+    with pytest.raises(InputError, match=naming(address, 'folder', 'https')): shard_info(address)
 
 def test_odd_folder_names(shards, tmp_path):
     odd = tmp_path/'a {1..3}::b #?'
@@ -131,21 +139,23 @@ def test_odd_folder_names(shards, tmp_path):
     assert same(take(odd, 2, 4), take(shards, 2, 4))
 
 def test_what_is_not_shards(tmp_path):
-    with pytest.raises(InputError, match='clipsonic prepare'): shard_info(tmp_path)
+    with pytest.raises(InputError, match=naming(tmp_path, 'shards.json', 'clipsonic prepare VIDEOS --out SHARDS')):
+        shard_info(tmp_path)
     (tmp_path/'parts').mkdir()
-    with pytest.raises(InputError, match='has not ended'): shard_info(tmp_path)
+    with pytest.raises(InputError, match=naming(tmp_path, 'clipsonic prepare')) as error: shard_info(tmp_path)
+    assert 'VIDEOS' not in str(error.value), 'the same command goes on'
     for text in '{', '[]', '{"kind": "denoiser"}':
         (tmp_path/'shards.json').write_text(text)
-        with pytest.raises(InputError, match='shards.json'): batches(tmp_path, 4)
+        with pytest.raises(InputError, match=naming(tmp_path/'shards.json')): batches(tmp_path, 4)
 
 def test_damage_is_named(tmp_path):
     folder = make(tmp_path/'set', [3, 3])
     tar = folder/'clipsonic-000001.tar'
     tar.write_bytes(tar.read_bytes()[:5000])
-    with pytest.raises(ClipsonicError, match='clipsonic-000001.tar'): list(all_clips(folder))
-    with pytest.raises(ClipsonicError, match='clipsonic-000001.tar'): take(folder, 2, 3)
+    with pytest.raises(ClipsonicError, match=naming(tar)): list(all_clips(folder))
+    with pytest.raises(ClipsonicError, match=naming(tar)): take(folder, 2, 3)
     tar.unlink()
-    with pytest.raises(ClipsonicError, match='clipsonic-000001.tar'): take(folder, 2, 3)
+    with pytest.raises(ClipsonicError, match=naming(tar, 'No such file')): take(folder, 2, 3)
 
 NAMES = [
     '../set/clipsonic-000000.tar', '/etc/hosts', 'pipe:echo', 'parts/a.tar', 'https://host/a.tar', '..tar',
@@ -156,19 +166,24 @@ def test_a_shard_is_a_plain_name(shards, tmp_path, name):
     about = {k: v for k, v in shard_info(shards).items() if k not in ('kind', 'count', 'shards')}
     write_info(tmp_path, {name: 5}, **about)
     for address in tmp_path, f'file://{tmp_path}':
-        with pytest.raises(InputError, match='shards.json.*plain name of a tar'): next(all_clips(address))
-    with pytest.raises(InputError, match='has no shard'): read_shard(shards, name)
+        with pytest.raises(InputError, match=naming(f'{address}/shards.json', 'tar', repr(name))):
+            next(all_clips(address))
+    with pytest.raises(InputError, match=naming(shards, repr(name))): read_shard(shards, name)
 
 WRONG = [
-    ('count', 22), ('count', '23'), ('count', True), ('dim', 0), ('dim', 1e9), ('sample_rate', -1),
-    ('total_seconds', float('nan')), ('total_seconds', None), ('labelled', 'all'), ('clip', {}),
-    ('clip', {'name': 1, 'hash': ''}), ('shards', ['clipsonic-000000.tar']),
-    ('shards', {'clipsonic-000000.tar': 2.0}), ('shards', {})]
+    ('count', 22, 'clips 22 23'), ('count', '23', "count '23'"), ('count', True, 'count True'), ('dim', 0, 'dim 0'),
+    ('dim', 1e9, 'dim 1e9'), ('sample_rate', -1, 'sample_rate -1'),
+    ('total_seconds', float('nan'), 'total_seconds nan'),
+    ('total_seconds', None, 'total_seconds null'), ('labelled', 'all', "labelled 'all'"),
+    ('clip', {}, 'clip name hash'), ('clip', {'name': 1, 'hash': ''}, 'clip.name 1'),
+    ('shards', ['clipsonic-000000.tar'], "shards ['clipsonic-000000.tar']"),
+    ('shards', {'clipsonic-000000.tar': 2.0}, 'shards.clipsonic-000000.tar 2.0'), ('shards', {}, 'clips 23 0')]
 
-@pytest.mark.parametrize('key, value', WRONG)
-def test_what_shards_json_says_is_checked(shards, tmp_path, key, value):
+@pytest.mark.parametrize('key, value, says', WRONG)
+def test_what_shards_json_says_is_checked(shards, tmp_path, key, value, says):
     (tmp_path/'shards.json').write_text(json.dumps(shard_info(shards) | {key: value}))
-    with pytest.raises(InputError, match='shards.json.*prepare them again'): shard_info(tmp_path)
+    with pytest.raises(InputError, match=naming(tmp_path/'shards.json', 'prepare', 'again', *says.split())):
+        shard_info(tmp_path)
 
 def changed(sample, **members): return sample | {key.replace('_', '.'): value for key, value in members.items()}
 
@@ -185,29 +200,30 @@ def flac(samples, rate=16000, channels=1):
 def meta(**changes): return json.dumps(json.loads(sample(0)['meta.json']) | changes).encode()
 
 MEMBERS = {
-    'no flac': (dict(audio_flac=b'RIFF'), 'clip .000000000.'),
-    'another rate': (dict(audio_flac=flac(9, 8000)), 'at 8000 Hz'),
-    'stereo': (dict(audio_flac=flac(9, channels=2)), '2 channels'),
-    'longer than it says': (dict(audio_flac=flac(99_000)), 'claims 99000 samples'),
-    'no sound': (dict(audio_flac=flac(0)), 'claims 0 samples|clip .000000000.'),
-    'another width': (dict(clip_npy=array(np.ones((3, 31)))), r'expected floats of the shape \(3, 32\)'),
-    'fewer frames': (dict(clip_npy=array(np.ones((2, 32)))), 'expected floats'),
-    'whole numbers': (dict(clip_npy=array(np.ones((3, 32), int))), 'int64'),
-    'not finite': (dict(clip_npy=array(np.full((3, 32), np.inf))), 'not finite'),
-    'no length': (dict(clip_npy=array(np.zeros((3, 32)))), 'without a length'),
-    'objects': (dict(clip_npy=b'none'), 'clip .000000000.'), 'no object': (dict(meta_json=b'[1]'), 'no object'),
-    'no JSON': (dict(meta_json=b'{'), 'clip .000000000.'), 'no id': (dict(meta_json=meta(id=None)), 'id is null'),
-    'no times': (dict(meta_json=meta(times=[])), 'frames lie at'),
-    'times beyond': (dict(meta_json=meta(times=[.5, 1.5, 9.])), 'frames lie at'),
-    'a time that is none': (dict(meta_json=meta(times=[.5, 'x', 2.])), r'times\[1\] is .x.'),
-    'times not finite': (dict(meta_json=meta(times=[.5, float('nan'), 2.])), 'times'),
-    'a label that is none': (dict(meta_json=meta(label=7)), 'label is 7')}
+    'no flac': (dict(audio_flac=b'RIFF'), ['recognised']),
+    'another rate': (dict(audio_flac=flac(9, 8000)), ['audio.flac', 8000, 16000]),
+    'stereo': (dict(audio_flac=flac(9, channels=2)), ['audio.flac', '2 channels']),
+    'longer than it says': (dict(audio_flac=flac(99_000)), ['audio.flac', 99000, 3]),
+    'no sound': (dict(audio_flac=flac(0)), []),
+    'another width': (dict(clip_npy=array(np.ones((3, 31)))), ['clip.npy', '(3, 31)', '(3, 32)']),
+    'fewer frames': (dict(clip_npy=array(np.ones((2, 32)))), ['clip.npy', '(2, 32)', '(3, 32)']),
+    'whole numbers': (dict(clip_npy=array(np.ones((3, 32), int))), ['clip.npy', 'int64']),
+    'not finite': (dict(clip_npy=array(np.full((3, 32), np.inf))), ['clip.npy', 'finite']),
+    'no length': (dict(clip_npy=array(np.zeros((3, 32)))), ['clip.npy', 'finite']),
+    'objects': (dict(clip_npy=b'none'), ['pickle']), 'no object': (dict(meta_json=b'[1]'), ['meta.json', 'object']),
+    'no JSON': (dict(meta_json=b'{'), ['line 1 column 2']), 'no id': (dict(meta_json=meta(id=None)), ['id', 'null']),
+    'no times': (dict(meta_json=meta(times=[])), ['frames', '[]', 3]),
+    'times beyond': (dict(meta_json=meta(times=[.5, 1.5, 9.])), ['frames', '[0.5, 1.5, 9.0]', 3]),
+    'a time that is none': (dict(meta_json=meta(times=[.5, 'x', 2.])), ['times[1]', "'x'"]),
+    'times not finite': (dict(meta_json=meta(times=[.5, float('nan'), 2.])), ['times[1]', 'nan']),
+    'a label that is none': (dict(meta_json=meta(label=7)), ['label', 7])}
 
 @pytest.mark.parametrize('change, says', MEMBERS.values(), ids=MEMBERS)
 def test_what_a_clip_holds_is_checked(tmp_path, change, says):
     folder = make(tmp_path/'set', [1])
     write_shard(folder/'clipsonic-000000.tar', [changed(sample(0), **change)])
-    with pytest.raises(ClipsonicError, match=f'clipsonic-000000.tar.*({says}).*prepare it again'): list(all_clips(folder))
+    with pytest.raises(ClipsonicError, match=naming(folder/'clipsonic-000000.tar', "clip '000000000'", 'again', *says)):
+        list(all_clips(folder))
 
 def member(kind):
     "A member that is no plain file."
@@ -221,33 +237,38 @@ def packed(folder, *members, mode='w'):
 
 def test_what_a_tar_holds_is_checked(tmp_path):
     folder = make(tmp_path/'set', [1])
+    def refused(*words):
+        with pytest.raises(ClipsonicError, match=naming(folder/'clipsonic-000000.tar', *words)):
+            read_shard(folder, 'clipsonic-000000.tar')
     for kind in tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE:
         packed(folder, member(kind))
-        with pytest.raises(ClipsonicError, match='is not a plain file'): read_shard(folder, 'clipsonic-000000.tar')
+        refused("'000000000.audio.flac'", 'plain file')
     packed(folder, member(tarfile.REGTYPE), mode='w:gz')
-    with pytest.raises(ClipsonicError, match='clipsonic-000000.tar'): read_shard(folder, 'clipsonic-000000.tar')
+    refused('header')
     packed(folder, member(tarfile.REGTYPE))
-    with pytest.raises(ClipsonicError, match='it lacks clip.npy, meta.json'): read_shard(folder, 'clipsonic-000000.tar')
+    refused("clip '000000000'", 'clip.npy', 'meta.json')
     large = member(tarfile.REGTYPE)
     large.size = 2**40
     (folder/'clipsonic-000000.tar').write_bytes(large.tobuf() + bytes(1024))
-    with pytest.raises(ClipsonicError, match='claims 1099511627776 bytes'): read_shard(folder, 'clipsonic-000000.tar')
+    refused("'000000000.audio.flac'", 2**40, 'bytes')
 
 def test_a_label_that_lacks_is_named(tmp_path):
     folder = make(tmp_path/'set', [1])
     write_shard(folder/'clipsonic-000000.tar', [changed(sample(0), meta_json=meta(label=None))])
     for read in lambda: next(batches(folder, 1, labels=True)), lambda: next(all_clips(folder, labels=True)):
-        with pytest.raises(ClipsonicError, match='clip-0.*no label'): read()
+        with pytest.raises(ClipsonicError, match=naming("'clip-0'", 'label', 'shards.json')): read()
 
 def test_a_shard_with_fewer_clips_than_it_should_have_is_named(tmp_path):
     folder = make(tmp_path/'set', [3])
     info = json.loads((folder/'shards.json').read_text())
     (folder/'shards.json').write_text(json.dumps(info | dict(count=4, shards={'clipsonic-000000.tar': 4})))
-    with pytest.raises(ClipsonicError, match='clipsonic-000000.tar'): take(folder, 2, 4)
+    with pytest.raises(ClipsonicError, match=naming(folder/'clipsonic-000000.tar', 3, 4)): take(folder, 2, 4)
 
-@pytest.mark.parametrize('wrong', [dict(batch_size=0), dict(batch_size=2, seconds=0), dict(batch_size=2, rank=1), dict(batch_size=2, world=0)])
+@pytest.mark.parametrize('wrong', [dict(batch_size=0), dict(batch_size=2, seconds=0), dict(batch_size=2, rank=1),
+                                   dict(batch_size=2, world=0)])
 def test_wrong_parameters(shards, wrong):
-    with pytest.raises(InputError): batches(shards, **wrong)
+    name = list(wrong)[-1]
+    with pytest.raises(InputError, match=naming('rank' if name == 'world' else name)): batches(shards, **wrong)
 
 def test_the_global_generator_is_left_alone(shards):
     state = torch.get_rng_state()

@@ -8,6 +8,7 @@ from clipsonic.cli import main
 from clipsonic.core import InputError
 from clipsonic.shards import made_up_shards
 from clipsonic.table import SETS, asked_of, make_sets, markdown
+from conftest import naming
 
 @pytest.fixture(scope='module')
 def shards(tmp_path_factory):
@@ -18,10 +19,16 @@ def shards(tmp_path_factory):
 @pytest.mark.long
 def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(shards, tmp_path, capsys):
     out, sets = tmp_path / 'table.json', tmp_path / 'sets'
-    assert main(['table', '--data', str(shards), '--trained', str(shards), '--sets', str(sets), '-o', str(out), '--n', '2', '--seconds', '0.5', '--device', 'cpu']) == 0
+    assert main(['table', '--data', str(shards), '--trained', str(shards), '--sets', str(sets), '-o', str(out), '--n',
+                 '2', '--seconds', '0.5', '--device', 'cpu']) == 0
     result, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert [*result['rows']] == [*SETS, 'training'] and '| reconstruction |' in printed and result['protocol']['sets']['n'] == 2
-    assert 'accuracy_pocket' not in result['rows']['iq'] and 'kl_pocket' in result['rows']['iq'] and 'fad' not in result['rows']['real'] and result['rows']['iq']['left_out'] == {'diversity': 'no label has two sounds'}  # tones are no class of the listener's
+    assert [*result['rows']] == [*SETS, 'training'] and '| reconstruction |' in printed
+    assert result['protocol']['sets']['n'] == 2
+    # tones are no class of the listener's
+    assert 'accuracy_pocket' not in result['rows']['iq'] and 'kl_pocket' in result['rows']['iq']
+    assert 'fad' not in result['rows']['real']
+    left_out = result['rows']['iq']['left_out']
+    assert left_out.keys() == {'diversity'} and 'label' in left_out['diversity']
     assert result['rows']['training']['fad']['value'] < result['rows']['iq']['fad']['value']  # the same shards here
     asked = asked_of(shards, 2, 0.5)
     for name in (*SETS, 'training'):
@@ -37,8 +44,9 @@ def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(
     (sets / 'iq' / '0001.wav').unlink()
     make_sets(shards, sets, **options)
     assert {f: f.read_bytes() for f in sets.glob('*/*.wav')} == before  # the one that was lost came out the same
-    with pytest.raises(InputError, match='another model or protocol'): make_sets(shards, sets, **options | {'seed': 1})
-    with pytest.raises(InputError, match='make it first'): make_sets(shards, tmp_path / 'no' / 'sets', **options)
+    with pytest.raises(InputError, match=naming(sets, 'protocol')): make_sets(shards, sets, **options | {'seed': 1})
+    with pytest.raises(InputError, match=naming(tmp_path / 'no/sets', 'folder')):
+        make_sets(shards, tmp_path / 'no' / 'sets', **options)
 
 def test_the_committed_table_says_what_it_was_made_of():
     from conftest import root

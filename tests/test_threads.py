@@ -16,6 +16,7 @@ from clipsonic.core import Audio, InputError, noise_streams
 from clipsonic.evaluate import evaluate
 from clipsonic.pipeline import Pipeline
 from clipsonic.threads import exactly_threads, on_threads, running_elsewhere, steady_threads, whole_vectors
+from conftest import naming
 
 THREADS = (1, 2, 3)
 
@@ -30,7 +31,8 @@ def same(compute):
     for one in made[1:]:
         for a, b in zip(made[0], one): assert torch.equal(a, b)
 
-@pytest.mark.parametrize('width', (64, 72, 96, 120, 128))   # frames of windows that the pocket's denoiser is given: 64 to 128, in steps of 8
+# frames of windows that the pocket's denoiser is given: 64 to 128, in steps of 8
+@pytest.mark.parametrize('width', (64, 72, 96, 120, 128))
 def test_the_denoiser(pocket, width):
     g = torch.Generator().manual_seed(width)
     x, t = torch.randn(2, 1, 64, width, generator=g), torch.tensor([20.0, 700.0])
@@ -41,9 +43,11 @@ def test_the_denoiser(pocket, width):
 @pytest.mark.long
 def test_texts_pictures_priors_and_sounds(pocket):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))
-    mel, clap = torch.randn(1, 1, 64, 126, generator=torch.Generator().manual_seed(0)) - 4, load_clap('pocket', device='cpu')
+    mel = torch.randn(1, 1, 64, 126, generator=torch.Generator().manual_seed(0)) - 4
+    clap = load_clap('pocket', device='cpu')
     noise = torch.randn(1, 1, 64_000, generator=torch.Generator().manual_seed(1)) / 10
-    same(lambda: [*pocket.clip.encode_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]), pocket.vocoder(mel),
+    same(lambda: [*pocket.clip.encode_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]),
+                  pocket.vocoder(mel),
                   pocket.system('pd').query('a photo of rain', noise_streams(1, 2)), clap.encode_audio(noise, 16_000)])
 
 @pytest.mark.long
@@ -55,14 +59,17 @@ def test_figures(tmp_path):
     for folder, seed in ('made', 1), ('real', 2):
         (tmp_path/folder).mkdir()
         for i in range(12):
-            wave = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(100 * seed + i)).cumsum(1).diff(n=seed)
+            wave = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(100 * seed + i))
+            wave = wave.cumsum(1).diff(n=seed)
             Audio(wave / wave.abs().max(), 16_000).save(tmp_path/folder/f'{i}.wav')
     def figures(threads):
         with exactly_threads(threads):
-            found = evaluate([tmp_path/'made'], [tmp_path/'real'], metrics=['fad', 'kl', 'is', 'nearest'], cache_file=':memory:', device='cpu', progress=False)
+            found = evaluate([tmp_path/'made'], [tmp_path/'real'], metrics=['fad', 'kl', 'is', 'nearest'],
+                             cache_file=':memory:', device='cpu', progress=False)
         return {name: figure for name, figure in found.items() if 'value' in figure}
     first = figures(1)
-    assert {'fad', 'kl_pocket', 'is_pocket', 'nearest'} == set(first) and all(np.isfinite(figure['value']) for figure in first.values())
+    assert {'fad', 'kl_pocket', 'is_pocket', 'nearest'} == set(first)
+    assert all(np.isfinite(figure['value']) for figure in first.values())
     assert all(figures(threads) == first for threads in THREADS[1:])
 
 def test_elementwise_functions_of_any_length():
@@ -96,4 +103,4 @@ def test_busy_cores_are_left_alone():
 
 def test_wrong_numbers_of_threads():
     for wrong in (0, -1, 2.5, 'two', True):
-        with pytest.raises(InputError, match='threads must be a whole number'), exactly_threads(wrong): pass
+        with pytest.raises(InputError, match=naming('threads', repr(wrong))), exactly_threads(wrong): pass

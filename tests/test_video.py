@@ -15,7 +15,9 @@ from PIL import Image, ImageCms
 from torchaudio.functional import resample
 
 from clipsonic.core import Audio, ClipsonicError, InputError, MediaError
-from clipsonic.video import _by_pyav, _by_soundfile, _sound_frames, probe, read_audio, read_frames, read_image, rgb_image, write_soundtrack, write_video
+from clipsonic.video import (_by_pyav, _by_soundfile, _sound_frames, probe, read_audio, read_frames, read_image,
+                             rgb_image, write_soundtrack, write_video)
+from conftest import naming
 from films import cut, film, heard, joined, ladder, pitch, remux, seen, song, steps, tone
 
 @pytest.fixture(scope='module')
@@ -62,16 +64,19 @@ def test_a_frame_rate_below_the_one_asked_for_repeats_frames(tmp_path):
 def test_picture_ends_before_the_sound(tmp_path):
     path = film(tmp_path/'short.mp4', 1., audio=tone(4.))
     times, images = read_frames(path)
-    assert times == [.5, 1.5, 2.5, 3.5] and {colour(image) for image in images} == {(1, 0, 0)} and read_audio(path).seconds == pytest.approx(4, abs=.1)
+    assert times == [.5, 1.5, 2.5, 3.5] and {colour(image) for image in images} == {(1, 0, 0)}
+    assert read_audio(path).seconds == pytest.approx(4, abs=.1)
 
 def test_broken_files(tmp_path):
     (tmp_path/'page.mp4').write_text('<html>Video unavailable</html>')
     (tmp_path/'titles.mp4').write_text('1\n00:00:00,000 --> 00:00:01,000\nhello\n')
     (tmp_path/'notes.txt').write_text('a list of things\n' * 50)
-    (tmp_path/'list.mp4').write_text('#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n')
+    (tmp_path/'list.mp4').write_text(
+        '#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n')
     (tmp_path/'empty.mp4').touch()
     os.mkfifo(tmp_path/'pipe.mp4')
-    wanted = {'page.mp4': 'not a video', 'titles.mp4': 'not a video', 'notes.txt': 'not a video', 'list.mp4': 'not a video',
+    wanted = {'page.mp4': 'not a video', 'titles.mp4': 'not a video', 'notes.txt': 'not a video',
+              'list.mp4': 'not a video',
               'empty.mp4': 'unreadable', 'pipe.mp4': 'not a video', 'gone.mp4': 'missing', '.': 'not a video'}
     for read in probe, read_audio, read_frames:
         assert {name: reason(read, tmp_path/name) for name in wanted} == wanted
@@ -111,10 +116,14 @@ def test_channels_are_averaged(tmp_path):
 
 def hiss(path, channels=1, rate=44100, **options):
     "A second of noise in any format of libsndfile's."
-    soundfile.write(path, (np.random.default_rng(channels).standard_normal((rate, channels)) * .2).clip(-1, 1), rate, **options)
+    soundfile.write(path, (np.random.default_rng(channels).standard_normal((rate, channels)) * .2).clip(-1, 1), rate,
+                    **options)
     return path
 
-@pytest.mark.parametrize('name, subtype', [('a.wav', s) for s in ('PCM_U8', 'PCM_16', 'PCM_24', 'PCM_32', 'FLOAT', 'DOUBLE', 'ULAW')] + [('a.flac', s) for s in ('PCM_S8', 'PCM_16', 'PCM_24')] + [('a.ogg', 'VORBIS')])
+SUBTYPES = {'a.wav': ['PCM_U8', 'PCM_16', 'PCM_24', 'PCM_32', 'FLOAT', 'DOUBLE', 'ULAW'],
+            'a.flac': ['PCM_S8', 'PCM_16', 'PCM_24'], 'a.ogg': ['VORBIS']}
+
+@pytest.mark.parametrize('name, subtype', [(name, s) for name, several in SUBTYPES.items() for s in several])
 def test_whole_sounds_are_the_same_by_libsndfile_and_by_ffmpeg(tmp_path, name, subtype):
     for channels in 1, 2, 6, 8:
         for rate in 16000, 48000:
@@ -126,9 +135,12 @@ def test_whole_sounds_are_the_same_by_libsndfile_and_by_ffmpeg(tmp_path, name, s
                 assert about == same == [0., rate] and quick.shape == slow.shape == (rate,)
                 assert np.abs(quick - slow).max() < 1e-6
             assert np.abs(read_audio(path, None).waveform[0].numpy() - slow).max() < 1e-6
-            assert (read_audio(path, 22050).waveform - read_audio(path, 22050, seconds=2.).waveform).abs().max() < 1e-6  # the second is ffmpeg's
+            # the second is ffmpeg's
+            assert (read_audio(path, 22050).waveform - read_audio(path, 22050, seconds=2.).waveform).abs().max() < 1e-6
 
-@pytest.mark.parametrize('options', [dict(file='a.wav'), dict(file='a.wav', subtype='FLOAT'), dict(file='a.wav', format='WAVEX', subtype='PCM_24', channels=6), dict(file='a.flac'), dict(file='a.ogg')])
+@pytest.mark.parametrize('options', [dict(file='a.wav'), dict(file='a.wav', subtype='FLOAT'),
+                                     dict(file='a.wav', format='WAVEX', subtype='PCM_24', channels=6),
+                                     dict(file='a.flac'), dict(file='a.ogg')])
 def test_a_sound_that_is_cut_off_is_no_shorter_sound(tmp_path, options):
     whole = hiss(tmp_path/options.pop('file'), **options)
     data = whole.read_bytes()
@@ -146,8 +158,10 @@ def test_a_damaged_flac_has_no_gaps(tmp_path):
 
 def test_lengths_that_nobody_wrote_down(tmp_path):
     wav, flac, ogg, other = (hiss(tmp_path/name).read_bytes() for name in ('a.wav', 'a.flac', 'a.ogg', 'b.ogg'))
-    unknown = {'pipe.wav': wav[:40] + b'\xff' * 4 + wav[44:], 'zero.wav': wav[:40] + bytes(4) + wav[44:], 'sox.wav': wav[:40] + b'\0\xf0\xff\x7f' + wav[44:],
-               'pipe.flac': flac[:21] + bytes([flac[21] & 0xf0]) + bytes(4) + flac[26:], 'most.flac': flac[:21] + bytes([flac[21] | 0xf]) + flac[22:], 'wav.mp3': wav, 'wav.raw': wav}
+    unknown = {'pipe.wav': wav[:40] + b'\xff' * 4 + wav[44:], 'zero.wav': wav[:40] + bytes(4) + wav[44:],
+               'sox.wav': wav[:40] + b'\0\xf0\xff\x7f' + wav[44:],
+               'pipe.flac': flac[:21] + bytes([flac[21] & 0xf0]) + bytes(4) + flac[26:],
+               'most.flac': flac[:21] + bytes([flac[21] | 0xf]) + flac[22:], 'wav.mp3': wav, 'wav.raw': wav}
     for name, data in unknown.items():
         (tmp_path/name).write_bytes(data)
         assert read_audio(tmp_path/name, None).waveform.shape == (1, 44100), name
@@ -174,15 +188,22 @@ def test_no_duration_in_the_header(good, tmp_path):
 def everything(path, **span):
     "The steps heard and seen in a file, and what had to be put right."
     repairs = []
-    return heard(read_audio(path, repairs=repairs, **span)), seen(read_frames(path, repairs=repairs, **span)), [what for what, _ in repairs]
+    return heard(read_audio(path, repairs=repairs, **span)), seen(read_frames(path, repairs=repairs, **span)), [what
+        for what, _ in repairs]
 
 STEPS = [0, 1, 2, 3], {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3}, []
 
-@pytest.mark.parametrize('name, codecs', [('a.ts', {}), ('ten hours.ts', {}), ('counts anew.ts', {}), ('a.m2ts', dict(g='12')), ('b.ts', dict(video='mpeg4', audio='mp2', g='12')), ('a.mpg', dict(video='mpeg2video', audio='mp2', fps=25, bf='2')), ('a.vob', dict(video='mpeg2video', audio='ac3', rate=48000, fps=25)), ('a.mkv', {})])
+@pytest.mark.parametrize('name, codecs', [('a.ts', {}), ('ten hours.ts', {}), ('counts anew.ts', {}),
+                                          ('a.m2ts', dict(g='12')), ('b.ts', dict(video='mpeg4', audio='mp2', g='12')),
+                                          ('a.mpg', dict(video='mpeg2video', audio='mp2', fps=25, bf='2')),
+                                          ('a.vob', dict(video='mpeg2video', audio='ac3', rate=48000, fps=25)),
+                                          ('a.mkv', {})])
 def test_any_moment_of_a_film_is_found(tmp_path, name, codecs):
-    "MPEG streams have no index: FFmpeg seeks to any packet, and pictures begin at the next key frame, here the only one."
+    """MPEG streams have no index: FFmpeg seeks to any packet, and pictures begin at the next key frame, here the only
+    one."""
     path = steps(tmp_path/name, 5., **codecs)
-    if name in (late := {'ten hours.ts': 36000., 'counts anew.ts': 95440.}):   # 33 bits of 1/90000 s are full after 95443.7 s
+    # 33 bits of 1/90000 s are full after 95443.7 s
+    if name in (late := {'ten hours.ts': 36000., 'counts anew.ts': 95440.}):
         path = remux(path, tmp_path/'late.ts', audio_delay=late[name], video_delay=late[name])
     assert probe(path).seconds == pytest.approx(5, abs=.15)
     sound = read_audio(path).waveform
@@ -190,44 +211,56 @@ def test_any_moment_of_a_film_is_found(tmp_path, name, codecs):
         times, images = read_frames(path, 2., start, .5)
         assert times == [.25] and seen((times, images)) == {.25: int(start + .25)}, start
         part = read_audio(path, start=start, seconds=.5).waveform
-        assert (part - sound[:, round(start * 16000):round(start * 16000) + 8000]).abs().max() < (.1 if name == 'a.mkv' else 2e-3)   # whose times are rounded to 1 ms
+        off = (part - sound[:, round(start * 16000):round(start * 16000) + 8000]).abs().max()
+        assert off < (.1 if name == 'a.mkv' else 2e-3)   # whose times are rounded to 1 ms
     assert reason(read_frames, path, start=9.) == reason(read_audio, path, start=9.) == 'too short'
 
-@pytest.mark.parametrize('name, ending, codecs', [('a.mp4', 'mkv', {}), ('a.mp4', 'mp4', {}), ('a.ts', 'ts', dict(audio='mp2')), ('a.webm', 'webm', dict(video='libvpx', audio='libopus', rate=48000))])
+@pytest.mark.parametrize('name, ending, codecs', [('a.mp4', 'mkv', {}), ('a.mp4', 'mp4', {}),
+                                                  ('a.ts', 'ts', dict(audio='mp2')),
+                                                  ('a.webm', 'webm', dict(video='libvpx', audio='libopus',
+                                                                          rate=48000))])
 def test_a_hole_in_the_sound_is_silent(tmp_path, name, ending, codecs):
     source = steps(tmp_path/name, 6., **codecs)
     with av.open(str(source)) as file: zero = (file.start_time or 0) / 1e6
     path = remux(source, tmp_path/f'hole.{ending}', keep=lambda kind, now: kind == 'video' or not 2.1 < now - zero < 5.)
-    assert everything(path) == ([0, 1, None, None, None, 5], {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3, 4.5: 4, 5.5: 5}, ['holes filled'])
+    assert everything(path) == ([0, 1, None, None, None, 5], {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3, 4.5: 4, 5.5: 5},
+                                ['holes filled'])
     part = read_audio(path, start=1., seconds=3.)
     assert part.waveform.shape == (1, 48000) and heard(part) == [1, None, None], 'the sound goes on later'
     assert heard(read_audio(path, start=4., seconds=2.)) == [None, 5]
     assert reason(read_audio, path, start=2.6, seconds=2.) == 'silent'
 
 def test_a_pause_while_nobody_speaks_on_the_telephone(tmp_path):
-    path = remux(steps(tmp_path/'a.opus', 6., video=None, audio='libopus', rate=48000), tmp_path/'dtx.opus', keep=lambda kind, now: not 2. < now < 5.)
+    path = remux(steps(tmp_path/'a.opus', 6., video=None, audio='libopus', rate=48000), tmp_path/'dtx.opus',
+                 keep=lambda kind, now: not 2. < now < 5.)
     repairs = []
-    assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5] and [what for what, _ in repairs] == ['holes filled']
+    assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5]
+    assert [what for what, _ in repairs] == ['holes filled']
 
 def test_a_hole_in_an_ogg_is_silent(tmp_path):
     ladder(6., 44100).save(tmp_path/'a.ogg')
     path, repairs = remux(tmp_path/'a.ogg', tmp_path/'hole.ogg', keep=lambda kind, now: not 2. < now < 5.), []
-    assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5] and [what for what, _ in repairs] == ['holes filled']
+    assert heard(read_audio(path, repairs=repairs)) == [0, 1, None, None, None, 5]
+    assert [what for what, _ in repairs] == ['holes filled']
 
 def test_times_that_tremble_make_no_clicks(tmp_path):
     source = steps(tmp_path/'a.mp4', 4.)
     smooth, shaken = (read_audio(remux(source, tmp_path/name, late=late)).waveform for name, late in
-                      [('smooth.mkv', lambda now: 0.), ('shaken.mkv', lambda now: .009 * math.sin(50 * now) * (now > .3))])
+                      [('smooth.mkv', lambda now: 0.),
+                       ('shaken.mkv', lambda now: .009 * math.sin(50 * now) * (now > .3))])
     n = min(smooth.shape[1], shaken.shape[1])
     assert n > 63000 and (smooth[:, :n] - shaken[:, :n]).abs().max() < 1e-6
 
 def test_sound_that_is_there_twice_is_heard_once(tmp_path):
-    path, repairs = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'overlap.mkv', late=lambda now: 0. if now < 1.1 else -.05), []
+    path, repairs = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'overlap.mkv', late=lambda now: 0. if now < 1.1
+                          else -.05), []
     with av.open(str(path)) as file: *_, last = file.decode(audio=0)
-    assert read_audio(path, repairs=repairs).seconds == pytest.approx(last.time + last.samples / 16000, abs=.002) and [what for what, _ in repairs] == ['overlaps dropped']
+    assert read_audio(path, repairs=repairs).seconds == pytest.approx(last.time + last.samples / 16000, abs=.002)
+    assert [what for what, _ in repairs] == ['overlaps dropped']
 
 def test_an_mp4_in_fragments(tmp_path):
-    "It has no list of edits: the encoder's run-up is heard as silence or as what it is, and everything after it in time with the pictures."
+    """It has no list of edits: the encoder's run-up is heard as silence or as what it is, and everything after it in
+    time with the pictures."""
     whole = steps(tmp_path/'a.mp4', 4.)
     path = remux(whole, tmp_path/'fragments.mp4', movflags='frag_keyframe+empty_moov+default_base_moof')
     assert everything(path)[:2] == STEPS[:2] and probe(path).seconds == pytest.approx(4.25, abs=.1)
@@ -235,8 +268,11 @@ def test_an_mp4_in_fragments(tmp_path):
     a, b = (read_audio(p).waveform[0] for p in (whole, path))
     assert (a[16000:48000] - b[16000 + round(late * 16000):][:32000]).abs().max() < 1e-3
 
-@pytest.mark.parametrize('ending, codecs, options', [('mkv', {}, {}), ('mkv', {}, {'live': '1'}), ('mp4', {}, {'movflags': 'frag_keyframe+delay_moov+frag_discont'}), ('flv', {}, {}),
-                                                     ('webm', dict(video='libvpx', audio='libopus', rate=48000), {}), ('ts', {}, {})])
+@pytest.mark.parametrize('ending, codecs, options', [('mkv', {}, {}), ('mkv', {}, {'live': '1'}),
+                                                     ('mp4', {}, {'movflags': 'frag_keyframe+delay_moov+frag_discont'}),
+                                                     ('flv', {}, {}),
+                                                     ('webm', dict(video='libvpx', audio='libopus', rate=48000), {}),
+                                                     ('ts', {}, {})])
 def test_a_clock_that_begins_anywhere(tmp_path, ending, codecs, options):
     "The header says there when the film ends, and not how long it is."
     source = steps(tmp_path/('a.webm' if ending == 'webm' else 'a.mp4'), 4., **codecs)
@@ -244,8 +280,10 @@ def test_a_clock_that_begins_anywhere(tmp_path, ending, codecs, options):
     with av.open(str(path)) as file: assert file.start_time > 999e6
     assert probe(path).seconds == pytest.approx(4.1, abs=.1)
     assert everything(path)[:2] == STEPS[:2]
-    assert heard(read_audio(path, start=2., seconds=1.)) == [2] and seen(read_frames(path, start=2., seconds=1.)) == {.5: 2}
-    if ending == 'mkv' and not options: assert reason(read_audio, cut(path, .6)) == reason(read_frames, path) == 'truncated'
+    assert heard(read_audio(path, start=2., seconds=1.)) == [2]
+    assert seen(read_frames(path, start=2., seconds=1.)) == {.5: 2}
+    if ending == 'mkv' and not options:
+        assert reason(read_audio, cut(path, .6)) == reason(read_frames, path) == 'truncated'
 
 def test_a_clock_that_begins_anywhere_beside_a_header_that_says_how_long(tmp_path):
     "As mkvmerge writes it."
@@ -261,31 +299,42 @@ def test_a_clock_that_begins_anywhere_beside_a_header_that_says_how_long(tmp_pat
 def test_a_track_that_begins_later_stays_in_time(tmp_path, ending, late):
     path = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/f'late.{ending}', **{f'{late}_delay': 2.})
     first, last = {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3}, {2.5: 0, 3.5: 1, 4.5: 2, 5.5: 3}
-    if late == 'audio': assert everything(path) == ([None, None, 0, 1, 2, 3], first | {4.5: 3, 5.5: 3}, ['last picture held'])
+    if late == 'audio':
+        assert everything(path) == ([None, None, 0, 1, 2, 3], first | {4.5: 3, 5.5: 3}, ['last picture held'])
     else: assert everything(path) == ([0, 1, 2, 3], last, ['pictures begin late'])
     assert heard(read_audio(path, start=3., seconds=1.)) == [1 if late == 'audio' else 3]
     assert seen(read_frames(path, start=3., seconds=1.)) == {.5: 3 if late == 'audio' else 1}
-    if late == 'video': assert heard(read_audio(path, start=1., seconds=1.)) == [1] and reason(read_frames, path, start=.5, seconds=1.) == 'no picture'
+    if late == 'video':
+        assert heard(read_audio(path, start=1., seconds=1.)) == [1]
+        assert reason(read_frames, path, start=.5, seconds=1.) == 'no picture'
     if ending != 'ts':
-        write_soundtrack(path, copy := tmp_path/'copy.mp4', ladder(6., first=2))
-        assert heard(read_audio(copy)) == [2, 3, 4, 5, 6, 7] and seen(read_frames(copy)) == (first | {4.5: 3, 5.5: 3} if late == 'audio' else last)
+        copy = tmp_path/'copy.mp4'
+        write_soundtrack(path, copy, ladder(6., first=2))
+        assert heard(read_audio(copy)) == [2, 3, 4, 5, 6, 7]
+        assert seen(read_frames(copy)) == (first | {4.5: 3, 5.5: 3} if late == 'audio' else last)
 
 def test_the_format_changes_in_the_middle(tmp_path):
     options = [dict(rate=48000, channels=2), dict(rate=32000, first=3)]
-    for name, codecs in [('a.aac', {}), ('a.mp3', dict(audio='libmp3lame')), ('a.mp2', dict(audio='mp2')), ('a.ac3', dict(audio='ac3'))]:
-        path = joined(tmp_path/name, *(steps(tmp_path/f'{n}{name}', 3., video=None, **codecs, **about) for n, about in enumerate(options)))
+    for name, codecs in [('a.aac', {}), ('a.mp3', dict(audio='libmp3lame')), ('a.mp2', dict(audio='mp2')),
+                         ('a.ac3', dict(audio='ac3'))]:
+        path = joined(tmp_path/name, *(steps(tmp_path/f'{n}{name}', 3., video=None, **codecs, **about)
+                                       for n, about in enumerate(options)))
         assert heard(read_audio(path)) == [0, 1, 2, 3, 4, 5], name
-        assert read_audio(path, None).sample_rate == 48000 and heard(read_audio(path, start=2., seconds=3.)) == [2, 3, 4]
+        assert read_audio(path, None).sample_rate == 48000
+        assert heard(read_audio(path, start=2., seconds=3.)) == [2, 3, 4]
 
 def test_recordings_that_were_joined(tmp_path):
     "The second sets the clock back, and changes the format."
-    path = joined(tmp_path/'joined.ts', steps(tmp_path/'a.ts', 3., audio='mp2', rate=48000), steps(tmp_path/'b.ts', 3., audio='mp2', rate=32000, channels=2, first=3))
+    path = joined(tmp_path/'joined.ts', steps(tmp_path/'a.ts', 3., audio='mp2', rate=48000),
+                  steps(tmp_path/'b.ts', 3., audio='mp2', rate=32000, channels=2, first=3))
     assert probe(path).seconds == pytest.approx(6.2, abs=.1)
     sounds, pictures, repairs = everything(path)
     assert sounds == [0, 1, 2, 3, 4, 5] and pictures == dict(zip(np.arange(.5, 6), range(6)))
     assert sorted(set(repairs)) == ['clock set back', 'format changes']
-    assert heard(read_audio(path, start=4., seconds=2.)) == [4, 5] and seen(read_frames(path, start=4., seconds=2.)) == {.5: 4, 1.5: 5}
-    with pytest.raises(InputError, match='set back'): write_soundtrack(path, tmp_path/'copy.mp4', ladder(6.))
+    assert heard(read_audio(path, start=4., seconds=2.)) == [4, 5]
+    assert seen(read_frames(path, start=4., seconds=2.)) == {.5: 4, 1.5: 5}
+    with pytest.raises(InputError, match=naming(path, 'clock', 'ffmpeg -i')):
+        write_soundtrack(path, tmp_path/'copy.mp4', ladder(6.))
 
 def several(path, *sources, default):
     "The first's pictures and the sound of each, one of which is marked default."
@@ -305,7 +354,8 @@ def test_the_track_that_is_marked_default_is_heard(tmp_path):
     sources = steps(tmp_path/'a.mp4', 2.), steps(tmp_path/'b.mp4', 2., first=4)
     for ending in 'mkv', 'mp4':
         assert everything(several(tmp_path/f'first.{ending}', *sources, default=0)) == ([0, 1], {.5: 0, 1.5: 1}, [])
-        assert everything(several(tmp_path/f'second.{ending}', *sources, default=1)) == ([4, 5], {.5: 0, 1.5: 1}, ['track chosen'])
+        second = several(tmp_path/f'second.{ending}', *sources, default=1)
+        assert everything(second) == ([4, 5], {.5: 0, 1.5: 1}, ['track chosen'])
 
 def unknown(path, codec, config):
     "Give a codec in an mp4 a name that nobody knows."
@@ -315,13 +365,16 @@ def unknown(path, codec, config):
     return path
 
 def test_tracks_without_a_decoder(tmp_path):
-    path = unknown(several(tmp_path/'two.mp4', steps(tmp_path/'a.mp4', 2.), steps(tmp_path/'b.mp4', 2., first=4), default=0), b'mp4a', b'esds')
+    path = unknown(several(tmp_path/'two.mp4', steps(tmp_path/'a.mp4', 2.), steps(tmp_path/'b.mp4', 2., first=4),
+                           default=0), b'mp4a', b'esds')
     assert probe(path).audio == 'aac' and everything(path) == ([4, 5], {.5: 0, 1.5: 1}, ['track chosen'])
     write_soundtrack(path, tmp_path/'copy.mp4', ladder(2.))
-    mute, blind = unknown(steps(tmp_path/'mute.mp4', 2.), b'mp4a', b'esds'), unknown(steps(tmp_path/'blind.mp4', 2.), b'avc1', b'avcC')
+    mute = unknown(steps(tmp_path/'mute.mp4', 2.), b'mp4a', b'esds')
+    blind = unknown(steps(tmp_path/'blind.mp4', 2.), b'avc1', b'avcC')
     assert (probe(mute).audio, probe(mute).video, probe(mute).undecodable) == (None, 'h264', ('audio',))
     assert (probe(blind).audio, probe(blind).video, probe(blind).undecodable) == ('aac', None, ('video',))
-    assert reason(read_audio, mute) == reason(read_frames, blind) == reason(write_soundtrack, blind, tmp_path/'copy.mp4', ladder(2.)) == 'no decoder'
+    assert reason(read_audio, mute) == reason(read_frames, blind) == reason(write_soundtrack, blind,
+        tmp_path/'copy.mp4', ladder(2.)) == 'no decoder'
     assert seen(read_frames(mute)) == {.5: 0, 1.5: 1} and heard(read_audio(blind)) == [0, 1]
 
 def test_a_song_with_a_still(tmp_path):
@@ -334,7 +387,8 @@ def test_a_song_with_a_still(tmp_path):
 def test_a_varying_frame_rate(tmp_path):
     "Copied to Matroska, such pictures are promised for longer than they are: they are not cut off for that."
     with av.open(str(tmp_path/'a.mp4'), 'w') as file:
-        stream = file.add_stream('libx264', rate=8, width=64, height=48, pix_fmt='yuv420p', options={'bf': '3', 'b-adapt': '0'})
+        stream = file.add_stream('libx264', rate=8, width=64, height=48, pix_fmt='yuv420p',
+                                 options={'bf': '3', 'b-adapt': '0'})
         for n in [*range(16), *range(48, 55)]:  # between 2 and 6 s the picture stands
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 + 25 * (n // 8), np.uint8), 'rgb24')
             frame.pts, frame.time_base = n, Fraction(1, 8)
@@ -353,8 +407,10 @@ def test_pictures_of_a_film_that_was_cut_off_are_not_held(good, tmp_path):
 
 def test_a_bare_stream_of_pictures(tmp_path):
     path = steps(tmp_path/'a.h264', 4., audio=None)
-    assert probe(path).seconds == pytest.approx(4) and seen(read_frames(path)) == STEPS[1] and seen(read_frames(path, start=2., seconds=1.)) == {.5: 2}
-    with pytest.raises(InputError, match='no times'): write_soundtrack(path, tmp_path/'copy.mp4', ladder(4.))
+    assert probe(path).seconds == pytest.approx(4) and seen(read_frames(path)) == STEPS[1]
+    assert seen(read_frames(path, start=2., seconds=1.)) == {.5: 2}
+    with pytest.raises(InputError, match=naming(path, 'times', 'ffmpeg -framerate 25')):
+        write_soundtrack(path, tmp_path/'copy.mp4', ladder(4.))
 
 def edited(path, *edits):
     "Have an mp4's first track play (from, seconds) one after the other; from None: a pause."
@@ -363,7 +419,8 @@ def edited(path, *edits):
     at = data.index(b'elst')
     begin = int.from_bytes(data[at + 16:at + 20], 'big')
     clock = int.from_bytes(data[data.index(b'mvhd') + 16:][:4], 'big')
-    new = b''.join(struct.pack('>IiI', round(clock * seconds), -1 if start is None else begin + round(start / base), 1 << 16) for start, seconds in edits)
+    new = b''.join(struct.pack('>IiI', round(clock * seconds), -1 if start is None else begin + round(start / base),
+                               1 << 16) for start, seconds in edits)
     more = len(new) - 12 * int.from_bytes(data[at + 8:at + 12], 'big')
     data[at + 8:at + 12 + len(new) - more] = len(edits).to_bytes(4, 'big') + new
     for box in b'elst', b'edts', b'trak', b'moov':
@@ -375,13 +432,15 @@ def edited(path, *edits):
 def test_what_an_mp4_plays_is_what_its_edits_say(tmp_path):
     twice = edited(steps(tmp_path/'twice.mp4', 6., audio=None), (1., 2.), (4., 2.))
     assert seen(read_frames(twice)) == {.5: 1, 1.5: 2, 2.5: 4, 3.5: 5}
-    with pytest.raises(InputError, match='several edits'): write_soundtrack(twice, tmp_path/'copy.mp4', ladder(4.))
+    with pytest.raises(InputError, match=naming(twice, 'edits', 'ffmpeg -i')):
+        write_soundtrack(twice, tmp_path/'copy.mp4', ladder(4.))
     late = edited(steps(tmp_path/'late.mp4', 3.), (None, 1.), (0., 2.))
     assert seen(read_frames(late, seconds=3.)) == {1.5: 0, 2.5: 1}
     write_soundtrack(late, tmp_path/'copy.mkv', ladder(3.))
     assert seen(read_frames(tmp_path/'copy.mkv')) == {1.5: 0, 2.5: 1}
     alone = edited(steps(tmp_path/'alone.mp4', 5., audio=None), (None, 1.), (2., 2.))
-    assert probe(alone).seconds == pytest.approx(2) and seen(read_frames(alone)) == {.5: 2, 1.5: 3}, 'time 0 is where the pictures begin'
+    assert probe(alone).seconds == pytest.approx(2), 'time 0 is where the pictures begin'
+    assert seen(read_frames(alone)) == {.5: 2, 1.5: 3}, 'time 0 is where the pictures begin'
     pause = edited(steps(tmp_path/'pause.mp4', 6.), (0., 2.), (None, 1.), (2., 3.))
     assert reason(read_frames, pause) == reason(read_audio, pause) == 'unreadable'
 
@@ -403,20 +462,23 @@ def test_a_telephone_held_upright(tmp_path):
     assert image.getpixel((24, 5))[0] > 200 and image.getpixel((24, 55))[2] > 200  # left has become top
 
 def test_spans_are_checked(good):
-    for wrong in dict(start=-1.), dict(seconds=0.), dict(start=float('nan')):
+    for name, value in ('start', -1.), ('seconds', 0.), ('start', float('nan')):
         for read in read_audio, read_frames:
-            with pytest.raises(InputError): read(good, **wrong)
-    with pytest.raises(InputError, match='rate'): read_frames(good, rate=0)
+            with pytest.raises(InputError, match=naming(name, value)): read(good, **{name: value})
+    with pytest.raises(InputError, match=naming('rate', 0)): read_frames(good, rate=0)
     assert reason(read_audio, good, start=60.) == reason(read_frames, good, start=60.) == 'too short'
 
 def test_writing(tmp_path):
     path = tmp_path/'odd.mp4'
     write_video(path, [Image.new('RGB', (33, 17))] * 4, 4)
     assert (probe(path).width, probe(path).height, probe(path).audio) == (34, 18, None)
-    with pytest.raises(InputError, match='at least one'): write_video(tmp_path/'none.mp4', [], 4)
-    with pytest.raises(InputError, match='frame 1'): write_video(tmp_path/'two.mp4', [Image.new('RGB', (8, 8)), Image.new('RGB', (8, 10))], 4)
-    with pytest.raises(InputError, match='frame_rate'): write_video(tmp_path/'two.mp4', [Image.new('RGB', (8, 8))], 0)
-    with pytest.raises(InputError, match='nowhere'): write_video(tmp_path/'nowhere'/'x.mp4', [Image.new('RGB', (8, 8))], 4)
+    with pytest.raises(InputError, match=naming('one frame')): write_video(tmp_path/'none.mp4', [], 4)
+    with pytest.raises(InputError, match=naming('frame 1', '(10, 8)', '(8, 8)')):
+        write_video(tmp_path/'two.mp4', [Image.new('RGB', (8, 8)), Image.new('RGB', (8, 10))], 4)
+    with pytest.raises(InputError, match=naming('frame_rate', 0)):
+        write_video(tmp_path/'two.mp4', [Image.new('RGB', (8, 8))], 0)
+    with pytest.raises(InputError, match=naming(tmp_path/'nowhere', 'folder')):
+        write_video(tmp_path/'nowhere'/'x.mp4', [Image.new('RGB', (8, 8))], 4)
     assert [p.name for p in tmp_path.iterdir()] == ['odd.mp4']
 
 def encoded(path, codec, **options):
@@ -446,24 +508,33 @@ def sweep(seconds=3., rate=44100, channels=1):
 
 def is_copy(path, source, audio):
     "Has a film the pictures of another, bit for bit, and this sound, in time?"
-    for ours, theirs in zip(decoded(path), decoded(source)): assert np.allclose(ours, theirs, atol=1e-3) if isinstance(ours, list) else np.array_equal(ours, theirs)
+    for ours, theirs in zip(decoded(path), decoded(source)):
+        assert np.allclose(ours, theirs, atol=1e-3) if isinstance(ours, list) else np.array_equal(ours, theirs)
     back = read_audio(path)
     expected = resample(audio.waveform.mean(0), audio.sample_rate, 16000)
     n = len(expected) + back.waveform.shape[1]
-    alike = torch.fft.irfft(torch.fft.rfft(back.waveform[0] / back.waveform.norm(), n) * torch.fft.rfft(expected / expected.norm(), n).conj(), n)
+    alike = torch.fft.irfft(torch.fft.rfft(back.waveform[0] / back.waveform.norm(), n)
+                            * torch.fft.rfft(expected / expected.norm(), n).conj(), n)
     at = int(alike.argmax())
     assert min(at, n - at) / 16000 < .03 and alike[at] > .98
     return probe(path)
 
-@pytest.mark.parametrize('codec, name, endings', [('libx264', 'film.mp4', ['.mp4', '.MOV', '.mkv']), ('libx264', 'film.mkv', ['.mp4', '.mkv']), ('libx264', 'film.ts', ['.mp4', '.mkv']),
-                                                  ('libvpx-vp9', 'film.webm', ['.webm', '.mp4', '.mkv']), ('libvpx', 'film.webm', ['.webm']), ('mpeg4', 'film.avi', ['.mov', '.mkv'])])
+@pytest.mark.parametrize('codec, name, endings', [('libx264', 'film.mp4', ['.mp4', '.MOV', '.mkv']),
+                                                  ('libx264', 'film.mkv', ['.mp4', '.mkv']),
+                                                  ('libx264', 'film.ts', ['.mp4', '.mkv']),
+                                                  ('libvpx-vp9', 'film.webm', ['.webm', '.mp4', '.mkv']),
+                                                  ('libvpx', 'film.webm', ['.webm']),
+                                                  ('mpeg4', 'film.avi', ['.mov', '.mkv'])])
 def test_another_soundtrack(tmp_path, codec, name, endings):
     source = encoded(tmp_path/name, codec, **({'bf': '2'} if codec == 'libx264' else {}))
     if codec == 'libx264':
-        with av.open(str(source)) as file: assert any(p.pts != p.dts for p in file.demux() if p.size and p.dts is not None), 'it has B-frames'
+        with av.open(str(source)) as file:
+            assert any(p.pts != p.dts for p in file.demux() if p.size and p.dts is not None), 'it has B-frames'
     for ending in endings:
-        for audio in sweep(), sweep(rate=16000, channels=2), sweep(rate=20000):  # the last is a rate that neither AAC nor Opus knows
-            write_soundtrack(source, path := tmp_path/f'copy{ending}', audio)
+        # the last is a rate that neither AAC nor Opus knows
+        for audio in sweep(), sweep(rate=16000, channels=2), sweep(rate=20000):
+            path = tmp_path/f'copy{ending}'
+            write_soundtrack(source, path, audio)
             info = is_copy(path, source, audio)
             assert (info.audio, info.channels) == ('opus' if ending == '.webm' else 'aac', len(audio.waveform))
             if audio.sample_rate != 20000 and ending != '.webm': assert info.sample_rate == audio.sample_rate
@@ -487,7 +558,8 @@ def test_what_is_known_of_the_pictures_goes_along(tmp_path, ending):
     is_copy(tmp_path/f'copy{ending}', source, sweep())
 
 def test_a_title_that_is_no_text_is_no_fault_of_the_film(tmp_path):
-    (source := encoded(tmp_path/'film.mp4', 'libx264')).write_bytes(source.read_bytes().replace(b'a walk', b'\xff walk'))
+    source = encoded(tmp_path/'film.mp4', 'libx264')
+    source.write_bytes(source.read_bytes().replace(b'a walk', b'\xff walk'))
     assert b'\xff walk' in source.read_bytes()
     write_soundtrack(source, tmp_path/'copy.mp4', sweep())
     assert probe(source).seconds == probe(tmp_path/'copy.mp4').seconds == pytest.approx(3, abs=.1)
@@ -511,21 +583,28 @@ def test_a_soundtrack_that_cannot_be_written_leaves_nothing_behind(good, tmp_pat
     (folder/'before.mp4').write_text('what was there')
     (tmp_path/'page.mp4').write_text('<html>Video unavailable</html>')
     tone(1.).save(tmp_path/'tone.wav')
-    cut(remux(good, tmp_path/'fast.mp4', movflags='faststart'), .6), cut(remux(good, tmp_path/'cut.mkv'), .6)
-    wanted = {'tone.wav': 'no picture', 'page.mp4': 'not a video', 'gone.mp4': 'missing', 'fast.mp4': 'truncated', 'cut.mkv': 'truncated'}
+    cut(remux(good, tmp_path/'fast.mp4', movflags='faststart'), .6)
+    cut(remux(good, tmp_path/'cut.mkv'), .6)
+    wanted = {'tone.wav': 'no picture', 'page.mp4': 'not a video', 'gone.mp4': 'missing', 'fast.mp4': 'truncated',
+              'cut.mkv': 'truncated'}
     assert {name: reason(write_soundtrack, tmp_path/name, folder/'before.mp4', sweep()) for name in wanted} == wanted
     vp9 = encoded(tmp_path/'film.webm', 'libvpx-vp9')
-    for source, path, audio, words in [(vp9, 'x.mov', sweep(), r'the vp9 pictures of .*film.webm do not go into .mov: write an .mkv'), (good, 'x.webm', sweep(), 'the h264 pictures .* into .webm'),
-                                       (encoded(tmp_path/'film.wmv', 'wmv2'), 'x.mkv', sweep(), 'the wmv2 pictures .* into .mkv: encode them anew'),
-                                       (good, 'x.gif', sweep(), 'must end in .mp4, .mov, .mkv, .webm'), (good, 'x.mp4', sweep(channels=6), '1 or 2 channels, not 6'), (good, 'no/x.mp4', sweep(), 'make it first')]:
-        with pytest.raises(InputError, match=words): write_soundtrack(source, folder/path, audio)
+    wmv = encoded(tmp_path/'film.wmv', 'wmv2')
+    for source, path, audio, says in [
+            (vp9, 'x.mov', sweep(), f'vp9 {vp9} .mov .mkv'), (good, 'x.webm', sweep(), f'h264 {good} .webm .mkv'),
+            (wmv, 'x.mkv', sweep(), f'wmv2 {wmv} .mkv H.264'),
+            (good, 'x.gif', sweep(), "'x.gif' .mp4 .mov .mkv .webm"),
+            (good, 'x.mp4', sweep(channels=6), 'channels 1 2 6'), (good, 'no/x.mp4', sweep(), f'{folder}/no folder')]:
+        with pytest.raises(InputError, match=naming(*says.split())): write_soundtrack(source, folder/path, audio)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         for limit in 0, 3000, 15000:  # the disk takes no more
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-            with pytest.raises(ClipsonicError, match='could not write'): write_soundtrack(vp9, folder/'x.webm', sweep())
+            with pytest.raises(ClipsonicError, match=naming(folder/'x.webm', 'File too large')):
+                write_soundtrack(vp9, folder/'x.webm', sweep())
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [p.name for p in folder.iterdir()] == ['before.mp4'] and (folder/'before.mp4').read_text() == 'what was there'
+    assert [p.name for p in folder.iterdir()] == ['before.mp4']
+    assert (folder/'before.mp4').read_text() == 'what was there'
 
 def test_images(tmp_path):
     Image.new('RGBA', (8, 4), (255, 0, 0, 0)).save(tmp_path/'clear.png')
@@ -536,10 +615,11 @@ def test_images(tmp_path):
     assert read_image(tmp_path/'turned.jpg').size == (4, 8)
     ramp = np.arange(0, 65536, 256, dtype=np.uint16)[None].repeat(4, 0)
     Image.fromarray(ramp).save(tmp_path/'deep.png')
-    assert [read_image(tmp_path/'deep.png').getpixel((x, 0))[0] for x in (0, 100, 255)] == [0, 100, 255], 'grey in 16 bits'
+    grays = [read_image(tmp_path/'deep.png').getpixel((x, 0))[0] for x in (0, 100, 255)]
+    assert grays == [0, 100, 255], 'gray in 16 bits'
     Image.effect_noise((64, 64), 50).save(tmp_path/'noise.png')
-    for path, words in [(cut(tmp_path/'noise.png', .5), 'cannot be read'), (tmp_path/'gone.jpg', 'no such'), (tmp_path, 'no such')]:
-        with pytest.raises(InputError, match=words): read_image(path)
+    for path, says in (cut(tmp_path/'noise.png', .5), 'truncated'), (tmp_path/'gone.jpg', 'file'), (tmp_path, 'file'):
+        with pytest.raises(InputError, match=naming(path, 'image', says)): read_image(path)
 
 # what a player plays and shows
 
@@ -656,14 +736,15 @@ def test_a_file_that_names_others_opens_none_of_them(tmp_path, good):
     for name, text in texts.items(): (tmp_path/name).write_text(text)
     for read in probe, read_audio, read_frames:
         assert {name: reason(read, tmp_path/name) for name in texts} == dict.fromkeys(texts, 'not a video')
-    with pytest.raises(MediaError, match='give the video itself'): probe(tmp_path/'list.m3u8')
+    with pytest.raises(MediaError, match=naming(tmp_path/'list.m3u8', 'playlist')): probe(tmp_path/'list.m3u8')
     Image.new('RGB', (8, 8), 'red').save(tmp_path/'a%d.png')
     Image.new('RGB', (8, 8), 'blue').save(tmp_path/'a0.png')
     assert colour(read_frames(tmp_path/'a%d.png')[1][0].resize((40, 40))) == (1, 0, 0), 'a name is no pattern'
 
 def test_where_ffmpeg_cannot_seek_it_is_read_from_the_beginning(good, tmp_path):
     "It refuses to in a Matroska file whose pictures have lost their key frames."
-    with av.open(str(good)) as old, av.open(str(path := tmp_path/'keyless.mkv'), 'w') as new:
+    path = tmp_path/'keyless.mkv'
+    with av.open(str(good)) as old, av.open(str(path), 'w') as new:
         streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
         for packet in old.demux():
             if packet.dts is None or packet.stream.type == 'video' and packet.is_keyframe: continue
@@ -795,7 +876,8 @@ def test_moving_gif_and_webp(tmp_path):
         # where nothing is drawn a gif keeps what was there
         if name == 'a.gif': images[2] = Image.new('RGB', (40, 40), 'white')
         options = {'lossless': True} if name == 'a.webp' else {}
-        images[0].save(path := tmp_path/name, save_all=True, append_images=images[1:], duration=[1000, 2000, 1000],
+        path = tmp_path/name
+        images[0].save(path, save_all=True, append_images=images[1:], duration=[1000, 2000, 1000],
                        loop=0, **options)
         times, seen = read_frames(path)
         assert [colour(image) for image in seen] == [(1, 0, 0), (0, 1, 0), (0, 1, 0), (1, 1, 1)], name
@@ -840,11 +922,11 @@ def test_numbers_of_which_nothing_says_what_is_white(tmp_path):
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(4, 0)
     Image.fromarray(ramp).save(tmp_path/'float.tif')
     assert [read_image(tmp_path/'float.tif').getpixel((x, 0))[0] for x in (0, 100, 255)] == [0, 100, 255]
-    for name, array, words in [('large.tif', ramp * 255, 'from 0 to 255'), ('below.tif', ramp - .5, 'from -0.5 to 0.5'),
-                               ('none.tif', ramp * np.nan, 'nan'),
-                               ('whole.tif', (ramp * 2**30).astype(np.int32), '32 bits')]:
+    for name, array, says in [('large.tif', ramp * 255, '0 255'), ('below.tif', ramp - .5, '-0.5 0.5'),
+                              ('none.tif', ramp * np.nan, 'nan'),
+                              ('whole.tif', (ramp * 2**30).astype(np.int32), '32 bits')]:
         Image.fromarray(array).save(tmp_path/name)
-        with pytest.raises(InputError, match=words): read_image(tmp_path/name)
+        with pytest.raises(InputError, match=naming(tmp_path/name, *says.split())): read_image(tmp_path/name)
     Image.fromarray((ramp * 65535).astype(np.uint16)).save(tmp_path/'deep.tif')
     assert read_image(tmp_path/'deep.tif').getpixel((100, 0))[0] == 100
     assert rgb_image(Image.fromarray(CLEAR)).getpixel((50, 20)) == (255, 255, 255)
@@ -868,8 +950,10 @@ def test_no_global_state(good):
 def test_after_a_jump_into_flac_in_an_ogg_the_sound_stays_at_its_time(tmp_path):
     "With noise, of which a page of the ogg ends within a frame."
     sound = ladder(8., 48000)
-    sound = Audio(sound.waveform + .1 * torch.rand(sound.waveform.shape, generator=torch.Generator().manual_seed(0)), 48000)
-    with av.open(str(path := tmp_path/'a.ogg'), 'w') as file:
+    sound = Audio(sound.waveform + .1 * torch.rand(sound.waveform.shape, generator=torch.Generator().manual_seed(0)),
+                  48000)
+    path = tmp_path/'a.ogg'
+    with av.open(str(path), 'w') as file:
         stream = file.add_stream('flac', rate=48000, layout='mono')
         for frame in [*_sound_frames(sound), None]: file.mux(stream.encode(frame))
     assert heard(read_audio(path, start=3., seconds=3.)) == [3, 4, 5]
@@ -884,7 +968,7 @@ def test_oggs_one_after_the_other_in_parts(tmp_path):
 def test_oggs_of_different_kinds_one_after_the_other_are_named(tmp_path):
     for name, rate in ('a.ogg', 44100), ('b.ogg', 22050): ladder(2., rate).save(tmp_path/name)
     path = joined(tmp_path/'two.ogg', tmp_path/'a.ogg', tmp_path/'b.ogg')
-    with pytest.raises(MediaError, match='encode it anew'): read_audio(path)
+    with pytest.raises(MediaError, match=naming(path, 'oggs')): read_audio(path)
     assert reason(probe, path) == 'unreadable'
 
 def test_the_length_of_a_song_without_a_header_is_no_guess(tmp_path):
@@ -910,7 +994,8 @@ def test_a_sound_that_ends_with_the_span_has_no_hole(tmp_path):
     path, repairs = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/'a.mkv', late=lambda now: .009 * (now > 2)), []
     with av.open(str(path)) as file: *_, last = file.decode(audio=0)
     seconds = last.time + last.samples / 16000 - .001
-    assert read_audio(path, seconds=seconds, repairs=repairs).waveform.shape == (1, round(16000 * seconds)) and not repairs
+    assert read_audio(path, seconds=seconds, repairs=repairs).waveform.shape == (1, round(16000 * seconds))
+    assert not repairs
 
 def test_the_frame_rate_of_a_camcorder(tmp_path):
     with av.open(str(tmp_path/'a.dv'), 'w') as file:

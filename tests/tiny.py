@@ -28,12 +28,14 @@ def tiny_clip(folder, seed=0):
     tokenizer = PocketTokenizer.cut(TEXTS)
     sizes = ClipConfig(embed_dim=24, vision="test_resnet", text_width=32, text_heads=2, text_layers=1)
     model = drawn(build_clip(sizes, tokenizer.vocab_size), seed)
-    save_checkpoint(folder, {'kind': 'clip', 'name': f'tiny-{seed}', 'model': asdict(sizes), 'vocabulary': tokenizer.kept}, {'model': model.state_dict()})
+    save_checkpoint(folder, {'kind': 'clip', 'name': f'tiny-{seed}', 'model': asdict(sizes),
+                             'vocabulary': tokenizer.kept}, {'model': model.state_dict()})
     return {'name': f'tiny-{seed}', 'hash': tensors_digest(load_tensors(folder, 'model'))}
 
 def tiny_denoiser(folder, clip, mel=MelConfig(), **more):
     unet = UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(16,), condition_dim=24, patch_size=2)
-    config = {'kind': 'denoiser', 'preset': 'tiny', 'unet': asdict(unet), 'mel': asdict(mel), 'diffusion': {'timesteps': 4000, 'schedule': 'cosine'},
+    config = {'kind': 'denoiser', 'preset': 'tiny', 'unet': asdict(unet), 'mel': asdict(mel),
+              'diffusion': {'timesteps': 4000, 'schedule': 'cosine'},
               'clip': clip, 'template': 'a photo of {}', 'steps': 3, 'sampler': 'ddim', 'step': 12, **more}
     save_checkpoint(folder, config, {'model': drawn(UNet(unet), 1).state_dict()})
 
@@ -42,7 +44,8 @@ def tiny_vocoder(folder):
 
 def tiny_prior(folder, clip, seed=3, dim=24):
     config = PriorConfig(dim=dim, depth=1, heads=2, dim_head=8, ff_mult=2, tokens=16)
-    save_checkpoint(folder, prior_settings(config, clip), {'prior': drawn(DiffusionPriorNetwork(config), seed).state_dict()})
+    save_checkpoint(folder, prior_settings(config, clip),
+                    {'prior': drawn(DiffusionPriorNetwork(config), seed).state_dict()})
 
 def tiny_model(home: Path) -> Path:
     "Runs `clip`, `denoiser`, `vocoder` in `home` as training leaves them, and `model`, packed of the three."
