@@ -8,11 +8,13 @@ from clipsonic.checkpoint import load_config
 from clipsonic.clap import ClapConfig, load_clap
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.engine import Engine, train
+from clipsonic.gan_vocoder import Generator, GeneratorConfig
 from clipsonic.recipes import DENOISERS, VOCODERS, Denoiser, PocketClap, PRESETS, TrainVocoder, pocket, recipe
 from clipsonic.mel import MelConfig
+from clipsonic.mel_inversion import ISTFTHeadConfig, MelInversionConfig
 from clipsonic.shards import all_clips, made_up_shards
 from clipsonic.unet import UNet
-from clipsonic.vocoder import Generator, GeneratorConfig, ISTFTHeadConfig, MelInversionConfig, Vocoder
+from clipsonic.vocoder import Vocoder
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
@@ -178,7 +180,7 @@ def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
     with pytest.raises(InputError, match="16000 Hz.*22050 Hz"): tiny_vocoder(shards, "bigvgan", network=wrong)
     train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", steps=1, progress=False, cpu=True)
     with pytest.raises(CheckpointError, match="holds a vocoder, not a mel-inversion"): train(tiny_vocoder(shards, "inversion"), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
-    other = dataclasses.replace(TINY["bigvgan"]["network"], kernels=(3,), dilations=((1, 3, 5),))
-    with pytest.raises(CheckpointError, match="other settings: model.kernels"): train(tiny_vocoder(shards, "bigvgan", network=other), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
+    other = dataclasses.replace(TINY["bigvgan"]["network"], resblock_kernels=(3,), resblock_dilations=((1, 3, 5),))
+    with pytest.raises(CheckpointError, match="other settings: model.resblock_kernels"): train(tiny_vocoder(shards, "bigvgan", network=other), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
     with pytest.raises(CheckpointError, match="losses"): train(tiny_vocoder(shards, "bigvgan", mel=1.0), tmp_path / "run", resume=True, progress=False, cpu=True)
     with pytest.raises(InputError, match="leave it out"): train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", start=tmp_path / "run", resume=True, progress=False, cpu=True)
