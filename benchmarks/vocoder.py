@@ -76,7 +76,8 @@ def decode(name, seconds):
     print(json.dumps([int(peak.split()[1]) / 1024, took]))
 
 def table_of_generators(args):
-    print(f'{"generator":24}{"parameters":>12}{"original":>12}{"ours":>10}{"faster":>9}{"× real time":>13}{"error":>10}')
+    print(f'{"generator":24}{"parameters":>12}{"original":>12}{"ours":>10}'
+          f'{"faster":>9}{"× real time":>13}{"error":>10}')
     for name, (kind, channels) in ROWS.items():
         if not (folder := getattr(args, kind)): continue
         parameters, pairs, error = compare(kind, channels, folder, args.rounds)

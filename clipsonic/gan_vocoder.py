@@ -46,15 +46,16 @@ class GeneratorConfig:
         object.__setattr__(self, "resblock_dilations", tuple(map(tuple, self.resblock_dilations)))
         for problem in self.problems(): raise InputError(problem)
 
-# %% ../nbs/27_gan_vocoder.ipynb #89601644
+# %% ../nbs/27_gan_vocoder.ipynb #c9240ef7
 @patch
 def problems(self: GeneratorConfig):  # yields sentences
     "What is wrong with the settings"
-    up_rates, up_kernels, up_steps = self.upsample_rates, self.upsample_kernels, len(self.upsample_rates)
+    up_rates, up_kernels = self.upsample_rates, self.upsample_kernels
     kernels, dilations = self.resblock_kernels, self.resblock_dilations
+    halvings = len(up_rates)
     if math.prod(up_rates) != self.mel.hop_length:
         yield f"upsample_rates={up_rates}: their product must be hop_length={self.mel.hop_length}"
-    if len(up_kernels) != up_steps or any(k < r or (k - r) % 2 for k, r in zip(up_kernels, up_rates)):
+    if len(up_kernels) != halvings or any(k < r or (k - r) % 2 for k, r in zip(up_kernels, up_rates)):
         yield (f"upsample_kernels={up_kernels}: expected one for each of upsample_rates={up_rates}, as long, "
                "or longer by an even number")
     counts = (self.channels, *up_rates, *up_kernels, *kernels, *sum(dilations, ()))
@@ -64,8 +65,8 @@ def problems(self: GeneratorConfig):  # yields sentences
     if len(kernels) != len(dilations) or any(k % 2 == 0 for k in kernels):
         yield (f"resblock_kernels={kernels} and resblock_dilations={dilations}: expected odd kernels, "
                "and a list of dilations for each")
-    if self.channels % 2**up_steps:
-        yield f"channels={self.channels}: expected a multiple of {2**up_steps}, as they are halved {up_steps} times"
+    if self.channels % 2**halvings:
+        yield f"channels={self.channels}: expected a multiple of {2**halvings}, as they are halved {halvings} times"
     if self.activation not in ("snake", "snakebeta", "leaky_relu"):
         yield f"activation={self.activation!r}: expected 'snake', 'snakebeta' or 'leaky_relu'"
 
@@ -128,11 +129,11 @@ class Snake(nn.Module):
 @patch
 def _activate(self: Snake, x, up, slope, down):
     "Up, snake and down, with the ends of `x` repeated"
-    even, odd = (polyphase_conv(x, odd, up[odd], x[..., :1], x[..., -1:]) for odd in (0, 1))
+    even, odd = (polyphase_conv(x, odd, up[odd], first=x[..., :1], last=x[..., -1:]) for odd in (0, 1))
     square = torch.square if torch.is_grad_enabled() else torch.square_  # in place where no gradient needs the input
     even, odd = (square(u.sin()).addcmul_(u, slope) for u in (even, odd))  # β times snake
-    first, last = even[..., :1], odd[..., -1:]
-    return polyphase_conv(even, 1, down[0], first, last).add_(polyphase_conv(odd, 0, down[1], first, last))
+    ends = {"first": even[..., :1], "last": odd[..., -1:]}
+    return polyphase_conv(even, 1, down[0], **ends).add_(polyphase_conv(odd, 0, down[1], **ends))
 
 
 @patch
@@ -177,7 +178,7 @@ class ResidualBlock(nn.Module):
             x = y.add_(x)
         return x
 
-# %% ../nbs/27_gan_vocoder.ipynb #afbf336d
+# %% ../nbs/27_gan_vocoder.ipynb #762ac861
 def convolutions(network: nn.Module) -> list[nn.Module]:
     "The convolutions of a network that have weight normalization in training"
     return [m for m in network.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d))]
@@ -204,8 +205,8 @@ class Generator(nn.Module):
             padding = (0, (kernel - rate) // 2)
             self.ups.append(nn.ConvTranspose2d(width, width // 2, (1, kernel), (1, rate), padding=padding))
             width //= 2
-            stage = [ResidualBlock(width, k, d, config.resblock_pairs, activation) for k, d in blocks]
-            self.resblocks.append(nn.ModuleList(stage))
+            options = {"pairs": config.resblock_pairs, "activation": activation}
+            self.resblocks.append(nn.ModuleList([ResidualBlock(width, k, d, **options) for k, d in blocks]))
         self.activation_post = activation(width) if has_snake else nn.LeakyReLU(0.01)
         self.conv_post = conv_same(width, 1, 7, bias=config.use_bias_at_final)
         for conv in convolutions(self):
@@ -265,7 +266,7 @@ class Discriminator(nn.Module):
         score = self.conv_post(x)
         return score.flatten(1), [*features, score]
 
-# %% ../nbs/27_gan_vocoder.ipynb #f94125e2
+# %% ../nbs/27_gan_vocoder.ipynb #d2daaf4e
 class PeriodDiscriminator(Discriminator):
     "Convolves over every `period`-th sample (HiFi-GAN §2.3)"
 
@@ -273,7 +274,7 @@ class PeriodDiscriminator(Discriminator):
         self.period = period
         c = [1, *(int(n * width) for n in (32, 128, 512, 1024, 1024))]
         strides = (3, 3, 3, 3, 1)
-        convs = [nn.Conv2d(a, b, (5, 1), (s, 1), (2, 0)) for a, b, s in zip(c, c[1:], strides)]
+        convs = [nn.Conv2d(a, b, (5, 1), stride=(s, 1), padding=(2, 0)) for a, b, s in zip(c, c[1:], strides)]
         super().__init__(convs, nn.Conv2d(c[-1], 1, (3, 1), padding=(1, 0)))
 
     def view(self, waveform):
@@ -299,10 +300,10 @@ class ResolutionDiscriminator(Discriminator):
         n_fft, hop, win = self.stft
         padded = F.pad(waveform, ((n_fft - hop) // 2,) * 2, mode="reflect")[:, 0]
         window = torch.ones(win, device=padded.device)  # rectangular, as published
-        spectrum = torch.stft(padded, n_fft, hop, win, window, center=False, return_complex=True)
+        spectrum = torch.stft(padded, n_fft, hop, win, window=window, center=False, return_complex=True)
         return torch.view_as_real(spectrum).norm(dim=-1)[:, None]
 
-# %% ../nbs/27_gan_vocoder.ipynb #571f9a66
+# %% ../nbs/27_gan_vocoder.ipynb #19a68a59
 class ScaleDiscriminator(Discriminator):
     "Convolves over the waveform after `pools` average poolings that halve its rate (HiFi-GAN §2.3)"
 
@@ -312,7 +313,7 @@ class ScaleDiscriminator(Discriminator):
         shapes = [(15, 1, 1), (41, 2, 4), (41, 2, 16), (41, 4, 16), (41, 4, 16), (41, 1, 16), (5, 1, 1)]
         convs = []
         for a, b, (kernel, stride, groups) in zip(c, c[1:], shapes):
-            convs.append(nn.Conv1d(a, b, kernel, stride, kernel // 2, groups=groups))
+            convs.append(nn.Conv1d(a, b, kernel, stride, padding=kernel // 2, groups=groups))
         norm = weight_norm if pools else spectral_norm
         super().__init__(convs, nn.Conv1d(c[-1], 1, 3, padding=1), norm=norm)
 
@@ -394,7 +395,7 @@ def multi_resolution_stft_loss(
     for n_fft, hop, win in resolutions:
         window, magnitudes = torch.hann_window(win, device=waveform.device), []
         for w in (waveform, reference):
-            spectrum = torch.stft(w[:, 0], n_fft, hop, win, window, return_complex=True)
+            spectrum = torch.stft(w[:, 0], n_fft, hop, win, window=window, return_complex=True)
             magnitudes.append(spectrum.abs().clamp(min=floor))
         made, real = magnitudes
         total = total + (real - made).norm() / real.norm() + (made.log() - real.log()).abs().mean()

@@ -76,10 +76,11 @@ class Vocoder:
         ours, theirs = asdict(self.mel), asdict(mel)
         wrong = [k for k in ours if k not in ("low", "high") and ours[k] != theirs[k]]
         if not wrong: return self
-        expected, found = (", ".join(f"{k}={values[k]}" for k in wrong) for values in (ours, theirs))
-        raise InputError(f"this vocoder undoes mels of {expected}; {who} {found}")
+        expected = ", ".join(f"{k}={ours[k]}" for k in wrong)
+        found = ", ".join(f"{k}={theirs[k]}" for k in wrong)
+        raise InputError(f"this vocoder inverts mels of {expected}; {who} {found}")
 
-# %% ../nbs/28_vocoder.ipynb #27697824
+# %% ../nbs/28_vocoder.ipynb #ab172c07
 @patch
 @torch.no_grad()
 def __call__(
@@ -93,7 +94,8 @@ def __call__(
     if bad := (~mel.isfinite()).sum().item():
         raise InputError(f"the mel has {bad} values that are not finite numbers, of {mel.numel()}")
     if chunk_frames < 1: raise InputError(f"chunk_frames={chunk_frames}: a piece has at least one frame")
-    hop, context, frames = self.mel.hop_length, self.network.context_frames, mel.shape[3]
+    hop, context = self.mel.hop_length, self.network.context_frames
+    frames = mel.shape[3]
     waveform = mel.new_empty(len(mel), 1, frames * hop, dtype=torch.float32)  # filled in place, to save memory
     for clip, out in zip(mel.float().split(1), waveform.split(1)):
         for start in range(0, frames, chunk_frames):
@@ -149,10 +151,10 @@ def published_config(
     s = settings
     for k in ("snake_logscale", "use_bias_at_final", "use_tanh_at_final"):
         if not isinstance(s.get(k, True), bool):
-            raise CheckpointError(f"its settings say {k} {s[k]!r}: expected true or false")
+            raise CheckpointError(f"its settings have {k} {s[k]!r}: expected true or false")
     try:
         if str(s["resblock"]) not in ("1", "2"):
-            raise CheckpointError(f"its settings say resblock {s['resblock']!r}: expected \"1\" or \"2\"")
+            raise CheckpointError(f"its settings have resblock {s['resblock']!r}: expected \"1\" or \"2\"")
         mel = MelConfig(
             sample_rate=s["sampling_rate"], n_fft=s["n_fft"], win_length=s["win_size"], hop_length=s["hop_size"],
             n_mels=s["num_mels"], f_min=float(s["fmin"]), f_max=float(s["fmax"] or s["sampling_rate"] / 2))
@@ -204,7 +206,8 @@ def published_tensors(
     source: str | Path,  # named in errors
 ) -> dict[str, torch.Tensor]:  # under our names
     "Every parameter under our name, weight normalization fused. Raises `CheckpointError` for missing and foreign ones"
-    left, ours, missing = dict(tensors), {}, []
+    left, ours = dict(tensors), {}
+    missing = []
     for name, own in network.state_dict().items():
         theirs = published_name(name, network.config)
         if theirs.endswith(".weight"): _fuse_weight(left, theirs, source)

@@ -1,4 +1,4 @@
-"""Golden values of NVIDIA/BigVGAN and jik876/hifi-gan, at weights and inputs from formulas, so that only results are stored.
+"""Golden values of NVIDIA/BigVGAN and jik876/hifi-gan, at weights and inputs from formulas.
 
 `python tests/golden_vocoder.py BIGVGAN HIFIGAN`, with two folders that hold those repositories, runs them and rewrites
 the fixture. The tests need neither."""

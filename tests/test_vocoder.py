@@ -82,7 +82,8 @@ def test_other_trainers_wrappers_are_taken_off(tmp_path, golden, wrap):
 
 NAN = torch.tensor([float("nan")])
 FLAT_FILTER = {"activation_post.upsample.filter": torch.ones(1, 1, 12) / 12}
-TORN = [("1 foreign: ema", {"ema": torch.zeros(2)}), (r"activation_post.upsample.filter \(another filter\)", FLAT_FILTER),
+TORN = [("1 foreign: ema", {"ema": torch.zeros(2)}),
+        (r"activation_post.upsample.filter \(another filter\)", FLAT_FILTER),
         ("misshapen: conv_post.bias", {"conv_post.bias": torch.zeros(2)}),
         ("do not belong together", {"conv_pre.weight_g": torch.ones(3, 1, 1)}),
         ("do not belong together", {"conv_pre.weight_v": torch.tensor(1.0)}),
@@ -187,6 +188,7 @@ def test_a_clip_is_the_same_in_any_batch(networks):
             for i in range(5): assert torch.equal(vocoder(given[i : i + 1]), batch[i : i + 1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chunk", [1, 50, 299])
 def test_pieces_make_the_whole(networks, chunk):
     given = log_mel(noise(1, (60 if chunk == 1 else 300) * 512))
