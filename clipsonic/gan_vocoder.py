@@ -325,6 +325,8 @@ class ScaleDiscriminator(Discriminator):
 class Discriminators(nn.ModuleList):
     "Several discriminators in one; returns their results as a list"
 
+    def __init__(self, discriminators: list[nn.Module]): super().__init__(discriminators)
+
     def forward(self, waveform): return [discriminator(waveform) for discriminator in self]
 
 
