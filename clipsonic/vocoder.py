@@ -195,7 +195,7 @@ def _fuse_weight(tensors, name, source):
         if f"{stem}.{g_key}" not in tensors or f"{stem}.{v_key}" not in tensors: continue
         g, v = tensors.pop(f"{stem}.{g_key}").float(), tensors.pop(f"{stem}.{v_key}").float()
         if v.ndim != 3 or g.shape != (len(v), 1, 1):
-            raise CheckpointError(f"{source}: the weight normalisation of {stem} has the shapes {tuple(g.shape)} and "
+            raise CheckpointError(f"{source}: the weight normalization of {stem} has the shapes {tuple(g.shape)} and "
                                   f"{tuple(v.shape)}, which do not belong together")
         tensors[name] = v * (g / v.flatten(1).norm(dim=1).view(-1, 1, 1))
 
