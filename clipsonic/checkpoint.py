@@ -4,7 +4,7 @@
 
 # %% ../nbs/03_checkpoint.ipynb #848ad9b0
 from __future__ import annotations
-import hashlib, json, math, re
+import hashlib, json, math, re, warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 from .core import CheckpointError, ClipsonicError, InputError, later, whole_folder
 
 # %% auto #0
-__all__ = ['AGAIN', 'file_digest', 'config_digest', 'write_config', 'save_checkpoint', 'checkpoint_folder', 'parsed',
-           'parsed_settings', 'load_config', 'check_finite', 'digest_of', 'load_tensors', 'counted', 'check_fit',
-           'load_strict', 'room_for', 'load_network', 'check_replaceable', 'tensors_digest', 'read_torch', 'unwrapped',
-           'describe', 'weights_folder', 'vocoder_folder']
+__all__ = ['RENAMED', 'AGAIN', 'file_digest', 'config_digest', 'write_config', 'save_checkpoint', 'checkpoint_folder', 'parsed',
+           'parsed_settings', 'rename_settings', 'load_config', 'check_finite', 'digest_of', 'load_tensors', 'counted',
+           'check_fit', 'load_strict', 'room_for', 'load_network', 'check_replaceable', 'tensors_digest', 'read_torch',
+           'unwrapped', 'describe', 'weights_folder', 'vocoder_folder']
 
 # %% ../nbs/03_checkpoint.ipynb #adef5d45
 torch = later("torch")  # so that a folder that is no checkpoint is refused without it
@@ -138,6 +138,51 @@ def parsed_settings(
             raise ValueError(f"{key} is {'null' if key in config else 'missing'}")
     return found
 
+# %% ../nbs/03_checkpoint.ipynb #5e9f3b21
+# kind of checkpoint → name before 0.1.0 → name now, or (name now, value before 0.1.0 → value now)
+RENAMED: dict[str, dict[str, str | tuple[str, dict[str, str]]]] = {
+    "denoiser": {
+        "unet.channels": "unet.model_channels", "unet.mult": "unet.channel_mult", "unet.blocks": "unet.num_res_blocks",
+        "unet.attention": "unet.attention_resolutions", "unet.heads": "unet.num_heads", "unet.patch": "unet.patch_size",
+        "unet.groups": "unet.norm_num_groups"}}
+
+
+def _section(config, keys, make=False):
+    "The object under these keys, made where it is missing if `make`; None where something else is there."
+    for key in keys:
+        config = config.setdefault(key, {}) if make else config.get(key)
+        if not isinstance(config, dict): return None
+    return config
+
+
+def _rename(config, before, now, values):
+    "Whether a setting had its older name or value; it is moved to today's."
+    (*above, old), (*above_now, new) = before.split("."), now.split(".")
+    source = _section(config, above)
+    if source is None or old not in source: return False
+    value = source[old]
+    if isinstance(value, str): value = values.get(value, value)
+    if before == now and value == source[old]: return False
+    target = _section(config, above_now, make=True)
+    if target is None or (before != now and new in target): return False  # with both names there, the older is unknown
+    del source[old]
+    target[new] = value
+    return True
+
+
+def rename_settings(
+    config: dict,  # in JSON's types, with its kind; changed in place
+) -> dict[str, str]:  # what was changed: dotted name before → now
+    "Give older settings of a config their names and values of today, by `RENAMED`."
+    parts, changed = {"": config}, {}
+    for key, value in config.items():
+        if isinstance(value, dict) and isinstance(value.get("kind"), str): parts[f"{key}."] = value
+    for prefix, part in parts.items():
+        for before, entry in RENAMED.get(part["kind"], {}).items():
+            now, values = (entry, {}) if isinstance(entry, str) else entry
+            if _rename(part, before, now, values): changed[prefix + before] = prefix + now
+    return changed
+
 # %% ../nbs/03_checkpoint.ipynb #c5e380cc
 AGAIN = "Take the folder from another copy, or make it again"  # what to do about a damaged one
 
@@ -152,6 +197,9 @@ def _config(file):
     except ValueError as error: raise CheckpointError(f"{file}: {error}. {AGAIN}") from error
     return config
 
+# %% ../nbs/03_checkpoint.ipynb #e17b04da
+_mentioned = set()  # config.json files whose older names a warning has mentioned
+
 def load_config(
     folder: str | Path,
     kind: str | None = None,  # what the checkpoint must be; None: anything
@@ -161,15 +209,21 @@ def load_config(
     file = checkpoint_folder(folder) / "config.json"
     if not file.is_file(): raise CheckpointError(f"{folder} is not a checkpoint: {_found(Path(folder))}")
     config = _config(file)
+    intact = (config.get("sha256") or {}).get(file.name) in (None, config_digest(config))  # as it was saved
+    changed = rename_settings(config)
     what, settings = config["kind"][:80], settings or {}
     if kind not in (None, what): raise CheckpointError(f"{folder} holds a {what}, not a {kind}")
     try: found = parsed_settings(config, settings)
     except ValueError as error:
         said = f"in {file.name}, {error}"
         raise CheckpointError(f"{folder}: its config describes no {what} of ours: {said}. {AGAIN}") from error
-    if (config.get("sha256") or {}).get(file.name) not in (None, config_digest(config)):
+    if not intact:
         raise CheckpointError(f'{file} is damaged, or was changed after it was saved. {AGAIN}. '
                               f'Changed on purpose? Remove the line "{file.name}" from its "sha256"')
+    if changed and file not in _mentioned:
+        _mentioned.add(file)
+        warnings.warn(f"{file} has names from before 0.1.0 ({', '.join(changed)}): "
+                      f"read as {', '.join(changed.values())}. Save the checkpoint again to keep them", stacklevel=2)
     return {key: value for key, value in config.items() if key not in settings} | found
 
 # %% ../nbs/03_checkpoint.ipynb #7bf08c61
@@ -373,6 +427,7 @@ def describe(
     config = _config(folder / "config.json")
     digests = config.get("sha256") or {}
     agrees = config_digest(config) == digests["config.json"] if "config.json" in digests else None
+    rename_settings(config)
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, "pt") as opened: slices = [opened.get_slice(key) for key in opened.keys()]

@@ -4,19 +4,23 @@
 
 # %% ../nbs/00_core.ipynb #ac6f3622
 from __future__ import annotations
-import base64, csv, io, numbers, os, secrets, shutil, unicodedata, warnings
+import base64, csv, io, json, math, numbers, os, secrets, shutil, unicodedata, warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['Count', 'Size', 'Rate', 'KINDS', 'FORMATS', 'NEEDS', 'later', 'ClipsonicError', 'InputError', 'CheckpointError',
-           'MediaError', 'whole_file', 'whole_folder', 'check_writable', 'csv_lines', 'read_csv', 'media_kind',
-           'as_text', 'same_name', 'Audio', 'noise_streams', 'randn_streams', 'pick_device', 'runs_here']
+__all__ = ['Count', 'Size', 'Rate', 'KINDS', 'SILENCE_DBFS', 'RESAMPLER', 'FORMATS', 'NEEDS', 'later', 'ClipsonicError',
+           'InputError', 'CheckpointError', 'MediaError', 'whole_file', 'whole_folder', 'check_writable',
+           'check_parent', 'write_json', 'csv_lines', 'read_csv', 'markdown_table', 'media_kind', 'as_text',
+           'same_name', 'Audio', 'fit_length', 'resampling_ratio', 'resampled', 'noise_streams', 'randn_streams',
+           'seeded_generator', 'pick_device', 'exact_float32', 'runs_here']
 
 # %% ../nbs/00_core.ipynb #c7678613
 class later:
@@ -123,6 +127,23 @@ def check_writable(
     except OSError as error: raise ClipsonicError(f"could not write into {there}: {error.strerror or error}") from error
     finally: trial.unlink(missing_ok=True)
 
+# %% ../nbs/00_core.ipynb #215ed8b2
+def check_parent(
+    path: str | Path,  # a file or folder that is to be written at the end of long work
+):
+    "Raises InputError where the folder above it does not exist."
+    parent = Path(path).absolute().parent
+    if not parent.is_dir(): raise InputError(f"cannot write {path}: the folder {parent} does not exist; make it first")
+
+
+def write_json(
+    path: str | Path,
+    data,  # of JSON's types
+    indent: int | None = 1,  # None: all in one line
+):
+    "Write a JSON file, whole or not at all."
+    with whole_file(path) as partial: partial.write_text(json.dumps(data, indent=indent) + "\n", encoding="utf-8")
+
 # %% ../nbs/00_core.ipynb #af2bd777
 def csv_lines(
     path: str | Path,
@@ -158,6 +179,15 @@ def read_csv(
         rows.append((number, dict(zip(names, fields))))
     if not rows: raise InputError(f"{path} has no rows below its header")
     return rows
+
+# %% ../nbs/00_core.ipynb #55a25fc0
+def markdown_table(
+    header: list[str],
+    rows: list[list],  # as many cells as the header in each, of any type
+) -> str:
+    "A table in Markdown"
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 # %% ../nbs/00_core.ipynb #36db1524
 KINDS = {"video": "mp4 m4v mov mkv webm avi wmv asf flv ts mts m2ts mpg mpeg m2v vob ogv 3gp 3g2 mxf dv",
@@ -229,6 +259,45 @@ def level(self: Audio) -> float:
 @patch
 def __repr__(self: Audio):
     return f"Audio({len(self.waveform)} channel, {self.seconds:.3f} s at {self.sample_rate} Hz, peak {self.peak:.2f})"
+
+# %% ../nbs/00_core.ipynb #3d45f71d
+SILENCE_DBFS = -60.0  # RMS in dBFS; a sound below it counts as silent
+
+# %% ../nbs/00_core.ipynb #8eed49b8
+def fit_length(
+    waveform: torch.Tensor,  # (…, time)
+    length: int,  # samples
+) -> torch.Tensor:  # (…, length)
+    "The beginning of a waveform, with zeros after its end."
+    waveform = waveform[..., :length]
+    return torch.nn.functional.pad(waveform, (0, length - waveform.shape[-1]))
+
+# %% ../nbs/00_core.ipynb #5dec9515
+RESAMPLER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.9475937167399596,
+             "beta": 14.769656459379492}
+
+@lru_cache(16)
+def _resampler(ratio, dtype, device):
+    from torchaudio.transforms import Resample
+    return Resample(ratio.numerator, ratio.denominator, dtype=dtype, **RESAMPLER).to(device)
+
+def resampling_ratio(
+    sample_rate: int,  # Hz
+    to_rate: int,      # Hz
+) -> Fraction:         # sample_rate / to_rate, or one less than a cent (1/100 of a semitone) from it
+    "The ratio of two rates with a filter that fits into memory"
+    exact = Fraction(sample_rate, to_rate)
+    if exact.numerator * exact.denominator <= 50_000_000: return exact
+    return exact.limit_denominator(math.isqrt(10_000_000 * to_rate // sample_rate))
+
+def resampled(
+    waveform: torch.Tensor,  # (…, time)
+    sample_rate: int,        # Hz
+    to_rate: int,            # Hz
+) -> torch.Tensor:           # (…, time · to_rate / sample_rate)
+    "The waveform at another rate, by torchaudio's resampler with the parameters above."
+    ratio = resampling_ratio(sample_rate, to_rate)
+    return waveform if ratio == 1 else _resampler(ratio, waveform.dtype, waveform.device)(waveform)
 
 # %% ../nbs/00_core.ipynb #ff956a05
 FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
@@ -315,6 +384,14 @@ def randn_streams(
     "Standard normal noise, each clip's from its own stream."
     return torch.stack([torch.randn(shape, generator=stream) for stream in streams])
 
+# %% ../nbs/00_core.ipynb #5a318aa8
+def seeded_generator(
+    *numbers: int,  # 0 or more each, such as seed, step and rank
+) -> torch.Generator:  # on the CPU
+    "A generator for a tuple of whole numbers; near tuples give unrelated ones."
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> 1))
+
 # %% ../nbs/00_core.ipynb #d1a88251
 def pick_device(
     device: str | torch.device | None = None,  # "cpu", "cuda", "cuda:1"; None: a CUDA GPU where there is one
@@ -324,6 +401,12 @@ def pick_device(
     try: return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+# %% ../nbs/00_core.ipynb #e3429dd2
+def exact_float32(device: torch.device):
+    "A context in which convolutions on a GPU are computed in full float32."
+    if device.type != "cuda": return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 # %% ../nbs/00_core.ipynb #45adeb77
 NEEDS = {"data": "the pocketav corpus: set CLIPSONIC_POCKETAV to its folder", "cuda": "a GPU",

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from .checkpoint import tensors_digest, weights_folder
-from .clap import FILES, load_clap, resampled
-from .core import Audio, InputError
+from .clap import FILES, load_clap
+from .core import Audio, InputError, resampled
 from .mel import MelConfig, log_mel
 from .published import CNN14_FILES, INCEPTION_FILE, embed_inception, load_cnn14, load_inception, log_probabilities, tag_cnn14
 from .scores import load_classifier

@@ -524,7 +524,10 @@ class LabelledVideos(TrainPrior):
 # %% ../nbs/41_recipes.ipynb #91ad2734
 paper = DenoiserConfig()
 clipsynth = DenoiserConfig(unet=UNetConfig(conditioning="concat"), mel=MelConfig(hop_length=1024))
-pocket = DenoiserConfig(unet=UNetConfig(channels=64, mult=(1, 2, 2, 2), blocks=1, attention=(8, 4), condition_dim=192, patch=2, groups=4), prediction="velocity", condition_noise=0.6, jitter=1.0)
+pocket = DenoiserConfig(
+    unet=UNetConfig(model_channels=64, channel_mult=(1, 2, 2, 2), num_res_blocks=1, attention_resolutions=(8, 4),
+                    condition_dim=192, patch_size=2, norm_num_groups=4),
+    prediction="velocity", condition_noise=0.6, jitter=1.0)
 DENOISERS = {
     "pocket": (pocket, Training(steps=12_000, batch_size=32, lr=8e-4, betas=(0.9, 0.99), warmup=200, decay="cosine", ema=0.999, precision="bf16", save_every=500)),
     "music": (paper, Training(steps=200_000, precision="bf16", save_every=5000)),

@@ -19,10 +19,10 @@ from . import __version__
 from .core import Audio, InputError, MediaError, whole_file
 from .gan_vocoder import mel_l1, multi_resolution_stft_loss
 from .mel import log_mel
-from .prepare import Unused, find_files, without_index
+from .prepare import without_index
 from .scores import listen, load_classifier
 from .shards import all_clips
-from .video import read_audio
+from .video import Unused, find_files, read_audio
 from .vocoder import Vocoder
 
 # %% ../nbs/55_reconstruct.ipynb #f20512ae

@@ -95,7 +95,7 @@ def width(self: Painter,
     seconds: float,
 ) -> int:  # frames to paint
     "Enough frames for so many seconds: a multiple of what the network halves, and no fewer than it was trained on."
-    multiple = self.unet.config.multiple
+    multiple = self.unet.config.size_divisor
     return -(-max(self.mel.frames(seconds), self.frames) // multiple) * multiple
 
 @patch

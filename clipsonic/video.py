@@ -4,17 +4,18 @@
 
 # %% ../nbs/02_video.ipynb #2cf06ac2
 from __future__ import annotations
-import io, math
+import io, math, os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .core import Audio, InputError, MediaError, later, whole_file
+from .core import Audio, InputError, MediaError, as_text, later, media_kind, whole_file
 
 # %% auto #0
 __all__ = ['HEIF', 'PQ', 'HLG', 'PRIMARIES', 'BS775', 'BY_EITHER', 'BY_LIBSNDFILE', 'FILMS', 'write_video', 'open_media',
-           'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image']
+           'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image', 'Found',
+           'find_files', 'Unused']
 
 # %% ../nbs/02_video.ipynb #89ae1d1a
 np, torch = later("numpy"), later("torch")  # so that a file that cannot be used is refused without them
@@ -799,3 +800,52 @@ def read_image(
         raise InputError(f"{path} {why}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from error
+
+# %% ../nbs/02_video.ipynb #0d2ef6bc
+@dataclass(frozen=True)
+class Found:
+    "A file to look at."
+    path: str  # absolute
+    name: str  # below the folder that was given
+    size: int  # bytes
+    @property
+    def id(self): return str(Path(self.name).with_suffix("")) if Path(self.name).suffix else self.name
+    @property
+    def stem(self): return Path(self.name).stem
+
+def _walk_files(root):
+    "The files below `root` that are not hidden, through links too; a folder that cannot be read stands for itself."
+    seen, closed = set(), []
+    for folder, inner, files in os.walk(root, onerror=lambda error: closed.append(error.filename), followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith(".")] if (real := os.path.realpath(folder)) not in seen else []
+        if real not in seen: yield from (os.path.join(folder, name) for name in files if not name.startswith("."))
+        seen.add(real)
+    yield from closed
+
+def _likely(name):
+    "0 for a name that a video may have, more for what often lies beside it: sound, then pictures, subtitles and notes."
+    return {"video": 0, "": 0, "audio": 1}.get(media_kind(name), 2)
+
+def find_files(
+    videos,  # a folder or file, or several
+) -> list[Found]:
+    "All files of the folders, in order of their names, those that are hardly videos last. Raises InputError for a path that is not there."
+    roots, found = [Path(v).absolute() for v in ([videos] if isinstance(videos, (str, Path)) else videos)], {}
+    common = Path(os.path.commonpath([root.parent for root in roots])) if len(roots) > 1 else None  # names begin below it
+    for root in roots:
+        if not root.exists(): raise InputError(f"{root}: there is no such file or folder")
+        above = os.path.join(common or (root if root.is_dir() else root.parent), "")
+        for path in _walk_files(root) if root.is_dir() else [str(root)]:
+            name = as_text(path[len(above):].replace(os.sep, "/"))
+            found.setdefault(path, Found(path, name, os.stat(path).st_size if os.path.exists(path) else 0))
+    return sorted(found.values(), key=lambda f: (_likely(f.name), f.name, f.path))
+
+# %% ../nbs/02_video.ipynb #41d11eba
+@dataclass(frozen=True)
+class Unused:
+    "A file, a part of one, or a row of the index that gave no clip."
+    file: str              # as found, below the folder that was given; "" where there is none
+    id: str
+    start: float | None    # seconds, of the row or the chunk
+    reason: str            # no audio track, no picture, no decoder, silent, truncated, not a video, too short, unreadable, …
+    detail: str = ""

@@ -17,7 +17,7 @@ HOW = ('Made by tests/golden.py from openai/improved-diffusion (commit {commit})
        'model_channels=32, out_channels=2, num_res_blocks=1, attention_resolutions=(2, 4), channel_mult=(1, 2, 2), num_heads=4, '
        'use_scale_shift_norm=True), cosine schedule of 4000 steps, learned variance range, rescaled MSE and time. Weights, inputs and '
        'noise are squares modulo a prime: see fill and wave.')
-UNET = dict(channels=32, mult=(1, 2, 2), blocks=1, attention=(32, 16), heads=4, condition_dim=8)
+UNET = dict(model_channels=32, channel_mult=(1, 2, 2), num_res_blocks=1, attention_resolutions=(32, 16), num_heads=4, condition_dim=8)
 TIMES = torch.tensor([0, 1, 1999, 3999])        # where losses and posteriors are compared
 ROWS = np.r_[0:20, 20:3980:20, 3980:4000]       # rows of the tables that are stored
 STEPS = 10                                      # of the shortened walks

@@ -4,17 +4,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import pytest
 import torch
 
-from clipsonic.checkpoint import (config_digest, describe, load_config, load_network, load_strict, load_tensors, parsed,
-                                  save_checkpoint, unwrapped, weights_folder, write_config)
+from clipsonic.checkpoint import (RENAMED, config_digest, describe, load_config, load_network, load_strict, load_tensors, parsed,
+                                  rename_settings, save_checkpoint, unwrapped, weights_folder, write_config)
 from clipsonic.clap import load_clap
 from clipsonic.core import CheckpointError, ClipsonicError, Count, InputError, Size
-from clipsonic.pipeline import Pipeline
+from clipsonic.pipeline import Pipeline, pack
 from clipsonic.scores import load_classifier
 from clipsonic.systems import load_denoiser
 
@@ -206,6 +207,80 @@ def test_shipped_weights_are_as_they_were_saved():
         about = describe(weights_folder(name))
         assert agree(about) and all(map(agree, about["parts"].values())), name
 
+# settings that had another name
+
+BEFORE = {"model_channels": "channels", "channel_mult": "mult", "num_res_blocks": "blocks", "num_heads": "heads",
+          "attention_resolutions": "attention", "patch_size": "patch", "norm_num_groups": "groups"}
+
+def as_before(folder):
+    "A denoiser as a version before 0.1.0 saved it: with the names of then, under its digests."
+    config = json.loads((folder / "config.json").read_text())
+    config["unet"] = {BEFORE.get(key, key): value for key, value in config["unet"].items()}
+    write_config(folder, config)
+    return folder
+
+def test_a_denoiser_with_older_names_is_read(runs, tmp_path):
+    today = runs / "denoiser" / "model"
+    before = as_before(shutil.copytree(today, tmp_path / "denoiser"))
+    assert "mult" in json.loads((before / "config.json").read_text())["unet"]
+    says = r"config.json has names from before 0.1.0 \(unet.channels, unet.mult.*model_channels, unet.channel_mult"
+    with pytest.warns(UserWarning, match=says):
+        old = load_denoiser(before, "cpu")
+    new = load_denoiser(today, "cpu")
+    assert old.unet.config == new.unet.config
+    assert all(torch.equal(a, b) for a, b in zip(old.unet.state_dict().values(), new.unet.state_dict().values(), strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_denoiser(before, "cpu")  # once is enough
+    about = describe(before)
+    assert about["agrees"] and about["config"]["unet"] == load_config(today)["unet"]
+
+def test_packing_keeps_todays_names(runs, tmp_path):
+    before = as_before(shutil.copytree(runs / "denoiser" / "model", tmp_path / "denoiser"))
+    with pytest.warns(UserWarning, match="names from before"):
+        model = pack(runs / "clip", before, runs / "vocoder", tmp_path / "model")
+    assert load_config(model / "denoiser", "denoiser")["unet"] == load_config(runs / "denoiser")["unet"]
+    assert not BEFORE.keys() - json.loads((model / "denoiser" / "config.json").read_text())["unet"].keys()
+    assert describe(model)["parts"]["denoiser"]["agrees"]
+
+def test_older_names_excuse_nothing_else(runs, tmp_path):
+    before = as_before(shutil.copytree(runs / "denoiser" / "model", tmp_path / "denoiser"))
+    file = before / "config.json"
+    saved = file.read_text()
+    file.write_text(saved.replace('"channels": 16', '"channels": 32'))
+    raises("damaged, or was changed", load_denoiser, before)
+    config = json.loads(saved)
+    config["unet"]["model_channels"] = 16  # and "channels" is there
+    write_config(before, config)
+    raises("unet has the unknown ['channels']", load_denoiser, before)
+    config["unet"] = 3
+    write_config(before, config)
+    raises("unet is 3: expected an object", load_denoiser, before)
+
+def test_names_and_values_of_any_kind_are_renamed(monkeypatch):
+    monkeypatch.setitem(RENAMED, "toy", {
+        "guidance": "guidance_scale", "how.prediction": ("how.prediction_type", {"velocity": "v_prediction"}),
+        "steps": "sampling.steps", "way": ("way", {"left": "west"}), "part.a.b": "part.a.c"})
+    config = {"kind": "toy", "guidance": 2.0, "how": {"prediction": "velocity"}, "steps": 3, "way": "left",
+              "part": {"a": {"b": [1]}}}
+    new = {"kind": "toy", "guidance_scale": 2.0, "how": {"prediction_type": "v_prediction"}, "sampling": {"steps": 3},
+           "way": "west", "part": {"a": {"c": [1]}}}
+    run = {"kind": "training", "config": json.loads(json.dumps(config))}
+    assert rename_settings(config) == {"guidance": "guidance_scale", "how.prediction": "how.prediction_type",
+                                       "steps": "sampling.steps", "way": "way", "part.a.b": "part.a.c"}
+    assert config == new and rename_settings(config) == {}
+    assert list(rename_settings(run))[0] == "config.guidance" and run["config"] == new
+    for same in ({"kind": "other", "guidance": 2.0}, {"kind": "toy", "how": 3, "part": {"a": None}},
+                 {"kind": "toy", "steps": 3, "sampling": 4}, {"kind": "toy", "guidance": 1, "guidance_scale": 2},
+                 {"kind": "toy", "way": "right"}):
+        assert rename_settings(again := json.loads(json.dumps(same))) == {} and again == same
+
+def test_no_setting_of_today_is_an_older_name():
+    for names in RENAMED.values():
+        today = [entry if isinstance(entry, str) else entry[0] for entry in names.values()]
+        assert len(set(today)) == len(today)
+        assert not {before for before, now in zip(names, today) if before != now} & set(today)
+
 # what a config says
 
 @dataclass
@@ -256,8 +331,8 @@ def put(config, path, value):
     config[last] = value
 
 DAMAGE = [
-    ("denoiser", "unet.channels", "16"), ("denoiser", "unet.channels", 4096), ("denoiser", "unet.mult", [1, 0]),
-    ("denoiser", "unet.attention", None), ("denoiser", "mel.hop_length", 0), ("denoiser", "mel.low", [0]),
+    ("denoiser", "unet.model_channels", "16"), ("denoiser", "unet.model_channels", 4096), ("denoiser", "unet.channel_mult", [1, 0]),
+    ("denoiser", "unet.attention_resolutions", None), ("denoiser", "mel.hop_length", 0), ("denoiser", "mel.low", [0]),
     ("denoiser", "mel", 3), ("denoiser", "diffusion.timesteps", 10**9), ("denoiser", "diffusion.schedule", "linear"),
     ("denoiser", "diffusion.prediction", 1), ("denoiser", "clip", "tiny"), ("denoiser", "steps", 0),
     ("denoiser", "sampler", "none"), ("denoiser", "frames", 10**6), ("denoiser", "guidance_interval", [900, 100]),
@@ -282,7 +357,7 @@ def test_a_damaged_config_is_named(runs, tmp_path, part, path, value):
 def test_other_loaders_name_a_damaged_config(runs, tmp_path):
     for load, source, path, value in ((load_clap, weights_folder("pocket-clap"), "model.audio_width", 0),
                                       (load_classifier, weights_folder("pocket-listener"), "model.classes", [1, 2]),
-                                      (load_denoiser, runs / "denoiser" / "model", "unet.heads", -1)):
+                                      (load_denoiser, runs / "denoiser" / "model", "unet.num_heads", -1)):
         folder = shutil.copytree(source, tmp_path / load.__name__)
         config = load_config(folder)
         put(config, path, value)

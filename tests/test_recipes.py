@@ -54,7 +54,8 @@ def test_a_real_step_at_full_size(preset, shards, tmp_path):
 
 @pytest.mark.long
 def test_the_pocket_denoiser_learns_what_its_condition_says(shards, tmp_path):
-    tiny = dataclasses.replace(pocket, unet=dataclasses.replace(pocket.unet, channels=16, mult=(1, 2), attention=(), condition_dim=32, groups=16))
+    tiny_unet = dataclasses.replace(pocket.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(), condition_dim=32, norm_num_groups=16)
+    tiny = dataclasses.replace(pocket, unet=tiny_unet)
     training = dataclasses.replace(DENOISERS["pocket"][1], batch_size=8, precision="no", lr=3e-3, warmup=5, decay="constant")
     engine = Engine(Denoiser(shards(32), "pocket", tiny, training), tmp_path / "run", steps=60, cpu=True)
     stream = engine.recipe.batches(0, 0, 1)
@@ -62,7 +63,8 @@ def test_the_pocket_denoiser_learns_what_its_condition_says(shards, tmp_path):
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 def test_the_denoiser_reads_no_label(shards, tmp_path):
-    tiny = dataclasses.replace(pocket, unet=dataclasses.replace(pocket.unet, channels=16, mult=(1, 2), attention=(), condition_dim=32, groups=16))
+    tiny_unet = dataclasses.replace(pocket.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(), condition_dim=32, norm_num_groups=16)
+    tiny = dataclasses.replace(pocket, unet=tiny_unet)
     batch = next(Denoiser(shards(32), "pocket", tiny, DENOISERS["pocket"][1]).batches(0, 0, 1))
     assert "label" not in batch
 
