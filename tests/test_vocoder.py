@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from golden_vocoder import FIXTURE, GENERATORS, mel, weight
-from vocoders import noise, small_inversion, small_networks
+from vocoders import noise, small_generator, small_inversion, small_networks
 
-from clipsonic.checkpoint import save_checkpoint
+from clipsonic.checkpoint import save_checkpoint, write_config
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig, log_mel
 from clipsonic.mel_inversion import GriffinLim, MelInversion, MelInversionConfig
@@ -238,6 +238,23 @@ def test_another_hop(tmp_path):
     with pytest.raises(InputError, match="sample_rate=16000; given is sample_rate=22050"):
         vocoder.check_mel(MelConfig(sample_rate=22050, hop_length=1024))
     vocoder.check_mel(dataclasses.replace(config.mel, low=-9.0))  # the denoiser's scale is not the vocoder's business
+
+
+@pytest.mark.parametrize("tanh, bound", [(True, "tanh"), (False, "clamp")])
+def test_a_generator_with_settings_of_before_0_1_0_loads(tmp_path, tanh, bound):
+    network = small_generator(activation="leaky_relu", resblock_pairs=False, use_tanh_at_final=tanh)
+    save_vocoder(tmp_path / "v", network)
+    file = tmp_path / "v" / "config.json"
+    config = json.loads(file.read_text())
+    model = config["model"]
+    older = {"kernels": model.pop("resblock_kernels"), "dilations": model.pop("resblock_dilations"),
+             "pairs": model.pop("resblock_pairs"), "log_scale": model.pop("snake_logscale"),
+             "bias": model.pop("use_bias_at_final")}
+    assert model.pop("use_tanh_at_final") == tanh
+    config["model"] = model | older | {"bound": bound}
+    write_config(tmp_path / "v", {key: value for key, value in config.items() if key != "sha256"})
+    with pytest.warns(UserWarning, match="names from before 0.1.0"): loaded = Vocoder.load(tmp_path / "v", "cpu")
+    assert loaded.network.config == network.config
 
 
 def test_griffin_lim_is_not_saved(tmp_path):
