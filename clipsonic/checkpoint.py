@@ -151,7 +151,7 @@ RENAMED: dict[str, dict[str, str | tuple[str, dict[str, str | bool]]]] = {
         "model.bias": "model.use_bias_at_final",
         "model.bound": ("model.use_tanh_at_final", {"tanh": True, "clamp": False})}}
 
-
+# %% ../nbs/03_checkpoint.ipynb #5e9f3b22
 def _section(config, keys, make=False):
     "The object under these keys, made where it is missing if `make`; None where something else is there."
     for key in keys:
