@@ -140,13 +140,18 @@ def parsed_settings(
 
 # %% ../nbs/03_checkpoint.ipynb #5e9f3b21
 # kind of checkpoint → name before 0.1.0 → name now, or (name now, value before 0.1.0 → value now)
-RENAMED: dict[str, dict[str, str | tuple[str, dict[str, str]]]] = {
+RENAMED: dict[str, dict[str, str | tuple[str, dict[str, str | bool]]]] = {
     "denoiser": {
         "unet.channels": "unet.model_channels", "unet.mult": "unet.channel_mult", "unet.blocks": "unet.num_res_blocks",
         "unet.attention": "unet.attention_resolutions", "unet.heads": "unet.num_heads", "unet.patch": "unet.patch_size",
-        "unet.groups": "unet.norm_num_groups"}}
+        "unet.groups": "unet.norm_num_groups"},
+    "vocoder": {
+        "model.kernels": "model.resblock_kernels", "model.dilations": "model.resblock_dilations",
+        "model.pairs": "model.resblock_pairs", "model.log_scale": "model.snake_logscale",
+        "model.bias": "model.use_bias_at_final",
+        "model.bound": ("model.use_tanh_at_final", {"tanh": True, "clamp": False})}}
 
-
+# %% ../nbs/03_checkpoint.ipynb #5e9f3b22
 def _section(config, keys, make=False):
     "The object under these keys, made where it is missing if `make`; None where something else is there."
     for key in keys:

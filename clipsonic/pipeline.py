@@ -66,7 +66,7 @@ def fitting_vocoder(
     device: str | torch.device | None = None,
 ):
     "The pocket's vocoder if it reads this mel, else Griffin-Lim with a warning."
-    try: return Vocoder.load("pocket", device).fits(mel)
+    try: return Vocoder.load("pocket", device).check_mel(mel)
     except (CheckpointError, InputError): pass
     warnings.warn("no trained vocoder here reads this model's mel spectrogram: it goes through Griffin-Lim, which is recognisable and not beautiful", stacklevel=3)
     return Vocoder(mel=mel)
@@ -94,7 +94,7 @@ class Pipeline:
         priors: dict[str, Path] | None = None,  # "pd" and "sd" → folder
     ):
         check_clip(painter.clip, clip.identity, painter.where)
-        try: vocoder.fits(painter.mel, f"the denoiser in {painter.where} paints")
+        try: vocoder.check_mel(painter.mel, f"the denoiser in {painter.where} paints")
         except InputError as error: raise CheckpointError(str(error)) from error
         self.clip, self.painter, self.vocoder, self.config, self.name, self.priors, self.loaded = clip, painter, vocoder, config, name, priors or {}, {}
         for name, folder in self.priors.items(): check_prior(name, folder, clip)

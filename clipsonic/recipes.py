@@ -24,15 +24,19 @@ from .clip import Captioner, Clip, ClipConfig, PocketTokenizer, article, build_c
 from .core import Audio, InputError, noise_streams, randn_streams
 from .diffusion import Diffusion, cosine_betas
 from .engine import Recipe, Training, step_generator
+from .gan_vocoder import Generator, GeneratorConfig, add_weight_norm, discriminator_loss, feature_matching
+from .gan_vocoder import fused_state_dict, generator_loss, mel_l1, multi_period, multi_resolution
+from .gan_vocoder import multi_resolution_stft_loss, multi_scale
 from .mel import MelConfig, from_unit, log_mel, plot_mel, stft_magnitude, to_unit
+from .mel_inversion import AUGMENT_CROP, ISTFTHeadConfig, MelInversionConfig, augment_waveform, griffin_lim_grad
+from .mel_inversion import log_magnitude_l1
 from .prior import Prior, PriorConfig, DiffusionPriorNetwork, prior_diffusion, prior_loss, prior_settings
 from .samplers import ddim, guided
 from .scores import Classifier, ClassifierConfig, classifier_loss, listen
 from .scores import vary as varied_mel
 from .shards import all_clips, batches, shard_info
 from .unet import UNet, UNetConfig
-from .vocoder import (KINDS, SPARE, Generator, GeneratorConfig, ISTFTHeadConfig, MelInversionConfig, Vocoder, discriminator_loss, feature_matching, folded,
-                               generator_loss, heard, magnitude_distance, mel_distance, multi_period, multi_resolution, multi_scale, normalised, stft_distance, vary, vocoder_settings)
+from .vocoder import VOCODER_TYPES, Vocoder, vocoder_settings
 
 # %% ../nbs/41_recipes.ipynb #84f03ea3
 def read_pairs(paths:list) -> tuple[torch.Tensor, list[str], dict[str, list[str]]]: # ((N, 3, 64, 64) uint8, nouns, synonyms by noun)
@@ -267,7 +271,7 @@ class VocoderConfig:
     magnitude: float = 0.0          # of the distance to the true log-magnitudes, for a mel inversion
     alone: int = 0                  # steps before the critics join
     judged: int|None = None         # clips of a batch that are heard, by critics and as sound; None: all
-    varied: bool = False            # crops are varied in speed, mixture and loudness (`24_vocoder`)
+    varied: bool = False            # crops are varied in speed, mixture and loudness (`24_mel_inversion`)
 
 # %% ../nbs/41_recipes.ipynb #4a0495b2
 def channels_last(network):
@@ -285,18 +289,18 @@ class TrainVocoder(Recipe):
         self.critics = {critic: channels_last(CRITICS[critic](width)) for critic, width in config.critics.items()}
         self.networks = {"vocoder": self.build(self.plain()), **self.critics}
 
-    def plain(self): return KINDS[self.kind][1](self.config_.network)
-    def build(self, network): return channels_last(normalised(network)) if isinstance(network, Generator) else network
+    def plain(self): return VOCODER_TYPES[self.kind][1](self.config_.network)
+    def build(self, network): return channels_last(add_weight_norm(network)) if isinstance(network, Generator) else network
 
     @property
     def optimizers(self): return ({"discriminator": list(self.critics)} if self.critics else {}) | {"generator": ["vocoder"]}
     @property
     def used(self): return ["vocoder"]
-    def tensors(self, networks): return {self.kind: folded(networks["vocoder"])}
+    def tensors(self, networks): return {self.kind: fused_state_dict(networks["vocoder"])}
     def begin(self, folder):
         network, kind = self.plain(), load_config(folder)["kind"]
         if (self.kind, kind) == ("istft-head", "mel-inversion"):   # the magnitudes that it starts from
-            load_strict(network.inversion, Vocoder.load(folder, "cpu").fits(self.mel).network.state_dict(), where=folder)
+            load_strict(network.inversion, Vocoder.load(folder, "cpu").check_mel(self.mel).network.state_dict(), where=folder)
         else:
             self.same_kind(folder)
             load_strict(network, load_tensors(folder, kind), where=folder)
@@ -306,7 +310,7 @@ class TrainVocoder(Recipe):
         return vocoder_settings(self.config_.network) | {"preset": self.name, "losses": losses}
 
     def batches(self, start, rank, world):
-        seconds = self.config_.segment / self.mel.sample_rate * (SPARE if self.config_.varied else 1)
+        seconds = self.config_.segment / self.mel.sample_rate * (AUGMENT_CROP if self.config_.varied else 1)
         drawn = batches(self.data, self.training.batch_size, seconds, self.training.seed, start, rank=rank, world=world, jitter=1.0)
         yield from (batch | {"joined": number >= self.config_.alone} for number, batch in enumerate(drawn, start))
 
@@ -316,15 +320,15 @@ def losses(self:TrainVocoder, batch, generator):
     "The critics' turn, once they have joined; then the vocoder's."
     c, network, parts = self.config_, self.networks["vocoder"], {}
     real = batch["waveform"].to(next(network.parameters()).device)
-    if c.varied: real = vary(real, generator, self.mel.sample_rate)
+    if c.varied: real = augment_waveform(real, generator, self.mel.sample_rate)
     mel = log_mel(real, self.mel)
     guess, judged = network(mel), self.critics and batch["joined"]
-    if c.magnitude: parts["magnitude"] = c.magnitude * magnitude_distance(guess, real, self.mel)
+    if c.magnitude: parts["magnitude"] = c.magnitude * log_magnitude_l1(guess, real, self.mel)
     if judged or c.mel or c.stft:
         guess, real, mel = guess[:c.judged], real[:c.judged], mel[:c.judged]
-        made = heard(guess, mel, self.mel) if self.inverts else guess
-    if c.mel: parts["mel"] = c.mel * mel_distance(made, real, self.mel)
-    if c.stft: parts["stft"] = c.stft * stft_distance(made, real)
+        made = griffin_lim_grad(guess, mel, self.mel) if self.inverts else guess
+    if c.mel: parts["mel"] = c.mel * mel_l1(made, real, self.mel)
+    if c.stft: parts["stft"] = c.stft * multi_resolution_stft_loss(made, real)
     if judged:
         said = [self.networks[name](torch.cat([real, made.detach()])) for name in self.critics]
         halves = [[(s.chunk(2)[i], [f.chunk(2)[i] for f in seen]) for one in said for s, seen in one] for i in (0, 1)]
@@ -352,8 +356,8 @@ def validate(self:TrainVocoder, networks) -> dict: # {"mel", "stft"}
     if self.valid is None: return {}
     real, made = self.remade(networks, 32)
     real = real[..., :made.shape[-1]]
-    figures = {"mel": mel_distance(made, real, self.mel).item(), "stft": stft_distance(made, real).item()}
-    return figures | ({"magnitude": magnitude_distance(networks["vocoder"](log_mel(real, self.mel)), real, self.mel).item()} if self.inverts else {})
+    figures = {"mel": mel_l1(made, real, self.mel).item(), "stft": multi_resolution_stft_loss(made, real).item()}
+    return figures | ({"magnitude": log_magnitude_l1(networks["vocoder"](log_mel(real, self.mel)), real, self.mel).item()} if self.inverts else {})
 
 @patch
 def samples(self:TrainVocoder, networks, folder) -> None:

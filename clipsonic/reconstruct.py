@@ -17,12 +17,13 @@ import torch.nn.functional as F
 
 from . import __version__
 from .core import Audio, InputError, MediaError, whole_file
+from .gan_vocoder import mel_l1, multi_resolution_stft_loss
 from .mel import log_mel
 from .prepare import without_index
 from .scores import listen, load_classifier
 from .shards import all_clips
 from .video import Unused, find_files, read_audio
-from .vocoder import Vocoder, mel_distance, stft_distance
+from .vocoder import Vocoder
 
 # %% ../nbs/55_reconstruct.ipynb #f20512ae
 def mel_and_back(
@@ -53,7 +54,8 @@ class Reconstructed:
         pieces = [w.split(60 * real.sample_rate, 1) for w in (real.waveform, back.waveform)]
         parts = [(F.pad(r, (0, max(0, 4096 - r.shape[1])))[None], F.pad(b, (0, max(0, 4096 - b.shape[1])))[None], r.shape[1]) for r, b in zip(*pieces)]  # the windows want 4096
         mean = lambda distance, *more: sum(n * distance(b, r, *more).item() for r, b, n in parts) / real.waveform.shape[1]
-        return cls(name, round(real.seconds, 5), round(mean(mel_distance, config), 5), round(mean(stft_distance), 5), source)
+        return cls(name, round(real.seconds, 5), round(mean(mel_l1, config), 5),
+                   round(mean(multi_resolution_stft_loss), 5), source)
 
 # %% ../nbs/55_reconstruct.ipynb #32d15f0f
 def _stamp(path):
@@ -166,7 +168,7 @@ def compare(
         vocoder, begun = Vocoder.load(which, "cpu") if which else None, perf_counter()
         made = torch.stack([mel_and_back(Audio(one, 16000), vocoder).waveform for one in real]) if which else real
         row = {"parameters": sum(p.numel() for p in vocoder.network.parameters()), "times real time": real.numel() / 16000 / (perf_counter() - begun), "hash": vocoder.hash} if which else {}
-        for distance, measured in {"mel": mel_distance, "stft": stft_distance}.items():
+        for distance, measured in {"mel": mel_l1, "stft": multi_resolution_stft_loss}.items():
             values = torch.tensor([measured(m[None], r[None]).item() for m, r in zip(made, real)])
             row[distance] = {"mean": values.mean().item(), "half": 1.96 * values.std().item() / len(values)**0.5}
         for listener, model in loaded.items(): row[listener] = asdict(listen(model, log_mel(made, model.config.mel), labels)["top1"])

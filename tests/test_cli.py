@@ -546,14 +546,17 @@ def test_priors(run, here, model):
 def test_a_published_vocoder_plays(run, here, model):
     "From a file in HiFi-GAN's layout to a generated and a reconstructed sound."
     import torch
-    from clipsonic.vocoder import Generator, GeneratorConfig, published_name
-    settings = dict(resblock='2', upsample_rates=[8, 8, 4, 2], upsample_kernel_sizes=[16, 16, 8, 4],
-                    upsample_initial_channel=16, resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 2], [2, 6]],
+    from clipsonic.gan_vocoder import Generator, GeneratorConfig
+    from clipsonic.vocoder import published_name
+    settings = dict(upsample_rates=[8, 8, 4, 2], upsample_kernel_sizes=[16, 16, 8, 4], upsample_initial_channel=16,
+                    resblock='2', resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 2], [2, 6]],
                     num_mels=64, n_fft=2048, win_size=2048, hop_size=512, sampling_rate=16000, fmin=0, fmax=8000)
-    network = Generator(GeneratorConfig(channels=16, kernels=(3, 5), dilations=((1, 2), (2, 6)), pairs=False,
-                                        activation='leaky_relu'))
-    torch.save({'generator': {published_name(k, network.config): v[:, :, 0] if v.ndim == 4 else v
-                              for k, v in network.state_dict().items()}}, 'generator_v3')
+    config = GeneratorConfig(channels=16, resblock_kernels=(3, 5), resblock_dilations=((1, 2), (2, 6)),
+                             resblock_pairs=False, activation='leaky_relu')
+    published = {}
+    for name, value in Generator(config).state_dict().items():
+        published[published_name(name, config)] = value[:, :, 0] if value.ndim == 4 else value
+    torch.save({'generator': published}, 'generator_v3')
     Path('config_v3.json').write_text(json.dumps(settings))
     status, out, _ = run('convert', 'vocoder', 'generator_v3', '--config', 'config_v3.json', '--out', 'hifigan')
     assert status == 0 and out.startswith('hifigan: ')

@@ -434,7 +434,8 @@ def test_what_the_import_leaves_out():
                           check=True).stdout.strip() == '[]'
 
 def test_another_vocoder_in_place_of_the_model_s(home, tmp_path):
-    from clipsonic.vocoder import Generator, GeneratorConfig, save_vocoder
+    from clipsonic.gan_vocoder import Generator, GeneratorConfig
+    from clipsonic.vocoder import save_vocoder
     save_vocoder(tmp_path/'v', Generator(GeneratorConfig(channels=16)))
     own, floor, other = (Pipeline.load(home/'model', 'cpu', vocoder=v).generate('dog', seconds=0.5, seed=1,
         progress=False).waveform for v in (None, 'griffin-lim', tmp_path/'v'))

@@ -7,10 +7,11 @@ import torch
 from clipsonic.checkpoint import load_tensors, save_checkpoint
 from clipsonic.clip import ClipConfig, PocketTokenizer, build_clip, tensors_digest
 from clipsonic.mel import MelConfig
+from clipsonic.mel_inversion import MelInversion, MelInversionConfig
 from clipsonic.pipeline import pack
 from clipsonic.prior import PriorConfig, DiffusionPriorNetwork, prior_settings
 from clipsonic.unet import UNet, UNetConfig
-from clipsonic.vocoder import MelInversion, MelInversionConfig, save_vocoder
+from clipsonic.vocoder import save_vocoder
 
 KNOWS = ['dog', 'rain', 'flute']
 TEXTS = ['a photo of a dog barking', 'a photo of rain falling', 'playing the flute', 'the sound of a dog and a picture']
