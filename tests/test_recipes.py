@@ -196,7 +196,6 @@ def test_a_head_starts_from_learned_magnitudes(shards, tmp_path):
     assert all(torch.equal(v, learned[k]) for k, v in head.networks["vocoder"].inversion.state_dict().items())
     other = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(mel=MelConfig(f_max=7000.0), width=16, depth=1))
     with pytest.raises(InputError, match="inverts mels of"): tiny_vocoder(shards, "head", network=other).begin(tmp_path / "inversion")
-from conftest import naming
     wide = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(width=32, depth=1))
     with pytest.raises(CheckpointError, match=naming(tmp_path / "inversion", "(16,)", "(32,)")):
         tiny_vocoder(shards, "head", network=wide).begin(tmp_path / "inversion")
