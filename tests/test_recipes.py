@@ -213,4 +213,3 @@ def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
     with pytest.raises(CheckpointError, match="other settings: model.resblock_kernels"): train(tiny_vocoder(shards, "bigvgan", network=other), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
     with pytest.raises(CheckpointError, match="losses"): train(tiny_vocoder(shards, "bigvgan", mel=1.0), tmp_path / "run", resume=True, progress=False, cpu=True)
     with pytest.raises(InputError, match="leave it out"): train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", start=tmp_path / "run", resume=True, progress=False, cpu=True)
-from conftest import naming
