@@ -30,12 +30,12 @@ def prepared(name, folder):
         pipeline = Pipeline.load("pocket", "cpu")
         work = lambda: pipeline.generate("a dog barking", seed=1, progress=False)
     elif name == "train":
-        from clipsonic.engine import Engine
+        from clipsonic.engine import Trainer
         from clipsonic.recipes import recipe
-        from clipsonic.shards import made_up_shards
-        made_up_shards(folder / "shards", clips=64, dim=192)
+        from clipsonic.shards import synthetic_shards
+        synthetic_shards(folder / "shards", clips=64, dim=192)
         made = recipe("pocket", folder / "shards")
-        engine, batches = Engine(made, folder / "run", cpu=True), made.batches(0, 0, 1)
+        engine, batches = Trainer(made, folder / "run", cpu=True), made.batches(0, 0, 1)
         def work(): engine.step(next(batches))
         if util.find_spec("clipsonic.threads"):
             from clipsonic.threads import steady_threads
@@ -61,7 +61,7 @@ def prepared(name, folder):
         for i in range(160):
             Audio(torch.randn(1, 64_000, generator=torch.Generator().manual_seed(i)) / 10,
                   16_000).save(folder / "sounds" / f"{i}.wav")
-        work = lambda: evaluate(folder / "sounds", folder / "sounds", metrics=["fad"], resamples=0,
+        work = lambda: evaluate(folder / "sounds", folder / "sounds", metrics=["fad"], n_resamples=0,
                                 cache_file=":memory:", device="cpu", progress=False)
     work()
     return work, settle

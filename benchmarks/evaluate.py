@@ -14,8 +14,8 @@ import torch
 
 from clipsonic.core import Audio
 from clipsonic.embedders import Embedder, load_embedder
-from clipsonic.evaluate import FeatureCache, evaluate, find_sounds, heard, heard_by, listen_to
-from clipsonic.vggish import SAMPLE_RATE, VGGish, embed_vggish
+from clipsonic.evaluate import FeatureCache, evaluate, find_sounds, load_for_scoring, cache_key, extract_features
+from clipsonic.vggish import VGGISH_SAMPLE_RATE, VGGish, embed_vggish
 
 
 def timed(work, rounds):
@@ -40,14 +40,14 @@ def warm(folder, clips, dim, rounds):
     cache = FeatureCache(folder / f"{dim}.sqlite")
     for which, shift in zip(sets, (0.0, 0.1)):
         sounds, features = find_sounds(which), torch.randn(clips, 1, dim) + shift
-        digests = cache.digests(sounds)
-        cache.keep(heard_by(ear), {digests[s.name]: row for s, row in zip(sounds, features)})
+        digests = cache.file_hashes(sounds)
+        cache.put(cache_key(ear), {digests[s.name]: row for s, row in zip(sounds, features)})
     cache.db.close()
-    for resamples, n in ((0, rounds), (200, 1)):
+    for n_resamples, n in ((0, rounds), (200, 1)):
         seconds, row = timed(lambda: evaluate(*sets, embedder=ear, metrics=["fad"], cache_file=folder / f"{dim}.sqlite",
-                                              resamples=resamples, progress=False), n)
+                                              n_resamples=n_resamples, progress=False), n)
         fad = row["fad"]
-        print(f"  {dim:5} dimensions, {'with' if resamples else 'without'} interval: {seconds:6.2f} s  "
+        print(f"  {dim:5} dimensions, {'with' if n_resamples else 'without'} interval: {seconds:6.2f} s  "
               f"(FAD {fad['value']:.4f} of {fad['n']:,} clips)")
 
 
@@ -55,13 +55,13 @@ def ears():
     "The smallest network that listens, and one of the published ones; its time does not depend on its weights."
     torch.manual_seed(0)
     vggish = VGGish().eval()
-    return load_embedder("pocket"), Embedder("VGGish with random weights", "0", SAMPLE_RATE,
-                                             lambda waveform: embed_vggish(vggish, waveform[None], SAMPLE_RATE)[0])
+    return load_embedder("pocket"), Embedder("VGGish with random weights", "0", VGGISH_SAMPLE_RATE,
+                                             lambda waveform: embed_vggish(vggish, waveform[None], VGGISH_SAMPLE_RATE)[0])
 
 
 def alone(ear, waveforms, clips):
     "The network by itself."
-    for i in range(clips): ear.hear(waveforms[i % len(waveforms)])
+    for i in range(clips): ear.extract_features(waveforms[i % len(waveforms)])
 
 
 def fresh(folder, clips, rounds):
@@ -72,9 +72,9 @@ def fresh(folder, clips, rounds):
         for i in range(clips): Audio(0.1 * torch.randn(1, 4 * rate), rate).save(home / f"{i}.{kind}")
         for ear in ears():
             sounds = find_sounds(home)
-            waveforms = [ear.ready(heard(s.path)) for s in sounds[:50]]
+            waveforms = [ear.preprocess(load_for_scoring(s.path)) for s in sounds[:50]]
             ways = {"the network alone": lambda: alone(ear, waveforms, clips)}
-            ways |= {f"with {n} workers": lambda n=n: listen_to(sounds, ear, FeatureCache(":memory:"), n,
+            ways |= {f"with {n} workers": lambda n=n: extract_features(sounds, ear, FeatureCache(":memory:"), n,
                                                                 progress=False) for n in (0, 2)}
             seconds = {name: [] for name in ways}
             with torch.no_grad():

@@ -19,7 +19,7 @@ from statistics import median
 
 import torch
 
-from clipsonic.core import noise_streams
+from clipsonic.core import clip_generators
 from clipsonic.pipeline import Pipeline
 
 ALWAYS = {"guidance_interval": (0, 1000)}  # as everybody guides who does not say otherwise
@@ -35,9 +35,9 @@ def seconds(work):
 
 def parts(pipeline, prompt, length):
     "Seconds of each stage of one sound."
-    streams = noise_streams(1, 1)
-    text, condition = seconds(lambda: pipeline.system("pd" if "pd" in pipeline.priors else "zs").query(prompt, streams))
-    painting, mel = seconds(lambda: pipeline.painter.paint(condition, streams, length))
+    generators = clip_generators(1, 1)
+    text, condition = seconds(lambda: pipeline.system("pd" if "pd" in pipeline.priors else "zs").embed_query(prompt, generators))
+    painting, mel = seconds(lambda: pipeline.denoiser.sample(condition, generators, length))
     vocoder, _ = seconds(lambda: pipeline.vocoder(mel))
     return {"text and prior": text, "painting": painting, "vocoder": vocoder}
 

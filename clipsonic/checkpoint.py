@@ -12,13 +12,13 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from threading import get_ident
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
-from .core import CheckpointError, ClipsonicError, InputError, later, whole_folder
+from .core import CheckpointError, ClipsonicError, InputError, later, atomic_folder
 
 # %% auto #0
 __all__ = ['RENAMED', 'AGAIN', 'file_digest', 'config_digest', 'write_config', 'save_checkpoint', 'checkpoint_folder', 'parsed',
-           'parsed_settings', 'rename_settings', 'load_config', 'check_finite', 'digest_of', 'load_tensors', 'counted',
-           'check_fit', 'load_strict', 'room_for', 'load_network', 'check_replaceable', 'tensors_digest', 'read_torch',
-           'unwrapped', 'describe', 'weights_folder', 'vocoder_folder']
+           'parsed_settings', 'rename_settings', 'load_config', 'check_finite', 'digest_of', 'load_tensors',
+           'summarize', 'check_fit', 'load_strict', 'room_for', 'load_network', 'check_overwrite', 'state_dict_hash',
+           'load_pickle_safely', 'unwrapped', 'describe', 'resolve_model', 'resolve_vocoder']
 
 # %% ../nbs/03_checkpoint.ipynb #adef5d45
 torch = later("torch")  # so that a folder that is no checkpoint is refused without it
@@ -61,7 +61,7 @@ def save_checkpoint(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
     if not isinstance(config.get("kind"), str): raise InputError(f"a checkpoint's config needs a kind, such as 'denoiser': {config}")
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         for name, state in tensors.items():
             state = {k: v.detach().cpu().to(dtype if dtype and v.is_floating_point() else v.dtype).contiguous().clone()
                      for k, v in state.items()}
@@ -139,17 +139,40 @@ def parsed_settings(
     return found
 
 # %% ../nbs/03_checkpoint.ipynb #5e9f3b21
+def _under(section, names):
+    "The names of a section, as dotted names."
+    return {f"{section}.{old}": f"{section}.{new}" if isinstance(new, str) else (f"{section}.{new[0]}", new[1])
+            for old, new in names.items()}
+
+
+_MEL = {"low": "log_min", "high": "log_max"}
+_LOSSES = {"critics": "discriminators", "features": "lambda_features", "mel": "lambda_mel", "stft": "lambda_stft",
+           "magnitude": "lambda_magnitude", "alone": "discriminator_start", "judged": "discriminator_batch",
+           "varied": "augment"}
+_UNET = {"channels": "model_channels", "mult": "channel_mult", "blocks": "num_res_blocks",
+         "attention": "attention_resolutions", "heads": "num_heads", "patch": "patch_size", "groups": "norm_num_groups"}
+_PRIOR = {"tokens": "max_text_len", "steps": "sampling_steps", "samples": "num_candidates"}
+_GENERATOR = {
+    "kernels": "resblock_kernels", "dilations": "resblock_dilations", "pairs": "resblock_pairs",
+    "log_scale": "snake_logscale", "bias": "use_bias_at_final",
+    "bound": ("use_tanh_at_final", {"tanh": True, "clamp": False})}
+_TRAINED = _under("training", {
+    "warmup": "warmup_steps", "decay": "lr_schedule", "ema": "ema_decay", "clip_grad": "max_grad_norm",
+    "precision": "mixed_precision"})
+_PREDICTION = {"diffusion.prediction": (
+    "diffusion.prediction_type", {"velocity": "v_prediction", "start": "sample"})}
 # kind of checkpoint → name before 0.1.0 → name now, or (name now, value before 0.1.0 → value now)
 RENAMED: dict[str, dict[str, str | tuple[str, dict[str, str | bool]]]] = {
-    "denoiser": {
-        "unet.channels": "unet.model_channels", "unet.mult": "unet.channel_mult", "unet.blocks": "unet.num_res_blocks",
-        "unet.attention": "unet.attention_resolutions", "unet.heads": "unet.num_heads", "unet.patch": "unet.patch_size",
-        "unet.groups": "unet.norm_num_groups"},
-    "vocoder": {
-        "model.kernels": "model.resblock_kernels", "model.dilations": "model.resblock_dilations",
-        "model.pairs": "model.resblock_pairs", "model.log_scale": "model.snake_logscale",
-        "model.bias": "model.use_bias_at_final",
-        "model.bound": ("model.use_tanh_at_final", {"tanh": True, "clamp": False})}}
+    "clip": _TRAINED,
+    "clap": _TRAINED | _under("model.mel", _MEL),
+    "classifier": _TRAINED | _under("model.mel", _MEL),
+    "denoiser": _TRAINED | _under("mel", _MEL) | _under("unet", _UNET) | _PREDICTION,
+    "prior": _TRAINED | _under("model", _PRIOR),
+    "vocoder": _TRAINED | _under("model.mel", _MEL) | _under("model", _GENERATOR) | _under("losses", _LOSSES),
+    "mel-inversion": _TRAINED | _under("model.mel", _MEL) | _under("losses", _LOSSES),
+    "istft-head": _TRAINED | _under("model.inversion.mel", _MEL) | _under("losses", _LOSSES),
+    "training": {"next": "global_step"},
+    "pipeline": {"knows": "known_sounds", "knows_threshold": "known_threshold", "knows_words": "known_words"}}
 
 # %% ../nbs/03_checkpoint.ipynb #5e9f3b22
 def _section(config, keys, make=False):
@@ -247,11 +270,11 @@ def _found(folder):
 # %% ../nbs/03_checkpoint.ipynb #bf89fa77
 def check_finite(
     tensors: dict[str, torch.Tensor],
-    where: str | Path,  # names their source in the error
+    source: str | Path,  # names their source in the error
 ):
     "Raises CheckpointError that names the tensors with values that are not finite numbers."
     if broken := [k for k, v in tensors.items() if not v.isfinite().all()]:
-        raise CheckpointError(f"{where} holds values that are not finite numbers, in {', '.join(broken[:5])}. {AGAIN}")
+        raise CheckpointError(f"{source} holds values that are not finite numbers, in {', '.join(broken[:5])}. {AGAIN}")
 
 
 def digest_of(
@@ -288,7 +311,7 @@ def load_tensors(
     return tensors
 
 # %% ../nbs/03_checkpoint.ipynb #92aa188d
-def counted(
+def summarize(
     wrong: dict[str, list[str]],  # what is wrong → names of tensors
 ) -> str:  # such as "1 missing: net.a; 2 foreign: b, c"
     "How many tensors are wrong, and the first five of each kind."
@@ -298,7 +321,7 @@ def counted(
 def check_fit(
     module: torch.nn.Module,
     tensors: dict[str, torch.Tensor],
-    where: str | Path,  # names the source in the error
+    source: str | Path,  # names the source in the error
 ):
     "Raises CheckpointError that names each missing, foreign or misshapen tensor, and whole numbers for real ones."
     own = module.state_dict()
@@ -308,16 +331,16 @@ def check_fit(
              "of another type": [f"{k} {tensors[k].dtype} instead of {own[k].dtype}"
                                  for k in own.keys() & tensors.keys()
                                  if tensors[k].is_floating_point() != own[k].is_floating_point()]}
-    if any(wrong.values()): raise CheckpointError(f"the weights in {where} do not fit {type(module).__name__}: {counted(wrong)}")
+    if any(wrong.values()): raise CheckpointError(f"the weights in {source} do not fit {type(module).__name__}: {summarize(wrong)}")
 
 
 def load_strict(
     module: torch.nn.Module,
     tensors: dict[str, torch.Tensor],
-    where: str | Path,  # names the source in the error
+    source: str | Path,  # names the source in the error
 ) -> torch.nn.Module:
     "Copy `tensors` into `module`, in the module's dtype. Raises CheckpointError, as `check_fit`."
-    check_fit(module, tensors, where)
+    check_fit(module, tensors, source)
     module.load_state_dict(tensors)
     return module
 
@@ -325,7 +348,7 @@ def load_strict(
 @contextmanager
 def room_for(
     tensors: dict[str, torch.Tensor],  # the weights that a network is built for
-    where: str | Path,  # names the config in the error
+    source: str | Path,  # names the config in the error
 ):
     "While the block lasts, this thread builds no network that is far larger than its weights. Raises CheckpointError."
     from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -336,7 +359,7 @@ def room_for(
         if get_ident() != here or parameter is None: return
         built += parameter.numel()
         if built > numbers:
-            raise CheckpointError(f"{where}: its config describes a larger network than its weights. {AGAIN}")
+            raise CheckpointError(f"{source}: its config describes a larger network than its weights. {AGAIN}")
     hook = register_module_parameter_registration_hook(count)
     try: yield
     finally: hook.remove()
@@ -345,17 +368,17 @@ def room_for(
 def load_network(
     make: Callable[[], torch.nn.Module],  # builds the network that the config describes
     tensors: dict[str, torch.Tensor],
-    where: str | Path,  # names the source in the error
+    source: str | Path,  # names the source in the error
 ) -> torch.nn.Module:
     "The network with these weights. Raises CheckpointError where it cannot be built, or they do not fit."
     try:
-        with room_for(tensors, where): network = make()
+        with room_for(tensors, source): network = make()
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{where}: its config describes no network of ours: {error}. {AGAIN}") from error
-    return load_strict(network, tensors, where)
+        raise CheckpointError(f"{source}: its config describes no network of ours: {error}. {AGAIN}") from error
+    return load_strict(network, tensors, source)
 
 # %% ../nbs/03_checkpoint.ipynb #1f0c025a
-def check_replaceable(
+def check_overwrite(
     folder: str | Path,  # where a checkpoint is about to be published
     kind: str,  # what may be replaced
 ):
@@ -366,7 +389,7 @@ def check_replaceable(
     except CheckpointError as error: raise InputError(f"{folder} is there and holds no {kind}, so it is not replaced: give another folder ({error})") from error
 
 
-def tensors_digest(
+def state_dict_hash(
     tensors: dict[str, torch.Tensor],  # a state dict
 ) -> str:  # 16 hexadecimal digits
     "A hash of named tensors, rounded to half precision so that a shipped copy and its original agree."
@@ -378,21 +401,21 @@ def tensors_digest(
     return h.hexdigest()[:16]
 
 # %% ../nbs/03_checkpoint.ipynb #1ff57098
-class _Inert:
+class _Stub:
     "Stands in for objects of a trainer's file that are of no use here"
     def __new__(cls, *args, **kwargs): return object.__new__(cls)
     def __setstate__(self, state): pass
 
 
-def read_torch(
+def load_pickle_safely(
     file: str | Path,  # of torch.save
-    inert: tuple[str, ...] = (),  # full names of classes whose objects are read as nothing
-    allowed: tuple = (),  # what else is let in, as `torch.serialization.safe_globals` takes it
+    stubs: tuple[str, ...] = (),  # full names of classes whose objects are read as nothing
+    safe_globals: tuple = (),  # what else is let in, as `torch.serialization.safe_globals` takes it
 ):  # what was saved, on the CPU
     "What a third party's file holds, without running any of its code. Raises InputError, and CheckpointError that names the class that is not let in."
     if not Path(file).is_file(): raise InputError(f"{file}: there is no such file")
     try:
-        with torch.serialization.safe_globals([*((_Inert, name) for name in inert), *allowed]): return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*((_Stub, name) for name in stubs), *safe_globals]): return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         foreign = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(f"{file} cannot be read as tensors: it is no file of torch.save, or is damaged, or holds objects that are not let in{f' ({foreign[1]})' if foreign else ''}") from error
@@ -406,9 +429,9 @@ def _leaves(saved, before="", depth=4):
 
 
 def unwrapped(
-    saved,  # what `read_torch` has read
+    saved,  # what `load_pickle_safely` has read
     names: Iterable[str],  # of some of the network's tensors, as the publisher's own code has them
-    where: str | Path,  # names the source in the error
+    source: str | Path,  # names the source in the error
     what: str,  # the network is, for the error
 ) -> dict[str, torch.Tensor]:  # by such names
     "A network's tensors, out of the dictionaries and prefixes that a trainer puts around them. Raises CheckpointError."
@@ -418,7 +441,7 @@ def unwrapped(
     found = {key.removeprefix(best): value for key, value in leaves.items() if key.startswith(best)}
     if not before or not all(isinstance(value, torch.Tensor) for value in found.values()):
         holds = ", ".join(map(str, saved))[:80] if isinstance(saved, dict) else type(saved).__name__
-        raise CheckpointError(f"{where} holds no {what}: expected named tensors, and found {holds}")
+        raise CheckpointError(f"{source} holds no {what}: expected named tensors, and found {holds}")
     return found
 
 # %% ../nbs/03_checkpoint.ipynb #7ae84db7
@@ -448,7 +471,7 @@ def describe(
             "agrees": agrees, "files": files, "parts": parts}
 
 # %% ../nbs/03_checkpoint.ipynb #02eaa0e7
-def weights_folder(
+def resolve_model(
     name: str | Path,  # the name of packaged weights ("pocket"), or a folder made by `clipsonic train`
 ) -> Path:
     "The folder that holds the weights. Raises CheckpointError that lists what is packaged."
@@ -460,11 +483,11 @@ def weights_folder(
                           f"or the name of packaged weights ({', '.join(packaged) or 'none'})")
 
 # %% ../nbs/03_checkpoint.ipynb #f27305a6
-def vocoder_folder(
+def resolve_vocoder(
     name: str | Path,  # "pocket", "griffin-lim", the name of other packaged weights, or a folder
 ) -> Path | None:  # None: Griffin-Lim needs no weights
     "The folder that holds a vocoder. Raises InputError that says what is expected."
     if name == "griffin-lim": return None
-    try: return weights_folder("pocket") / "vocoder" if name == "pocket" else weights_folder(name)
+    try: return resolve_model("pocket") / "vocoder" if name == "pocket" else resolve_model(name)
     except CheckpointError as error:
         raise InputError(f'no vocoder {str(name)!r}: expected "pocket", "griffin-lim" or the folder of a checkpoint') from error

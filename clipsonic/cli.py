@@ -48,8 +48,8 @@ def add_command(
     computes: bool = True,  # on threads, whose number may be said
 ) -> Parser:
     "A command with its help; the caller adds its arguments."
-    lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
-    command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"examples:\n{lines}",
+    sweep_table = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
+    command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=f"examples:\n{sweep_table}",
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     command.set_defaults(run=run)
     if computes: command.add_argument("--threads", type=int, metavar="N", help="compute on so many threads (default: as many as there are free cores)")
@@ -69,7 +69,7 @@ def sound_folder(
 ) -> Path | None:  # None: it is a file
     "The folder that is meant, once it is known that files can be written there. Raises InputError and ClipsonicError."
     from clipsonic.core import InputError, check_writable
-    from clipsonic.video import FILMS
+    from clipsonic.video import VIDEO_CODECS
     folder = Path(out or ".") if out is None or out.endswith(("/", os.sep)) or Path(out).is_dir() else None
     if folder is not None:
         check_writable(folder)
@@ -77,7 +77,7 @@ def sound_folder(
     file = Path(out)
     if not file.parent.is_dir(): raise InputError(f"cannot write into {file.parent}: there is no such folder; make it first")
     if file.suffix.lower() not in endings:
-        hint = "; copies of films are written for --video" if file.suffix.lower() in FILMS else ""
+        hint = "; copies of films are written for --video" if file.suffix.lower() in VIDEO_CODECS else ""
         raise InputError(f"cannot save as {out!r}: the name must end in {', '.join(endings)}, or be a folder: {out}/ makes one{hint}")
     check_writable(file.parent)
 
@@ -87,9 +87,9 @@ def sound_paths(
     films: bool = False,  # they are films, and a copy of each with its sound is what is wanted
 ) -> list[Path]:
     "Where each sound goes. Raises InputError and ClipsonicError before any of them is made."
-    from clipsonic.core import FORMATS, InputError
-    from clipsonic.video import FILMS
-    if (folder := sound_folder(out, [*FORMATS, *FILMS] if films else [*FORMATS])) is None:
+    from clipsonic.core import AUDIO_FORMATS, InputError
+    from clipsonic.video import VIDEO_CODECS
+    if (folder := sound_folder(out, [*AUDIO_FORMATS, *VIDEO_CODECS] if films else [*AUDIO_FORMATS])) is None:
         stems = [Path(out).stem] if len(queries) == 1 else [f"{Path(out).stem}-{i}" for i in range(1, len(queries) + 1)]
         paths = [Path(out).with_stem(stem) for stem in stems]
         if protected := [path for path in paths if path.exists() and not os.access(path, os.W_OK)]:
@@ -97,7 +97,7 @@ def sound_paths(
         return paths
     paths = []
     for query in queries:
-        name, ending, number = file_name(query), ".wav" if not films else Path(query).suffix.lower() if Path(query).suffix.lower() in FILMS else ".mp4", 1
+        name, ending, number = file_name(query), ".wav" if not films else Path(query).suffix.lower() if Path(query).suffix.lower() in VIDEO_CODECS else ".mp4", 1
         path = folder / f"{name}{ending}"
         while path.exists() or path in paths: path, number = folder / f"{name}-{(number := number + 1)}{ending}", number
         paths.append(path)
@@ -110,8 +110,8 @@ def check_dubbing(
 ):
     "Warns of films whose own sound is not in their copies. Raises InputError where a copy would replace such a film."
     from clipsonic.core import InputError
-    from clipsonic.video import FILMS, probe
-    if paths[0].suffix.lower() not in FILMS: return
+    from clipsonic.video import VIDEO_CODECS, probe
+    if paths[0].suffix.lower() not in VIDEO_CODECS: return
     for film, path in {film: path for film, path in reversed([*zip(films, paths)])}.items():
         if not (about := probe(film)).audio and "audio" not in about.undecodable: continue
         if any(other.exists() and other.samefile(film) for other in paths):
@@ -127,10 +127,10 @@ def kept_elsewhere(
     "Write sounds into a temporary folder, and say where; nothing where that takes them as little."
     import shutil
     import tempfile
-    from clipsonic.core import FORMATS, ClipsonicError
+    from clipsonic.core import AUDIO_FORMATS, ClipsonicError
     try: home = Path(tempfile.mkdtemp(prefix="clipsonic-"))
     except OSError: return ""
-    files = [home / (path.name if path.suffix.lower() in FORMATS else f"{path.name}.wav") for path in paths]
+    files = [home / (path.name if path.suffix.lower() in AUDIO_FORMATS else f"{path.name}.wav") for path in paths]
     try:
         for file, sound in zip(files, sounds): sound.save(file)
     except (ClipsonicError, OSError):
@@ -145,11 +145,11 @@ def saved(
 ) -> Iterator[tuple[Path, object]]:  # path and sound
     "Write sounds, and yield each that is written. Raises ClipsonicError that says where the others are kept instead."
     from clipsonic.core import ClipsonicError
-    from clipsonic.video import FILMS, write_soundtrack
+    from clipsonic.video import VIDEO_CODECS, write_soundtrack
     for i, (path, query, audio) in enumerate(zip(paths, queries, sounds)):
         try:
             if not path.parent.is_dir(): path.parent.mkdir(parents=True)
-            write_soundtrack(query, path, audio) if path.suffix.lower() in FILMS else audio.save(path)
+            write_soundtrack(query, path, audio) if path.suffix.lower() in VIDEO_CODECS else audio.save(path)
         except (ClipsonicError, OSError) as error:
             raise ClipsonicError(f"{error}{kept_elsewhere(paths[i:], sounds[i:])}") from error
         yield path, audio
@@ -179,9 +179,9 @@ def run_generate(args):
         paths = sound_paths(args.out, queries, films=bool(args.video))
         if args.video: check_dubbing(queries, paths)
         from clipsonic.pipeline import Pipeline   # from here on it takes a while
-        sounds = Pipeline.load(args.model, args.device, *parts, args.compile).answer(request)
+        sounds = Pipeline.load(args.model, args.device, *parts, args.compile).run(request)
     for path, audio in saved(paths, queries, sounds):
-        number = f", number {audio.info['number']}" if audio.info["number"] else ""
+        number = f", number {audio.info['index']}" if audio.info["index"] else ""
         print(f"{path}: {audio.seconds:.3f} s at {audio.sample_rate} Hz, seed {request.seed}{number}")
 
 # %% ../nbs/60_cli.ipynb #41da0dcb
@@ -196,10 +196,10 @@ def add_given(p):
 def add_denoising(p):
     "Arguments of `generate` for those who want to know."
     group = p.add_argument_group("denoising, and other parts")
-    group.add_argument("--guidance", type=float, default=1.5, help="1: plain; more: closer to the prompt, less variety (default: 1.5)")
+    group.add_argument("--guidance-scale", "--guidance", type=float, default=1.5, help="1: plain; more: closer to the prompt, less variety (default: 1.5)")
     group.add_argument("--steps", type=int, help="steps of the denoising (default: the model's own number)")
     group.add_argument("--sampler", help="ddim, ddpm or dpm++2m (default: the model's own)")
-    group.add_argument("--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")
+    group.add_argument("--timestep-spacing", "--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")
     group.add_argument("--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance only between these times, from 0 (clean) to 1000 (noise); elsewhere a step costs half, and 0 1000 is always (default: the model's own)")
     group.add_argument("--guidance-rescale", type=float, default=0.0, metavar="SHARE", help="0 to 1: bring guided answers back to the spread of plain ones (default: 0)")
     group.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
@@ -214,13 +214,13 @@ def add_generate(commands):
     p = add_command(commands, "generate", run_generate, "make sounds for texts, pictures or silent videos", """
         clipsonic generate "a dog barking" -o dog.wav
         clipsonic generate "rain falling" "playing the flute" --n 2 --seed 7 -o sounds/
-        clipsonic generate --image photo.jpg --seconds 6 --guidance 2
+        clipsonic generate --image photo.jpg --seconds 6 --guidance-scale 2
         clipsonic generate --video silent.mp4 -o with-sound.mp4
         clipsonic generate "rain falling" --seconds 60 --best-of 4
         clipsonic generate "rain falling" --audio rain.wav --extend 10 -o longer.wav
         clipsonic generate "a dog barking" --audio street.wav --inpaint 2 3.5 -o mended.wav
         clipsonic generate "playing the flute" --audio violin.wav --strength 0.6 -o flute.wav
-        clipsonic generate "piano + violin" --negative drums --guidance 2
+        clipsonic generate "piano + violin" --negative-prompt drums --guidance-scale 2
         clipsonic generate "a dog barking" --model runs/mine --steps 50 --sampler ddim
         clipsonic generate "a dog barking" --steps 1000 --sampler ddpm --guidance-interval 0 1000""")
     p.add_argument("prompt", nargs="*", metavar="PROMPT", help='what should be heard, in quotes; several prompts make several sounds, and "piano + guitar" or "2*piano + guitar" makes one of both')
@@ -233,7 +233,7 @@ def add_generate(commands):
     p.add_argument("--best-of", type=int, metavar="M", help="make M for each prompt and keep the --n that the pocket CLAP finds nearest to it (it has read labels)")
     p.add_argument("--seed", type=int, help="the same seed gives the same sounds (default: a fresh one, which is printed)")
     p.add_argument("--system", help="zs: a text's own embedding; pd, sd: through the pretrained or the supervised prior; iq: a picture's (default: pd where the model has it)")
-    p.add_argument("--negative", metavar="PROMPT", help="what it should not sound like; needs a guidance above 1")
+    p.add_argument("--negative-prompt", "--negative", metavar="PROMPT", help="what it should not sound like; needs a guidance above 1")
     p.add_argument("--template", default="a photo of {}", help='what CLIP reads, the prompt in place of {} (default: "a photo of {}")')
     add_given(p)
     add_denoising(p)
@@ -263,8 +263,8 @@ def add_prepare(commands):
 def what_next(run: str) -> str:
     "What a trained run is for: a command line, by the kind of its checkpoint."
     from shlex import quote
-    from clipsonic.checkpoint import load_config, weights_folder
-    about, pocket, run = load_config(run), load_config(weights_folder("pocket") / "denoiser"), quote(str(run))
+    from clipsonic.checkpoint import load_config, resolve_model
+    about, pocket, run = load_config(run), load_config(resolve_model("pocket") / "denoiser"), quote(str(run))
     kind, clip, mel = about["kind"], about.get("clip", {}), about["model"].get("mel", {}) if "model" in about else {}
     ours, dog = clip.get("hash") == pocket["clip"]["hash"], 'clipsonic generate "a dog barking"'
     if kind == "denoiser": return f"{dog} --model {run}{'' if ours or clip.get('name') == 'ViT-L-14' else ' --clip CLIP'}"
@@ -273,7 +273,7 @@ def what_next(run: str) -> str:
         return f"clipsonic prepare videos/ --clip {run} --out shards; clipsonic pack takes it and a denoiser trained on them"
     if kind in ("clap", "classifier"):
         return f"clipsonic evaluate made/ --reference real/ --{'embedder' if kind == 'clap' else 'classifier'} {run}"
-    same = all(mel.get(k) == v for k, v in pocket["mel"].items() if k not in ("low", "high"))
+    same = all(mel.get(k) == v for k, v in pocket["mel"].items() if k not in ("log_min", "log_max"))
     if same: return f"{dog} --vocoder {run}"
     return f"clipsonic reconstruct recordings/ --vocoder {run} --out back"
 
@@ -281,7 +281,7 @@ def left_off(run: str) -> str:
     "What a run that was interrupted has saved."
     from clipsonic.checkpoint import load_config
     from clipsonic.core import CheckpointError
-    try: step = load_config(Path(run) / "training", "training", {"next": int})["next"]
+    try: step = load_config(Path(run) / "training", "training", {"global_step": int})["global_step"]
     except CheckpointError: return f"{run}: nothing was saved yet"
     return f"{run}: saved at step {step}; the same command with --resume goes on from there"
 
@@ -296,7 +296,7 @@ def run_train(args):
         clip = load_clip(args.clip or "ViT-L-14", args.clip_file, "cpu" if args.cpu else None)
     else: clip = None
     made, speaks = recipe(args.preset, args.data, args.valid, clip), os.environ.get("RANK", "0") == "0"  # one of several processes
-    try: figures = train(made, args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size, start=args.start)
+    try: figures = train(made, args.out, args.steps, args.resume, cpu=args.cpu, batch_size=args.batch_size, init_from=args.init_from)
     except KeyboardInterrupt:
         if speaks: print(left_off(args.out), file=sys.stderr)
         raise
@@ -317,7 +317,7 @@ def add_train(commands):
     p.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
     p.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
     p.add_argument("--batch-size", type=int, metavar="N", help="clips a step and process (default: the preset's)")
-    p.add_argument("--start", metavar="RUN", help="a new run begins with the weights of this run or checkpoint of the same kind")
+    p.add_argument("--init-from", "--start", metavar="RUN", help="a new run begins with the weights of this run or checkpoint of the same kind")
     p.add_argument("--clip", metavar="NAME", help="priors: the CLIP that reads the texts, by name or folder (default: the one that made the shards)")
     p.add_argument("--clip-file", metavar="FILE", help="priors: local weights for ViT-L-14, which are downloaded otherwise (933 MB)")
     p.add_argument("--resume", action="store_true", help="go on with the run in RUN, exactly where it stopped")
@@ -354,7 +354,7 @@ def model_lines(about: dict, indent: str = ""):
 # %% ../nbs/60_cli.ipynb #8b5c032c
 def info_lines(what: str):
     "What a model, a folder of shards or a media file holds, line by line. Raises InputError, CheckpointError and MediaError."
-    from clipsonic.checkpoint import describe, weights_folder
+    from clipsonic.checkpoint import describe, resolve_model
     from clipsonic.core import CheckpointError, InputError
     if "://" in what or Path(what, "shards.json").exists() or Path(what, "parts").is_dir():
         from clipsonic.shards import shard_info
@@ -365,7 +365,7 @@ def info_lines(what: str):
         from clipsonic.video import probe
         yield from (f"{key}: {short(value)}" for key, value in vars(probe(what)).items() if value)
     else:
-        try: folder = weights_folder(what)
+        try: folder = resolve_model(what)
         except CheckpointError as error: raise InputError(f"{what}: there is no such file or folder; {error}") from error
         yield str(folder)
         yield from model_lines(describe(folder))
@@ -393,21 +393,21 @@ def add_info(commands):
 def run_pack(args):
     "`clipsonic pack`"
     from clipsonic.pipeline import pack
-    knows = [name.strip() for name in (args.knows or "").split(",") if name.strip()]
+    known_sounds = [name.strip() for name in (args.known_sounds or "").split(",") if name.strip()]
     priors = {name: folder for name, folder in (("pd", args.prior_pd), ("sd", args.prior_sd)) if folder}
-    out = pack(args.clip, args.denoiser, args.vocoder, args.out, knows, args.knows_threshold, priors=priors)
+    out = pack(args.clip, args.denoiser, args.vocoder, args.out, known_sounds, args.known_threshold, priors=priors)
     print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB; clipsonic generate PROMPT --model {out}")
 
 def add_pack(commands):
     p = add_command(commands, "pack", run_pack, "put a CLIP, a denoiser and a vocoder that you trained into one model folder", """
-        clipsonic pack --clip runs/clip --denoiser runs/mine --vocoder runs/vocoder --out mine --knows "dog, cat, rain"
+        clipsonic pack --clip runs/clip --denoiser runs/mine --vocoder runs/vocoder --out mine --known-sounds "dog, cat, rain"
         clipsonic generate "a dog barking" --model mine""", computes=False)
     for part, what in ("clip", "pocket-clip"), ("denoiser", "pocket"), ("vocoder", "pocket-vocoder"):
         p.add_argument(f"--{part}", required=True, metavar="RUN", help=f"a run of --preset {what}, or its checkpoint")
     for name in "pd", "sd": p.add_argument(f"--prior-{name}", metavar="RUN", help=f"a run of --preset pocket-prior-{name}, or its checkpoint")
     p.add_argument("--out", required=True, metavar="FOLDER", help="the folder to make; a packed model that is there is replaced")
-    p.add_argument("--knows", metavar="NAMES", help="what the model can sound, with commas between; a prompt far from all of them warns")
-    p.add_argument("--knows-threshold", type=float, help="cosine similarity below which a prompt is far")
+    p.add_argument("--known-sounds", "--knows", metavar="NAMES", help="what the model can sound, with commas between; a prompt far from all of them warns")
+    p.add_argument("--known-threshold", "--knows-threshold", type=float, help="cosine similarity below which a prompt is far")
 
 # %% ../nbs/60_cli.ipynb #10f97f2e
 def run_reconstruct(args):
@@ -478,11 +478,11 @@ def add_gap(commands):
 # %% ../nbs/60_cli.ipynb #2699cf68
 def run_evaluate(args):
     "`clipsonic evaluate`"
-    from clipsonic.evaluate import evaluate, figure_lines
+    from clipsonic.evaluate import evaluate, metric_lines
     metrics = None if args.metrics is None else [m.strip() for m in args.metrics.split(",") if m.strip()]
     result = evaluate(args.generated, args.reference, args.prompts, metrics, args.embedder, args.weights, args.tokenizer, args.classifier, args.classifier_weights, args.inception,
-                      args.out, args.skip_bad, args.workers, args.resamples, args.cache, args.seed, args.device)
-    for line in figure_lines(result): print(line)
+                      args.out, args.skip_bad, args.workers, args.n_resamples, args.cache, args.seed, args.device)
+    for line in metric_lines(result): print(line)
     if args.out: print(f"written to {args.out}")
 
 def add_evaluate(commands):
@@ -504,7 +504,7 @@ def add_evaluate(commands):
     p.add_argument("-o", "--out", metavar="JSON", help="file for the figures, with protocol and bad files")
     p.add_argument("--skip-bad", action="store_true", help="leave out what cannot be measured, count and name it (default: an error)")
     p.add_argument("--workers", type=int, help="threads that decode ahead; 0: none (default: 2, but no more than the network leaves cores)")
-    p.add_argument("--resamples", type=int, default=200, help="of the bootstrap of fad; 0: no interval, which is faster (default: 200)")
+    p.add_argument("--n-resamples", "--resamples", type=int, default=200, help="of the bootstrap of fad; 0: no interval, which is faster (default: 200)")
     p.add_argument("--cache", metavar="FILE", help="where features are kept (default: in the user's folder for caches)")
     p.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     p.add_argument("--device", help="cpu, cuda, … (default: a GPU where there is one)")
@@ -512,15 +512,15 @@ def add_evaluate(commands):
 # %% ../nbs/60_cli.ipynb #8dcaae33
 def run_table(args):
     "`clipsonic table`"
-    from clipsonic.table import markdown, table
-    table(args.data, args.sets, args.out, args.trained, args.model, args.n, args.seconds, args.seed, args.classifier, args.embedder, args.weights, args.device)
-    print(markdown(args.out))
-    print(f"written to {args.out}; the sounds are in {args.sets}")
+    from clipsonic.table import table_markdown, table
+    table(args.data, args.renders, args.out, args.train_data, args.model, args.n, args.seconds, args.seed, args.classifier, args.embedder, args.weights, args.device)
+    print(table_markdown(args.out))
+    print(f"written to {args.out}; the sounds are in {args.renders}")
 
 def add_scored(p):
     "The options of whatever renders sets of sounds and scores them."
     p.add_argument("--data", required=True, metavar="SHARDS", help="labelled shards of videos that nothing was trained on")
-    p.add_argument("--sets", required=True, metavar="FOLDER", help="folder for the sounds; one that was begun is gone on with")
+    p.add_argument("--renders", "--sets", required=True, metavar="FOLDER", help="folder for the sounds; one that was begun is gone on with")
     p.add_argument("-o", "--out", required=True, metavar="JSON", help="file for the figures")
     p.add_argument("--model", default="pocket", metavar="RUN", help="a packed model (default: pocket)")
     p.add_argument("--n", type=int, default=512, help="clips of each set (default: 512)")
@@ -532,10 +532,10 @@ def add_scored(p):
 
 def add_table(commands):
     p = add_command(commands, "table", run_table, "render and score a model's systems on held-out videos, as Table 1 of the paper", '''
-        clipsonic table --data shards/test --sets sets -o table.json
-        clipsonic table --data shards/test --trained shards/train --model mine --n 64 --sets sets-mine -o mine.json
-        clipsonic table --data shards/test --embedder vggish --weights vggish-10086976.pth --sets sets -o vggish.json''')
-    p.add_argument("--trained", metavar="SHARDS", help="labelled shards of the training videos, for a row of other real sounds")
+        clipsonic table --data shards/test --renders sets -o table.json
+        clipsonic table --data shards/test --train-data shards/train --model mine --n 64 --renders sets-mine -o mine.json
+        clipsonic table --data shards/test --embedder vggish --weights vggish-10086976.pth --renders sets -o vggish.json''')
+    p.add_argument("--train-data", "--trained", metavar="SHARDS", help="labelled shards of the training videos, for a row of other real sounds")
     p.add_argument("--weights", metavar="FILE", help="the embedder's local weights")
     add_scored(p)
 
@@ -543,45 +543,45 @@ def add_table(commands):
 def run_sweep(args):
     "`clipsonic sweep`"
     from clipsonic.core import InputError
-    from clipsonic.sweep import WEIGHTS, evaluation_settings, guidance_settings, lines, sweep
-    if unnamed := [text for text in args.also if not all(text.partition("="))]: raise InputError(f"--also {unnamed[0]}: expected NAME=FOLDER")
+    from clipsonic.sweep import GUIDANCE_SCALES, nfe_settings, guidance_settings, sweep_table, sweep
+    if unnamed := [text for text in args.compare if not all(text.partition("="))]: raise InputError(f"--compare {unnamed[0]}: expected NAME=FOLDER")
     def settings(pipeline):
-        if args.what == "evaluations": return evaluation_settings(pipeline, args.system, args.guidance, args.settings)
-        return guidance_settings(pipeline, args.systems, args.weights or WEIGHTS, args.sampler, args.steps, args.spacing, args.guidance_interval)
-    sweep(args.data, args.sets, args.out, settings, dict(text.split("=", 1) for text in args.also), args.model, args.n, args.seconds, args.seed, args.draws, args.classifier, args.embedder, args.embedder_weights, args.device)
-    print(*lines(args.out), sep="\n")
-    print(f"written to {args.out}; the sounds are in {args.sets}")
+        if args.what == "evaluations": return nfe_settings(pipeline, args.system, args.guidance_scale, args.settings)
+        return guidance_settings(pipeline, args.systems, args.weights or GUIDANCE_SCALES, args.sampler, args.steps, args.timestep_spacing, args.guidance_interval)
+    sweep(args.data, args.renders, args.out, settings, dict(text.split("=", 1) for text in args.compare), args.model, args.n, args.seconds, args.seed, args.n_seeds, args.classifier, args.embedder, args.embedder_weights, args.device)
+    print(*sweep_table(args.out), sep="\n")
+    print(f"written to {args.out}; the sounds are in {args.renders}")
 
 def add_swept(p):
     "The options that both sweeps have."
     add_scored(p)
-    p.add_argument("--also", nargs="+", action="extend", default=[], metavar="NAME=FOLDER", help="sounds for the same clips that were rendered elsewhere, scored beside the others; they must be as many")
-    p.add_argument("--draws", type=int, default=1, help="sets of each setting, every one with noise of its own: what chance alone does to the figures (default: 1)")
+    p.add_argument("--compare", "--also", nargs="+", action="extend", default=[], metavar="NAME=FOLDER", help="sounds for the same clips that were rendered elsewhere, scored beside the others; they must be as many")
+    p.add_argument("--n-seeds", "--draws", type=int, default=1, help="sets of each setting, every one with noise of its own: what chance alone does to the figures (default: 1)")
     p.add_argument("--embedder-weights", metavar="FILE", help="the embedder's local weights")
 
 # %% ../nbs/60_cli.ipynb #d0aa2fbb
 def add_sweep(commands):
     p = add_command(commands, "sweep", run_sweep, "turn one setting and score the sounds, as Figure 3 of the paper", """
-        clipsonic sweep guidance --data shards/test --sets sets-guidance -o guidance.json
-        clipsonic sweep evaluations --data shards/test --sets sets-evaluations -o evaluations.json
+        clipsonic sweep guidance --data shards/test --renders sets-guidance -o guidance.json
+        clipsonic sweep evaluations --data shards/test --renders sets-evaluations -o evaluations.json
         clipsonic sweep guidance --help""", computes=False)
     kinds = p.add_subparsers(metavar="WHAT", dest="what", required=True)
     g = add_command(kinds, "guidance", run_sweep, "score several systems at several guidances", """
-        clipsonic sweep guidance --data shards/test --sets sets-guidance -o guidance.json
-        clipsonic sweep guidance --data shards/test --n 256 --weights 1.5 1 3 --sampler dpm++2m --steps 11 --guidance-interval 100 970 --sets sets-few -o few.json""")
+        clipsonic sweep guidance --data shards/test --renders sets-guidance -o guidance.json
+        clipsonic sweep guidance --data shards/test --n 256 --weights 1.5 1 3 --sampler dpm++2m --steps 11 --guidance-interval 100 970 --renders sets-few -o few.json""")
     g.add_argument("--systems", nargs="+", default=["iq", "zs", "pd"], help="of iq, zs, pd, sd (default: iq zs pd)")
     g.add_argument("--weights", nargs="+", type=float, metavar="W", help="guidances; 1 is plain conditional, the first is what the others are compared with (default: 1.5 0.5 1 1.25 2 3 5)")
     g.add_argument("--sampler", help="ddim, ddpm or dpm++2m (default: the model's own)")
     g.add_argument("--steps", type=int, help="of the walk (default: the model's own number)")
-    g.add_argument("--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")
+    g.add_argument("--timestep-spacing", "--spacing", help="which steps: uniform, trailing or logsnr (default: the sampler's own)")
     g.add_argument("--guidance-interval", nargs=2, type=float, metavar=("LOW", "HIGH"), help="guidance only between these times, from 0 (clean) to 1000 (noise); 0 1000: always (default: the model's own)")
     e = add_command(kinds, "evaluations", run_sweep, "score samplers and numbers of steps", """
-        clipsonic sweep evaluations --data shards/test --sets sets-evaluations -o evaluations.json
-        clipsonic sweep evaluations --data shards/test --settings "ddim 25" "ddim 9 100 970" "dpm++2m 11 100 970" --sets sets-few -o few.json
-        clipsonic sweep evaluations --data shards/test --settings "dpm++2m 16" --also long=sounds-of-1000-steps --sets sets-few -o long.json
-        clipsonic sweep evaluations --data shards/test --settings "dpm++2m 11 100 970" "dpm++2m 8" --draws 8 --sets sets-draws -o draws.json""")
+        clipsonic sweep evaluations --data shards/test --renders sets-evaluations -o evaluations.json
+        clipsonic sweep evaluations --data shards/test --settings "ddim 25" "ddim 9 100 970" "dpm++2m 11 100 970" --renders sets-few -o few.json
+        clipsonic sweep evaluations --data shards/test --settings "dpm++2m 16" --compare long=sounds-of-1000-steps --renders sets-few -o long.json
+        clipsonic sweep evaluations --data shards/test --settings "dpm++2m 11 100 970" "dpm++2m 8" --n-seeds 8 --renders sets-draws -o draws.json""")
     e.add_argument("--system", default="iq", help="iq, zs, pd or sd (default: iq)")
-    e.add_argument("--guidance", type=float, default=1.5, metavar="W", help="1 is plain conditional (default: 1.5)")
+    e.add_argument("--guidance-scale", "--guidance", type=float, default=1.5, metavar="W", help="1 is plain conditional (default: 1.5)")
     e.add_argument("--settings", nargs="+", metavar="SETTING", help='each "SAMPLER STEPS [SPACING] [LOW HIGH]", with guidance always where no times are given; the first is what the others are compared with (default: the model\'s own; and every sampler in 4, 6, 8, 11, 16, 25 and 50 steps, guided always, and from 100 to 970)')
     for kind in (g, e): add_swept(kind)
 

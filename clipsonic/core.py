@@ -16,11 +16,11 @@ from typing import Annotated
 from fastcore.basics import patch
 
 # %% auto #0
-__all__ = ['Count', 'Size', 'Rate', 'KINDS', 'SILENCE_DBFS', 'RESAMPLER', 'FORMATS', 'NEEDS', 'later', 'ClipsonicError',
-           'InputError', 'CheckpointError', 'MediaError', 'whole_file', 'whole_folder', 'check_writable',
-           'check_parent', 'write_json', 'csv_lines', 'read_csv', 'markdown_table', 'media_kind', 'as_text',
-           'same_name', 'Audio', 'fit_length', 'resampling_ratio', 'resampled', 'noise_streams', 'randn_streams',
-           'seeded_generator', 'pick_device', 'exact_float32', 'runs_here']
+__all__ = ['Count', 'Size', 'Rate', 'MEDIA_ENDINGS', 'SILENCE_DBFS', 'RESAMPLE_KWARGS', 'AUDIO_FORMATS', 'NEEDS', 'later',
+           'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'atomic_file', 'atomic_folder',
+           'check_writable', 'check_parent', 'write_json', 'csv_lines', 'read_csv', 'markdown_table', 'media_kind',
+           'as_text', 'same_name', 'Audio', 'fit_length', 'resampling_ratio', 'resample', 'clip_generators',
+           'randn_per_clip', 'seeded_generator', 'pick_device', 'exact_float32', 'runs_here']
 
 # %% ../nbs/00_core.ipynb #c7678613
 class later:
@@ -57,13 +57,13 @@ Size = Annotated[int, 1, 65536]    # of channels, bands, tokens, samples of a fr
 Rate = Annotated[int, 1, 192_000]  # Hz
 
 # %% ../nbs/00_core.ipynb #8e3233cf
-def _beside(path):
+def _temp_path(path):
     "A fresh hidden name in the folder of `path` with the same ending, once that folder is known to exist."
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
     return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
 
-def _sync(path):
+def _fsync(path):
     "Wait until the disk holds `path`, a file or a folder's list of names."
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
@@ -71,18 +71,18 @@ def _sync(path):
 
 # %% ../nbs/00_core.ipynb #4263bfb5
 @contextmanager
-def whole_file(
+def atomic_file(
     path: str | Path,  # where the file shall be; one that is there is replaced
 ):
     "Yield a path to write to; the file takes its place at `path` when the block ends well. Raises InputError, ClipsonicError."
     path = Path(path).resolve()
-    partial = _beside(path)
+    partial = _temp_path(path)
     try:
         if path.exists() and not path.is_file(): raise InputError(f"cannot write {path}: it is there and is not a file")
         yield partial
-        _sync(partial)
+        _fsync(partial)
         os.replace(partial, path)
-        _sync(path.parent)
+        _fsync(path.parent)
     except OSError as error:
         raise ClipsonicError(f"could not write {path}: {error.strerror or error}") from error
     finally:
@@ -90,22 +90,22 @@ def whole_file(
 
 # %% ../nbs/00_core.ipynb #6b459a01
 @contextmanager
-def whole_folder(
+def atomic_folder(
     path: str | Path,  # where the folder shall be; one that is there is replaced
 ):
     "Yield an empty folder to fill; it takes its place at `path` when the block ends well. Raises InputError, ClipsonicError."
     path = Path(path).resolve()
-    partial, previous = _beside(path), path.with_name(f".{path.name}.previous")
+    partial, previous = _temp_path(path), path.with_name(f".{path.name}.previous")
     try:
         if path.exists() and not path.is_dir(): raise InputError(f"cannot write {path}: it is there and is not a folder")
         partial.mkdir()
         yield partial
-        for inner in [*partial.rglob("*"), partial]: _sync(inner)
+        for inner in [*partial.rglob("*"), partial]: _fsync(inner)
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
             os.rename(path, previous)
         os.rename(partial, path)
-        _sync(path.parent)
+        _fsync(path.parent)
         shutil.rmtree(previous, ignore_errors=True)
     except OSError as error:
         raise ClipsonicError(f"could not write {path}: {error.strerror or error}") from error
@@ -120,10 +120,10 @@ def check_writable(
     path = Path(folder).resolve()
     there = next(place for place in (path, *path.parents) if place.exists())
     if not there.is_dir(): raise InputError(f"cannot write into {path}: {there} is there and is not a folder")
-    trial = _beside(there / "trial")
+    trial = _temp_path(there / "trial")
     try:
         trial.write_bytes(bytes(65536))
-        _sync(trial)
+        _fsync(trial)
     except OSError as error: raise ClipsonicError(f"could not write into {there}: {error.strerror or error}") from error
     finally: trial.unlink(missing_ok=True)
 
@@ -142,7 +142,7 @@ def write_json(
     indent: int | None = 1,  # None: all in one line
 ):
     "Write a JSON file, whole or not at all."
-    with whole_file(path) as partial: partial.write_text(json.dumps(data, indent=indent) + "\n", encoding="utf-8")
+    with atomic_file(path) as partial: partial.write_text(json.dumps(data, indent=indent) + "\n", encoding="utf-8")
 
 # %% ../nbs/00_core.ipynb #af2bd777
 def csv_lines(
@@ -190,18 +190,18 @@ def markdown_table(
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 # %% ../nbs/00_core.ipynb #36db1524
-KINDS = {"video": "mp4 m4v mov mkv webm avi wmv asf flv ts mts m2ts mpg mpeg m2v vob ogv 3gp 3g2 mxf dv",
+MEDIA_ENDINGS = {"video": "mp4 m4v mov mkv webm avi wmv asf flv ts mts m2ts mpg mpeg m2v vob ogv 3gp 3g2 mxf dv",
          "audio": "wav wave w64 rf64 flac ogg oga opus mp3 mp2 m4a aac ac3 wma aif aiff aifc au snd caf amr ape wv mka",
          "image": "png jpg jpeg jpe gif bmp tif tiff webp avif heic heif jp2 jxl svg ico ppm pgm psd dng exr",
          "text": "txt md rst tex rtf pdf csv tsv json jsonl xml html htm css js yaml yml toml ini cfg log srt vtt ass ssa sub "
                  "lrc nfo py ipynb sh"}
-_KIND_OF = {ending: kind for kind, endings in KINDS.items() for ending in endings.split()}
+_KIND_OF_ENDING = {ending: kind for kind, endings in MEDIA_ENDINGS.items() for ending in endings.split()}
 
 def media_kind(
     name: str | Path,  # of a file
 ) -> str:              # "video", "audio", "image", "text"; "" for an ending that says nothing
     "What a file is by its name, on every machine the same."
-    return _KIND_OF.get(Path(name).suffix[1:].lower(), "")
+    return _KIND_OF_ENDING.get(Path(name).suffix[1:].lower(), "")
 
 def as_text(
     path: str | Path,
@@ -216,7 +216,7 @@ def same_name(
     return unicodedata.normalize("NFC", name)
 
 # %% ../nbs/00_core.ipynb #22468ae6
-def _whole(value, name, low, high):
+def _check_int(value, name, low, high):
     "`value` as an int, if it is a whole number from `low` to `high`."
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not low <= value <= high:
         raise InputError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
@@ -238,7 +238,7 @@ class Audio:
             raise InputError(f"waveform must have the shape (channel, time) and hold samples, not {tuple(w.shape)}")
         self.waveform = w = w.detach().float().cpu()
         if not np.isfinite(w.numpy()).all(): raise InputError(f"waveform holds {int((~w.isfinite()).sum())} values that are not finite")  # numpy's is ten times as fast
-        self.sample_rate = _whole(self.sample_rate, "sample_rate", 1, 655_350)  # FLAC's highest
+        self.sample_rate = _check_int(self.sample_rate, "sample_rate", 1, 655_350)  # FLAC's highest
 
 # %% ../nbs/00_core.ipynb #c70973ad
 @patch(as_prop=True)
@@ -252,7 +252,7 @@ def peak(self: Audio) -> float:
     return self.waveform.abs().max().item()
 
 @patch(as_prop=True)
-def level(self: Audio) -> float:
+def dbfs(self: Audio) -> float:
     "Root mean square in dB of full scale; −200 for silence."
     return 20 * np.log10(self.waveform.square().mean().sqrt().item() + 1e-10)
 
@@ -273,13 +273,13 @@ def fit_length(
     return torch.nn.functional.pad(waveform, (0, length - waveform.shape[-1]))
 
 # %% ../nbs/00_core.ipynb #5dec9515
-RESAMPLER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.9475937167399596,
+RESAMPLE_KWARGS = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.9475937167399596,
              "beta": 14.769656459379492}
 
 @lru_cache(16)
 def _resampler(ratio, dtype, device):
     from torchaudio.transforms import Resample
-    return Resample(ratio.numerator, ratio.denominator, dtype=dtype, **RESAMPLER).to(device)
+    return Resample(ratio.numerator, ratio.denominator, dtype=dtype, **RESAMPLE_KWARGS).to(device)
 
 def resampling_ratio(
     sample_rate: int,  # Hz
@@ -290,7 +290,7 @@ def resampling_ratio(
     if exact.numerator * exact.denominator <= 50_000_000: return exact
     return exact.limit_denominator(math.isqrt(10_000_000 * to_rate // sample_rate))
 
-def resampled(
+def resample(
     waveform: torch.Tensor,  # (…, time)
     sample_rate: int,        # Hz
     to_rate: int,            # Hz
@@ -300,10 +300,10 @@ def resampled(
     return waveform if ratio == 1 else _resampler(ratio, waveform.dtype, waveform.device)(waveform)
 
 # %% ../nbs/00_core.ipynb #ff956a05
-FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
+AUDIO_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 
 @patch
-def encode(self: Audio,
+def to_bytes(self: Audio,
     format: str,  # "WAV", "FLAC", "OGG" or "MP3"
 ) -> bytes:
     "The sound as the bytes of a file; turned down if its peak is beyond 1. Raises InputError."
@@ -321,12 +321,12 @@ def save(self: Audio,
 ):
     "Write the sound to a file, whole or not at all. Raises InputError, and ClipsonicError when the disk does not take it."
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"cannot save as {path.name!r}: the name must end in {', '.join(FORMATS)}")
+    if path.suffix.lower() not in AUDIO_FORMATS:
+        raise InputError(f"cannot save as {path.name!r}: the name must end in {', '.join(AUDIO_FORMATS)}")
     if self.peak > 1:
         warnings.warn(f"the waveform's peak is {self.peak:.2f}: turned down to 1 so that it does not clip", stacklevel=2)
-    with whole_file(path) as partial:
-        partial.write_bytes(self.encode(FORMATS[path.suffix.lower()]))
+    with atomic_file(path) as partial:
+        partial.write_bytes(self.to_bytes(AUDIO_FORMATS[path.suffix.lower()]))
 
 # %% ../nbs/00_core.ipynb #8c438e76
 @patch
@@ -362,27 +362,27 @@ def _repr_html_(self: Audio):
     figure.savefig(drawing, format="png", dpi=80)
     plt.close(figure)
     Image.open(drawing).convert("RGB").quantize(48).save(picture, "png", optimize=True)
-    sound, picture = (base64.b64encode(b).decode() for b in (self.encode("MP3" if mp3 else "FLAC"), picture.getvalue()))
+    sound, picture = (base64.b64encode(b).decode() for b in (self.to_bytes("MP3" if mp3 else "FLAC"), picture.getvalue()))
     return (f'<audio controls src="data:audio/{"mpeg" if mp3 else "flac"};base64,{sound}"></audio><br>'
             f'<img alt="spectrogram" src="data:image/png;base64,{picture}">')
 
 # %% ../nbs/00_core.ipynb #0b3855d8
-def noise_streams(
+def clip_generators(
     seed: int,       # the run's seed, 0 or more
     n: int,          # how many clips
     first: int = 0,  # the number of the first of them
 ) -> list[torch.Generator]:
     "One CPU generator for each of the clips `first`, …, `first + n - 1`, independent of `n`. Raises InputError."
-    seed, n, first = _whole(seed, "seed", 0, 2**63 - 1), _whole(n, "n", 0, 2**31), _whole(first, "first", 0, 2**31)
+    seed, n, first = _check_int(seed, "seed", 0, 2**63 - 1), _check_int(n, "n", 0, 2**31), _check_int(first, "first", 0, 2**31)
     mixed = [np.random.SeedSequence(seed, spawn_key=(clip,)).generate_state(1)[0] for clip in range(first, first + n)]
     return [torch.Generator().manual_seed(int(m)) for m in mixed]
 
-def randn_streams(
+def randn_per_clip(
     shape: tuple[int, ...],          # of one clip's noise
-    streams: list[torch.Generator],  # from `noise_streams`; each moves on
+    generators: list[torch.Generator],  # from `clip_generators`; each moves on
 ) -> torch.Tensor:                   # (clip, *shape), on the CPU
     "Standard normal noise, each clip's from its own stream."
-    return torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+    return torch.stack([torch.randn(shape, generator=stream) for stream in generators])
 
 # %% ../nbs/00_core.ipynb #5a318aa8
 def seeded_generator(

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import tensors_digest, weights_folder
-from .clap import FILES, load_clap
-from .core import Audio, InputError, resampled
+from .checkpoint import state_dict_hash, resolve_model
+from .clap import CLAP_FILES, load_clap
+from .core import Audio, InputError, resample
 from .mel import MelConfig, log_mel
-from .published import CNN14_FILES, INCEPTION_FILE, embed_inception, load_cnn14, load_inception, log_probabilities, tag_cnn14
+from .published import CNN14_FILES, INCEPTION_FILE, embed_inception, load_cnn14, load_inception, log_probabilities, run_cnn14
 from .scores import load_classifier
-from .threads import on_threads
-from .vggish import SAMPLE_RATE, SAMPLES, embed_vggish, load_vggish
+from .threads import limit_threads
+from .vggish import VGGISH_SAMPLE_RATE, VGGISH_SAMPLES, embed_vggish, load_vggish
 
 # %% ../nbs/34_embedders.ipynb #2f8e4e0a
 @dataclass(frozen=True, eq=False)
@@ -30,51 +30,51 @@ class Embedder:
     hash: str  # of the weights
     sample_rate: int  # Hz
     embed: Callable  # (1, time) waveform at that rate → (row, feature); a long sound may have several rows
-    shortest: float = 0.0  # seconds that it needs
+    min_seconds: float = 0.0  # seconds that it needs
     text: Callable | None = None  # list of texts → (text, feature), for networks of language and sound
-    unread: Callable = lambda text: []  # text → the parts of it that `text` does not read
+    overflow: Callable = lambda text: []  # text → the parts of it that `text` does not read
     classes: tuple = ()  # names, for classifiers, whose features are log-probabilities
     protocol: dict = field(default_factory=dict)  # what else a figure depends on
     threads: int | None = None  # of the processor that the network can put to use; None: all there are
 
-    def ready(
+    def preprocess(
         self,
         audio: Audio,  # mono
     ) -> torch.Tensor:  # (1, time) at the embedder's rate
         "What `embed` takes. Raises `InputError` for a sound that is too short, or not mono"
         if len(audio.waveform) != 1: raise InputError(f"a sound of {len(audio.waveform)} channels: expected one; `read_audio` mixes them")
-        if audio.seconds < self.shortest: raise InputError(f"{audio.seconds:.3f} s of sound are too short for {self.name}: it needs {self.shortest} s")
-        with on_threads(self.threads): return resampled(audio.waveform, audio.sample_rate, self.sample_rate)
+        if audio.seconds < self.min_seconds: raise InputError(f"{audio.seconds:.3f} s of sound are too short for {self.name}: it needs {self.min_seconds} s")
+        with limit_threads(self.threads): return resample(audio.waveform, audio.sample_rate, self.sample_rate)
 
     @torch.no_grad()
-    def hear(
+    def extract_features(
         self,
         waveform: torch.Tensor,  # from `ready`
     ) -> torch.Tensor:  # (row, feature) float32 on the CPU
         "The features of one waveform"
-        with on_threads(self.threads): return self.embed(waveform).float().cpu()
+        with limit_threads(self.threads): return self.embed(waveform).float().cpu()
 
     def __call__(
         self,
         audio: Audio,  # mono
     ) -> torch.Tensor:  # (row, feature) float32 on the CPU
         "The features of one sound. Raises `InputError` as `ready` does"
-        return self.hear(self.ready(audio))
+        return self.extract_features(self.preprocess(audio))
 
 # %% ../nbs/34_embedders.ipynb #f80b4d28
 def pocket_classifier(
     folder: str | Path = "pocket-listener",  # a checkpoint of kind "classifier", or the name of the shipped one
     device: str | torch.device | None = None,  # the best there is by default
-    before: bool = False,  # not the classes, but what the last layer sees
+    penultimate: bool = False,  # not the classes, but what the last layer sees
 ) -> Embedder:
     "Log-probabilities of classes, or features before them. Raises CheckpointError."
-    model = load_classifier(weights_folder(folder), device)
+    model = load_classifier(resolve_model(folder), device)
     device, mel = next(model.parameters()).device, model.config.mel
     def embed(waveform):
         heard = log_mel(waveform[None].to(device), mel)
-        return model.pooled(heard) if before else model(heard).log_softmax(1)
-    return Embedder(Path(folder).name + ", features" * before, tensors_digest(model.state_dict()), mel.sample_rate, embed, mel.n_fft / mel.sample_rate,
-                    classes=() if before else model.config.classes, protocol={"labels": "seen", "device": device.type}, threads=1)
+        return model.pooled(heard) if penultimate else model(heard).log_softmax(1)
+    return Embedder(Path(folder).name + ", features" * penultimate, state_dict_hash(model.state_dict()), mel.sample_rate, embed, mel.n_fft / mel.sample_rate,
+                    classes=() if penultimate else model.config.classes, protocol={"labels": "seen", "device": device.type}, threads=1)
 
 
 def clap_embedder(
@@ -84,11 +84,11 @@ def clap_embedder(
     tokenizer: str | Path | None = None,  # of a published one: local folder of RoBERTa's files
 ) -> Embedder:
     "Unit vectors that sounds share with texts. Raises InputError and CheckpointError."
-    clap, threads = load_clap(name, file, device, tokenizer), None if name in FILES else 1
+    clap, threads = load_clap(name, file, device, tokenizer), None if name in CLAP_FILES else 1
     def text(texts):
-        with on_threads(threads): return clap.encode_text(texts)
-    return Embedder(f"CLAP {clap.identity['name']}", clap.identity["hash"], clap.sample_rate, lambda waveform: clap.encode_audio(waveform[None], clap.sample_rate),
-                    text=text, unread=clap.unread, protocol=clap.protocol | {"device": clap.device.type}, threads=threads)
+        with limit_threads(threads): return clap.encode_text(texts)
+    return Embedder(f"CLAP {clap.fingerprint['name']}", clap.fingerprint["hash"], clap.sample_rate, lambda waveform: clap.encode_audio(waveform[None], clap.sample_rate),
+                    text=text, overflow=clap.overflow, protocol=clap.protocol | {"device": clap.device.type}, threads=threads)
 
 # %% ../nbs/34_embedders.ipynb #6ed89ab5
 def vggish_embedder(
@@ -98,7 +98,7 @@ def vggish_embedder(
 ) -> Embedder:
     "128 numbers for every 0.96 s. Raises InputError and CheckpointError."
     model = load_vggish(file, activation="relu" in name, pca="pca" in name, device=device)
-    return Embedder(**model.identity, sample_rate=SAMPLE_RATE, embed=lambda waveform: embed_vggish(model, waveform[None], SAMPLE_RATE)[0], shortest=SAMPLES / SAMPLE_RATE,
+    return Embedder(**model.fingerprint, sample_rate=VGGISH_SAMPLE_RATE, embed=lambda waveform: embed_vggish(model, waveform[None], VGGISH_SAMPLE_RATE)[0], min_seconds=VGGISH_SAMPLES / VGGISH_SAMPLE_RATE,
                     protocol={"example": 0.96, "hop": 0.96, "device": model.fc2.weight.device.type})
 
 
@@ -106,16 +106,16 @@ def cnn14_embedder(
     name: str = "cnn14",  # at 16 kHz; "cnn14-32k" at 32 kHz
     file: str | Path | None = None,  # local weights, which must be given
     device: str | torch.device | None = None,  # the best there is by default
-    before: bool = False,  # not the classes, but the embedding before them
+    penultimate: bool = False,  # not the classes, but the embedding before them
 ) -> Embedder:
     "Log-probabilities of AudioSet's classes, or 2048 features. Raises InputError and CheckpointError."
     rate = 32000 if name == "cnn14-32k" else 16000
     if file is None: raise InputError(f"{name} needs its published weights: give the file {CNN14_FILES[rate]}")
     model = load_cnn14(file, rate, device=device)
     def embed(waveform):
-        tags = tag_cnn14(model, waveform[None], rate)
-        return tags.embedding if before else log_probabilities(tags.logits)
-    return Embedder(model.identity["name"] + ", features" * before, model.identity["hash"], rate, embed, model.samples / rate, protocol={"device": model.fc1.weight.device.type})
+        tags = run_cnn14(model, waveform[None], rate)
+        return tags.embedding if penultimate else log_probabilities(tags.logits)
+    return Embedder(model.fingerprint["name"] + ", features" * penultimate, model.fingerprint["hash"], rate, embed, model.samples / rate, protocol={"device": model.fc1.weight.device.type})
 
 
 def inception_embedder(
@@ -125,7 +125,7 @@ def inception_embedder(
     "2048 features of the spectrogram's picture, for FID. Raises InputError and CheckpointError."
     if file is None: raise InputError(f"inception needs its published weights: give the file {INCEPTION_FILE}")
     model, mel = load_inception(file, device=device), MelConfig()
-    return Embedder(**model.identity, sample_rate=mel.sample_rate, embed=lambda waveform: embed_inception(model, log_mel(waveform[None], mel), mel), shortest=mel.n_fft / mel.sample_rate,
+    return Embedder(**model.fingerprint, sample_rate=mel.sample_rate, embed=lambda waveform: embed_inception(model, log_mel(waveform[None], mel), mel), min_seconds=mel.n_fft / mel.sample_rate,
                     protocol={"device": model.fc.weight.device.type})
 
 # %% ../nbs/34_embedders.ipynb #c0005a77
@@ -143,7 +143,7 @@ def load_embedder(
     if name not in EMBEDDERS and not Path(name).is_dir(): raise InputError(f"embedder {str(name)!r}: expected {', '.join(map(repr, EMBEDDERS))}, or the folder of a pocket CLAP")
     if tokenizer is not None and name not in ("clap", "630k-fusion"): raise InputError(f"{name} takes no tokenizer: leave {str(tokenizer)!r} out")
     if str(name).startswith("vggish"): return vggish_embedder(name, file, device)
-    if name in CNN14: return cnn14_embedder(name, file, device, before=True)
+    if name in CNN14: return cnn14_embedder(name, file, device, penultimate=True)
     if name == "inception": return inception_embedder(file, device)
     return clap_embedder("630k-audioset-fusion" if name == "clap" else name, file, device, tokenizer)
 

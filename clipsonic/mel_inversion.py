@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .core import Count, InputError, Size
-from .mel import MelConfig, griffin_lim, interpolate_bands, inverse_stft, mel_pseudo_inverse
+from .mel import MelConfig, griffin_lim, interpolate_bands, istft, mel_pseudo_inverse
 from .mel import stft, stft_magnitude, with_phase
 
 # %% ../nbs/24_mel_inversion.ipynb #83631fdf
@@ -48,7 +48,7 @@ class GriffinLim(nn.Module):
         first: int = 0,  # number of its first frame, in a piece of something longer
     ) -> torch.Tensor:  # (batch, 1, frame·hop) waveform
         "The waveform"
-        return griffin_lim(self.magnitude(mel), self.mel, self.n_iter, bands=mel, first=first)
+        return griffin_lim(self.magnitude(mel), self.mel, self.n_iter, target_mel=mel, first=first)
 
 # %% ../nbs/24_mel_inversion.ipynb #d3d9aa26
 @dataclass(frozen=True)
@@ -190,8 +190,8 @@ def griffin_lim_grad(
 ) -> torch.Tensor:  # (batch, 1, frame·hop) waveform
     "The waveform of estimated magnitudes at Griffin-Lim's phases; differentiable in the magnitudes"
     magnitude = log_magnitude.exp()
-    now = stft(griffin_lim(magnitude.detach(), config, n_iter, bands=mel), config)
-    return inverse_stft(with_phase(magnitude, now), config)
+    now = stft(griffin_lim(magnitude.detach(), config, n_iter, target_mel=mel), config)
+    return istft(with_phase(magnitude, now), config)
 
 # %% ../nbs/24_mel_inversion.ipynb #4993babb
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class ISTFTHead(FrameStack, nn.Module):
             k, n = (torch.arange(count, device=mel.device) for count in log_magnitude.shape[1:])
             advance = 2 * math.pi / n_fft * (k[:, None] * ((first + n) * hop + n_fft // 2) % n_fft)
             spectrum = with_phase(log_magnitude.exp(), torch.complex(*direction.float().chunk(2, 1)))
-            return inverse_stft(spectrum * torch.polar(torch.ones_like(advance), advance), self.mel)
+            return istft(spectrum * torch.polar(torch.ones_like(advance), advance), self.mel)
 
     def decode(self, mel, first=0): return self(mel, first)
 

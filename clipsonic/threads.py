@@ -12,7 +12,7 @@ from pathlib import Path
 from .core import InputError, later
 
 # %% auto #0
-__all__ = ['quota', 'cores', 'running_elsewhere', 'free_cores', 'on_threads', 'steady_threads', 'exactly_threads',
+__all__ = ['quota', 'cpu_count', 'running_elsewhere', 'free_cores', 'limit_threads', 'steady_threads', 'exactly_threads',
            'whole_vectors']
 
 # %% ../nbs/05_threads.ipynb #0fc2b587
@@ -38,7 +38,7 @@ def quota(
     return min(granted)
 
 # %% ../nbs/05_threads.ipynb #30352c30
-def cores() -> int:  # 1 or more
+def cpu_count() -> int:  # 1 or more
     "How many processor cores this process may use: by its affinity, and by the quota of its control group, rounded down."
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(max(1, min(bound, quota())))
@@ -65,7 +65,7 @@ _last = -1.0, 0  # when the last look was, and how many were running elsewhere
 
 def free_cores(
     looks: int = 1,  # 10 ms apart
-) -> int:  # 1 … `cores()`
+) -> int:  # 1 … `cpu_count()`
     "How many cores this process may use without taking one from another process: at the quietest of the looks of a second."
     global _last
     (when, before), now = _last, time.monotonic()
@@ -75,14 +75,14 @@ def free_cores(
     while len(seen) < looks:
         time.sleep(0.01)
         seen.append(running_elsewhere())
-    return max(1, min(cores(), (os.cpu_count() or 1) - min(seen)))
+    return max(1, min(cpu_count(), (os.cpu_count() or 1) - min(seen)))
 
 # %% ../nbs/05_threads.ipynb #d9345159
 _asked: ContextVar[bool] = ContextVar("the number of threads was asked for", default=False)
 
 
 @contextmanager
-def on_threads(
+def limit_threads(
     most: int | None = None,  # threads; None: as many as PyTorch has
 ):  # yields how many there are
     "Lets PyTorch compute on as many threads as there are free cores, while the block lasts."
@@ -126,4 +126,4 @@ def whole_vectors(
     import torch  # a compiler does not see through `later`
     if torch.compiler.is_compiling() or x.device.type != "cpu": return function(x)
     parts = max(1, min(torch.get_num_threads(), -(-x.numel() // 2**15)))  # among so many threads PyTorch divides it
-    with on_threads(1) if parts > 1 and -(-x.numel() // parts) % 32 else nullcontext(): return function(x)
+    with limit_threads(1) if parts > 1 and -(-x.numel() // parts) % 32 else nullcontext(): return function(x)

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .core import Count, InputError, Size
 from .fastconv import Conv3x3, is_cpu_float32
-from .threads import on_threads, whole_vectors
+from .threads import limit_threads, whole_vectors
 
 # %% ../nbs/22_unet.ipynb #f5a05bce
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, x):
         trained = torch.compiler.is_compiling() or torch.is_grad_enabled()
         if trained or not is_cpu_float32(x) or x[0, 0].numel() < 1024: return super().forward(x)
-        with on_threads(1): return super().forward(x)
+        with limit_threads(1): return super().forward(x)
 
 
 class SiLU(nn.SiLU):

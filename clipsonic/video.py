@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .core import Audio, InputError, MediaError, as_text, later, media_kind, whole_file
+from .core import Audio, InputError, MediaError, as_text, later, media_kind, atomic_file
 
 # %% auto #0
-__all__ = ['HEIF', 'PQ', 'HLG', 'PRIMARIES', 'BS775', 'BY_EITHER', 'BY_LIBSNDFILE', 'FILMS', 'write_video', 'open_media',
-           'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image', 'Found',
-           'find_files', 'Unused']
+__all__ = ['HEIF', 'PQ', 'HLG', 'PRIMARIES', 'BS775', 'BY_EITHER', 'BY_LIBSNDFILE', 'VIDEO_CODECS', 'write_video', 'open_media',
+           'MediaInfo', 'probe', 'read_frames', 'read_audio', 'write_soundtrack', 'rgb_image', 'read_image',
+           'MediaFile', 'find_files', 'SkippedFile']
 
 # %% ../nbs/02_video.ipynb #89ae1d1a
 np, torch = later("numpy"), later("torch")  # so that a file that cannot be used is refused without them
@@ -71,7 +71,7 @@ def write_video(
     frames = iter(frames)
     if (first := next(frames, None)) is None: raise InputError("a video needs at least one frame")
     first, rate = _even(first), Fraction(frame_rate).limit_denominator(1001)
-    with whole_file(path) as partial, av.open(str(partial), "w") as file:
+    with atomic_file(path) as partial, av.open(str(partial), "w") as file:
         picture = file.add_stream("libx264", rate=rate, width=first.shape[1], height=first.shape[0], pix_fmt="yuv420p")
         sound = _sound_stream(file, audio) if audio else None
         pending = _sound_frames(audio) if audio else iter(())
@@ -85,7 +85,7 @@ def write_video(
         for stream in filter(None, (picture, sound)): file.mux(stream.encode(None))
 
 # %% ../nbs/02_video.ipynb #258487f9
-def _begins_as_video(head: bytes) -> bool:
+def _has_video_magic(head: bytes) -> bool:
     "Do the first bytes belong to mp4/mov, Matroska/WebM, AVI, FLV, Ogg or MPEG-TS?"
     return (head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") or head[:3] == b"FLV"
             or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"OggS") or head[:1] == b"\x47")
@@ -131,7 +131,7 @@ def open_media(
     with _animated_png(path) if _is_animated_webp(head) else open(path, "rb") as file:
         try: container = av.open(file, options={"protocol_whitelist": "none"}, **lenient)
         except (av.FFmpegError, OSError, ValueError) as error:
-            if not _begins_as_video(head):
+            if not _has_video_magic(head):
                 raise MediaError(f"{path} is not a video, or only names some (a playlist): give the video itself",
                                  "not a video") from error
             raise MediaError(f"{path} begins like a video but cannot be opened: it is cut off or damaged",
@@ -330,7 +330,7 @@ def _span(start, seconds):
     if seconds is not None and not 0 < seconds: raise InputError(f"seconds must be above 0, not {seconds}")
 
 # %% ../nbs/02_video.ipynb #a7d1c3e9
-def _promised(container, stream):
+def _expected_end(container, stream):
     "Seconds of a track that a file's headers promise; 0 where they do not say, or guess, as those of many songs do."
     name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
     lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
@@ -372,7 +372,7 @@ def _is_torn(container):
 
 def _check_end(container, stream, path, start, last, end):
     "Raises MediaError where a track ends at `last`, and its header promises more up to `end`, in seconds after `start`."
-    promised, what = min(_promised(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
+    promised, what = min(_expected_end(container, stream) - start, end), "pictures" if stream.type == "video" else "sound"
     if last + .5 < promised and (what == "sound" or _is_torn(container)):
         raise MediaError(f"{path} is cut off: {what} up to {start + promised:.1f} s promised, "
                          f"up to {max(start + last, 0.):.1f} s there", "truncated")
@@ -448,14 +448,14 @@ def _to_srgb(transfer, primaries):
     return ImageFilter.Color3DLUT(65, srgb.reshape(-1, 3).astype(np.float32))
 
 # %% ../nbs/02_video.ipynb #7e1f03ab
-def _image(frame, shortest, pixel_aspect=1):
+def _image(frame, short_side, pixel_aspect=1):
     "A decoded frame as an upright RGB image of square pixels, its short side at most `shortest`."
     from PIL import Image
     image, aspect = _on_white(_decoded_image(frame)), float(pixel_aspect or 1)   # width of a pixel by its height
     if frame.color_trc in (PQ, HLG) or frame.color_primaries in PRIMARIES:
         image = image.filter(_to_srgb(frame.color_trc, frame.color_primaries))
     width, height = image.width * max(aspect, 1), image.height / min(aspect, 1)
-    scale = min(1, shortest / min(width, height)) if shortest else 1
+    scale = min(1, short_side / min(width, height)) if short_side else 1
     size = round(width * scale), round(height * scale)
     if size != image.size: image = image.resize(size, Image.Resampling.BICUBIC)
     if (matrix := frame.side_data.get("DISPLAYMATRIX")) is None: return image
@@ -483,7 +483,7 @@ def read_frames(
     rate: float = 1.,             # frames a second
     start: float = 0.,            # seconds from the beginning of the file
     seconds: float | None = None, # how long to look; None: to the end
-    shortest: int | None = None,  # shrink to this short side in pixels; None: as they are
+    short_side: int | None = None,  # shrink to this short side in pixels; None: as they are
     repairs: list | None = None,  # gets a pair (what, detail) for what had to be put right
 ) -> tuple[list[float], list]:    # seconds after `start`, and as many RGB images
     "The frames on screen at the middle of every 1/rate seconds. Raises MediaError (\"no picture\", …) and InputError."
@@ -499,7 +499,7 @@ def read_frames(
                 turn += 1
                 if since > max(due, .1): continue   # nothing is shown yet
                 times.append(due)
-                images.append(_image(frame, shortest, stream.sample_aspect_ratio))
+                images.append(_image(frame, short_side, stream.sample_aspect_ratio))
             if due >= end: break
     if images and times[0] > first: repairs.append(("pictures begin late", f"first seen at {start + times[0]:.2f} s"))
     if images: return times, images
@@ -578,7 +578,7 @@ def _track_end(container, stream):
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - _origin(container)
 
 # %% ../nbs/02_video.ipynb #36a240a4
-def _is_cut_off(path):
+def _is_truncated(path):
     "Does a wav promise more bytes of sound than there are, or an ogg not end with a whole last page? None: an ogg of several sounds."
     with open(path, "rb") as file:
         kind, size = file.read(18), file.seek(0, 2)
@@ -607,7 +607,7 @@ def _by_soundfile(path, start=0., seconds=None):
     with file:
         alone, part = file.subtype in BY_LIBSNDFILE, start > 0 or seconds is not None
         if part and not alone or file.subtype == "OPUS" or not file.frames > 0: return None
-        if (cut := _is_cut_off(path)) is None: return None
+        if (cut := _is_truncated(path)) is None: return None
         either = file.subtype in BY_EITHER and (file.subtype != "VORBIS" or file.channels < 3)   # above, Vorbis's order
         if not cut and not ((alone or either) and file.frames * file.channels < 2**28): return None
         try: wave = [] if cut else file.read(file.frames, dtype="float32", always_2d=True)
@@ -674,7 +674,7 @@ def read_audio(
     return Audio(torch.from_numpy(np.ascontiguousarray(wave))[None], sample_rate)
 
 # %% ../nbs/02_video.ipynb #ebd067ee
-FILMS = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}   # of the sound, by the ending of the file
+VIDEO_CODECS = {".mp4": "aac", ".mov": "aac", ".mkv": "aac", ".webm": "libopus"}   # of the sound, by the ending of the file
 
 def _picture_packets(path):
     "The stream of a film's pictures, then its packets on a clock that starts at zero. Raises MediaError."
@@ -729,13 +729,13 @@ def write_soundtrack(
     "Copy a film's pictures as they are, with another sound, whole or not at all. Raises MediaError (reason \"no picture\", …), InputError."
     import av
     ending = Path(path).suffix.lower()
-    if ending not in FILMS: raise InputError(f"cannot write {Path(path).name!r}: the name must end in {', '.join(FILMS)}")
+    if ending not in VIDEO_CODECS: raise InputError(f"cannot write {Path(path).name!r}: the name must end in {', '.join(VIDEO_CODECS)}")
     packets = _picture_packets(video)
     codec = (source := next(packets)).codec_context.codec.canonical_name
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         try:
             with av.open(str(partial), "w") as file:
-                pictures, sound, pending = _picture_stream(file, source), _sound_stream(file, audio, FILMS[ending]), _sound_frames(audio)
+                pictures, sound, pending = _picture_stream(file, source), _sound_stream(file, audio, VIDEO_CODECS[ending]), _sound_frames(audio)
                 for packet in packets:
                     if packet.is_discard and (packet.pts or 0) < 0 and ending in (".mkv", ".webm"):
                         raise InputError(f"{video} was trimmed and hides pictures, which {ending} cannot: write an .mp4, "
@@ -803,7 +803,7 @@ def read_image(
 
 # %% ../nbs/02_video.ipynb #0d2ef6bc
 @dataclass(frozen=True)
-class Found:
+class MediaFile:
     "A file to look at."
     path: str  # absolute
     name: str  # below the folder that was given
@@ -822,13 +822,13 @@ def _walk_files(root):
         seen.add(real)
     yield from closed
 
-def _likely(name):
+def _media_rank(name):
     "0 for a name that a video may have, more for what often lies beside it: sound, then pictures, subtitles and notes."
     return {"video": 0, "": 0, "audio": 1}.get(media_kind(name), 2)
 
 def find_files(
     videos,  # a folder or file, or several
-) -> list[Found]:
+) -> list[MediaFile]:
     "All files of the folders, in order of their names, those that are hardly videos last. Raises InputError for a path that is not there."
     roots, found = [Path(v).absolute() for v in ([videos] if isinstance(videos, (str, Path)) else videos)], {}
     common = Path(os.path.commonpath([root.parent for root in roots])) if len(roots) > 1 else None  # names begin below it
@@ -837,12 +837,12 @@ def find_files(
         above = os.path.join(common or (root if root.is_dir() else root.parent), "")
         for path in _walk_files(root) if root.is_dir() else [str(root)]:
             name = as_text(path[len(above):].replace(os.sep, "/"))
-            found.setdefault(path, Found(path, name, os.stat(path).st_size if os.path.exists(path) else 0))
-    return sorted(found.values(), key=lambda f: (_likely(f.name), f.name, f.path))
+            found.setdefault(path, MediaFile(path, name, os.stat(path).st_size if os.path.exists(path) else 0))
+    return sorted(found.values(), key=lambda f: (_media_rank(f.name), f.name, f.path))
 
 # %% ../nbs/02_video.ipynb #41d11eba
 @dataclass(frozen=True)
-class Unused:
+class SkippedFile:
     "A file, a part of one, or a row of the index that gave no clip."
     file: str              # as found, below the folder that was given; "" where there is none
     id: str

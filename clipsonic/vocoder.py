@@ -16,14 +16,14 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .checkpoint import check_finite, check_replaceable, counted, load_config, load_network, load_strict
-from .checkpoint import load_tensors, read_torch, room_for, save_checkpoint, tensors_digest, unwrapped
-from .checkpoint import vocoder_folder
+from .checkpoint import check_finite, check_overwrite, summarize, load_config, load_network, load_strict
+from .checkpoint import load_tensors, load_pickle_safely, room_for, save_checkpoint, state_dict_hash, unwrapped
+from .checkpoint import resolve_vocoder
 from .core import CheckpointError, InputError, pick_device
 from .gan_vocoder import Generator, GeneratorConfig, fused_state_dict, kaiser_sinc_filter
 from .mel import MelConfig
 from .mel_inversion import GriffinLim, ISTFTHead, ISTFTHeadConfig, MelInversion, MelInversionConfig
-from .threads import on_threads
+from .threads import limit_threads
 
 # %% ../nbs/28_vocoder.ipynb #ea4423eb
 @runtime_checkable
@@ -65,7 +65,7 @@ class Vocoder:
     def device(self): return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
     @property
-    def hash(self) -> str: return tensors_digest(fused_state_dict(self.network))  # the same for a copy in fp16
+    def hash(self) -> str: return state_dict_hash(fused_state_dict(self.network))  # the same for a copy in fp16
 
     def check_mel(
         self,
@@ -74,7 +74,7 @@ class Vocoder:
     ) -> "Vocoder":  # itself
         "Raises `InputError` for a mel that is not the one that this vocoder inverts"
         ours, theirs = asdict(self.mel), asdict(mel)
-        wrong = [k for k in ours if k not in ("low", "high") and ours[k] != theirs[k]]
+        wrong = [k for k in ours if k not in ("log_min", "log_max") and ours[k] != theirs[k]]
         if not wrong: return self
         expected = ", ".join(f"{k}={ours[k]}" for k in wrong)
         found = ", ".join(f"{k}={theirs[k]}" for k in wrong)
@@ -100,7 +100,7 @@ def __call__(
     for clip, out in zip(mel.float().split(1), waveform.split(1)):
         for start in range(0, frames, chunk_frames):
             end, low = min(start + chunk_frames, frames), max(0, start - context)
-            with on_threads(): piece = self.network.decode(clip[..., low : end + context], first=low)
+            with limit_threads(): piece = self.network.decode(clip[..., low : end + context], first=low)
             out[..., start * hop : end * hop] = piece[..., (start - low) * hop : (end - low) * hop]
     return waveform
 
@@ -133,7 +133,7 @@ def load(
     device: str | torch.device | None = None,  # default: the best there is
 ) -> Vocoder:
     "A vocoder, ready to use. Raises `InputError` for an unknown name, `CheckpointError` for a folder of another kind"
-    if (folder := vocoder_folder(name)) is None: return cls()  # "griffin-lim" needs no weights
+    if (folder := resolve_vocoder(name)) is None: return cls()  # "griffin-lim" needs no weights
     kind = load_config(folder)["kind"]
     if kind not in VOCODER_TYPES:
         raise CheckpointError(f"{name} holds a {kind}, not a vocoder ({' or '.join(VOCODER_TYPES)})")
@@ -220,7 +220,7 @@ def published_tensors(
         is_ours = v.numel() == 12 and (v.flatten() - kaiser_sinc_filter()).abs().max() <= 1e-5
         if not is_ours: foreign.append(f"{k} (another filter)")
     if not missing and not foreign: return ours
-    wrong = counted({"missing": missing, "foreign": foreign})
+    wrong = summarize({"missing": missing, "foreign": foreign})
     raise CheckpointError(f"the generator in {source} does not fit its settings: {wrong}")
 
 # %% ../nbs/28_vocoder.ipynb #4ad30fb1
@@ -245,11 +245,11 @@ def convert_vocoder(
     for path in (file, config):
         if not Path(path).is_file(): raise InputError(f"{path}: there is no such file")
     settings = _published_settings(config)
-    check_replaceable(out, "vocoder")
+    check_overwrite(out, "vocoder")
     for path in (file, config):
         if Path(path).resolve().is_relative_to(Path(out).resolve()):
             raise InputError(f"{path} lies in {out}, which would be replaced: give another folder")
-    state = unwrapped(read_torch(file), KNOWN_BIASES, file, "generator")
+    state = unwrapped(load_pickle_safely(file), KNOWN_BIASES, file, "generator")
     try:
         with room_for(state, config): network = Generator(published_config(settings))
     except (TypeError, ValueError, RuntimeError) as error:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from clipsonic.threads import cores   # without torch, which must not be loaded before the environment is set
+from clipsonic.threads import cpu_count   # without torch, which must not be loaded before the environment is set
 
 root = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # before torch is loaded: a thread that waits keeps no core busy
 if workers := os.environ.get('PYTEST_XDIST_WORKER_COUNT'):  # in one of pytest-xdist's processes
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores() // int(workers))))
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cpu_count() // int(workers))))
 settings = ConfigParser(delimiters=['='])
 settings.read(root/'settings.ini', encoding='utf-8')
 FLAGS = set(settings['DEFAULT']['tst_flags'].split())
@@ -34,7 +34,7 @@ def pytest_configure(config):
 def pytest_xdist_auto_num_workers(config):
     "All tests run in as many processes as there are cores; named ones in this process, unless `-n logical`."
     many = config.args_source is config.ArgsSource.TESTPATHS or config.option.numprocesses == 'logical'
-    return min(cores(), 8) if many and cores() > 1 else 0   # at most eight, as a process on each takes 2 GB
+    return min(cpu_count(), 8) if many and cpu_count() > 1 else 0   # at most eight, as a process on each takes 2 GB
 
 def why_skipped(flag):
     "The remedy to print beside a skipped test."

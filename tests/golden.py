@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from clipsonic.core import whole_file
+from clipsonic.core import atomic_file
 from clipsonic.unet import UNet, UNetConfig
 
 FIXTURE = Path(__file__).parent/'fixtures'/'improved_diffusion.npz'
@@ -96,7 +96,7 @@ def make(checkout):
         with mock.patch('torch.randn_like', Noise()): out[name] = loop(net, x.shape, noise=x)
     commit = subprocess.run(['git', '-C', str(checkout), 'rev-parse', '--short', 'HEAD'], capture_output=True,
                             text=True).stdout.strip() or 'unknown'
-    with whole_file(FIXTURE) as file:
+    with atomic_file(FIXTURE) as file:
         np.savez_compressed(file, how=HOW.format(commit=commit, torch=torch.__version__),
                             **{k: np.asarray(v) for k, v in out.items()})
 

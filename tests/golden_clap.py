@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from golden_vocoder import wave
 
-from clipsonic.clap import PUBLISHED, SAMPLES
-from clipsonic.core import whole_file
+from clipsonic.clap import PUBLISHED_CLAP, CLAP_SAMPLES
+from clipsonic.core import atomic_file
 
 FIXTURE = Path(__file__).parent / 'fixtures' / 'clap.npz'
 SMALL = {'projection_dim': 16, 'projection_hidden_act': 'relu',
-         'text_config': PUBLISHED['text_config'] | dict(vocab_size=263, hidden_size=16, num_hidden_layers=2,
+         'text_config': PUBLISHED_CLAP['text_config'] | dict(vocab_size=263, hidden_size=16, num_hidden_layers=2,
              num_attention_heads=2, intermediate_size=32, max_position_embeddings=80),
-         'audio_config': PUBLISHED['audio_config'] | dict(patch_embeds_hidden_size=8, hidden_size=64,
+         'audio_config': PUBLISHED_CLAP['audio_config'] | dict(patch_embeds_hidden_size=8, hidden_size=64,
                                                           depths=[1, 2, 1, 1], num_attention_heads=[1, 2, 2, 4])}
 TEXTS = ['a dog', 'the sound of rain on a tin roof', 'dogs ' * 40]
 SECONDS = (0.7, 3, 10, 10.005, 11, 23)
@@ -94,7 +94,7 @@ def answers(sizes, folder, antialias=False):
         starts = iter((0, (more + 1) // 2, more))
         chosen = patch('numpy.random.choice', lambda third: next(starts))
         with chosen, patch('torchvision.transforms.Resize', lambda size: resize(size, antialias=antialias)):
-            features = data.get_audio_features({}, waveform, SAMPLES, 'fusion', 'repeatpad', config)
+            features = data.get_audio_features({}, waveform, CLAP_SAMPLES, 'fusion', 'repeatpad', config)
             heard.append(network.get_audio_embedding([features]))
     from transformers.models.roberta.tokenization_roberta import RobertaTokenizer
     del RobertaTokenizer.from_pretrained  # the stand-in
@@ -109,7 +109,7 @@ def write_file(file, state):
 
 def main():
     found = {}
-    for kind, sizes in ('small', SMALL), ('full', PUBLISHED):
+    for kind, sizes in ('small', SMALL), ('full', PUBLISHED_CLAP):
         with tempfile.TemporaryDirectory() as home:
             write_tokenizer(Path(home), sizes['text_config']['vocab_size'])
             heard, read, state = answers(sizes, home)
@@ -118,6 +118,6 @@ def main():
               'smoothed shrinking moves sounds by', smoothed.sub(heard).abs().amax(1).numpy().round(5))
         layout = {name: (list(value.shape), str(value.dtype).removeprefix('torch.')) for name, value in state.items()}
         found |= {f'{kind} audio': heard.numpy(), f'{kind} text': read.numpy(), f'{kind} layout': json.dumps(layout)}
-    with whole_file(FIXTURE) as partial, partial.open('wb') as file: np.savez_compressed(file, **found)
+    with atomic_file(FIXTURE) as partial, partial.open('wb') as file: np.savez_compressed(file, **found)
 
 if __name__ == '__main__': main()

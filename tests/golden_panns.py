@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipsonic.core import whole_file
-from clipsonic.published import NAMES, Cnn14, front_end
+from clipsonic.core import atomic_file
+from clipsonic.published import CNN14_NAMES, Cnn14, front_end
 from golden_vggish import wave
 
 FIXTURE = Path(__file__).parent / 'fixtures' / 'panns.npz'
@@ -39,8 +39,8 @@ def weight(name, shape):
 def published(sample_rate):
     "All tensors of a published file, by its names."
     with torch.device('meta'): layout = Cnn14(sample_rate).state_dict()
-    ours = {k: weight(k, tuple(v.shape)) for k, v in layout.items() if k not in NAMES.values()} | front_end(sample_rate)
-    return {theirs: ours.pop(name) for theirs, name in NAMES.items()} | ours
+    ours = {k: weight(k, tuple(v.shape)) for k, v in layout.items() if k not in CNN14_NAMES.values()} | front_end(sample_rate)
+    return {theirs: ours.pop(name) for theirs, name in CNN14_NAMES.items()} | ours
 
 def sounds(sample_rate):
     "Name → waveform, float32. Noise everywhere, as where nothing is, rounding would be heard."
@@ -74,14 +74,14 @@ def main(panns, audioldm):
         state = network.state_dict()
         layouts[rate] = {k: list(v.shape) for k, v in state.items()}
         for key, value in state.items():
-            if key not in NAMES: value.copy_(weight(key, tuple(value.shape)))
+            if key not in CNN14_NAMES: value.copy_(weight(key, tuple(value.shape)))
         for part, key in (('real', 'conv_real'), ('imag', 'conv_imag')):
             found[f'{rate} {part}'] = state[f'spectrogram_extractor.stft.{key}.weight'][FOURIER].numpy()
         found[f'{rate} bands'] = state['logmel_extractor.melW'].numpy()
         answers = []
         network.fc_audioset.register_forward_hook(lambda *call: answers.append(call[-1]))
         ours = Cnn14(rate).eval()
-        ours.load_state_dict({NAMES.get(k, k): v for k, v in state.items()})
+        ours.load_state_dict({CNN14_NAMES.get(k, k): v for k, v in state.items()})
         for name, sound in sounds(rate).items():
             mel, output = network.logmel_extractor(network.spectrogram_extractor(sound[None])), network(sound[None])
             found |= {f'{rate} {name} mel': mel[0, 0, STORED].numpy(),
@@ -101,7 +101,7 @@ def main(panns, audioldm):
     print(kl)
     how = ('Made by tests/golden_panns.py from qiuqiangkong/audioset_tagging_cnn with torchlibrosa, and '
            f'haoheliu/audioldm_eval, with torch {torch.__version__}; weights and sounds are formulas of that file.')
-    with whole_file(FIXTURE) as partial, open(partial, 'wb') as file:
+    with atomic_file(FIXTURE) as partial, open(partial, 'wb') as file:
         np.savez_compressed(file, how=how, layouts=json.dumps(layouts), kl=json.dumps(kl), **found)
     print(FIXTURE, FIXTURE.stat().st_size, 'bytes')
 

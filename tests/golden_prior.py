@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from golden_vocoder import wave
 
-from clipsonic.core import whole_file
+from clipsonic.core import atomic_file
 
 FIXTURE = Path(__file__).parent / 'fixtures' / 'prior.npz'
 LATER = Path(__file__).parent / 'fixtures' / 'prior_later.npz'
@@ -56,7 +56,7 @@ def main(folder):
     image, t, text, encodings = given(SMALL['dim'], TOKENS)
     guess = network(image, t, text_embed=text, text_encodings=encodings)
     print('spread', guess.std().item())
-    with whole_file(FIXTURE) as partial, partial.open('wb') as file:
+    with atomic_file(FIXTURE) as partial, partial.open('wb') as file:
         np.savez_compressed(file, guess=guess.numpy(),
                             layout=json.dumps({f'net.{k}': list(v.shape) for k, v in state.items()}),
                             freqs=state['causal_transformer.layers.0.0.rotary_emb.freqs'].numpy())
@@ -73,7 +73,7 @@ def later(folder):
     gradients = {name: p.grad.norm().item() for name, p in network.named_parameters()
                  if p.grad is not None and p.grad.any()}
     print('spread', guess.std().item(), len(gradients), 'gradients')
-    with whole_file(LATER) as partial, partial.open('wb') as file:
+    with atomic_file(LATER) as partial, partial.open('wb') as file:
         np.savez_compressed(file, guess=guess.detach().numpy(), gradients=json.dumps(gradients))
 
 @torch.no_grad()
@@ -91,10 +91,10 @@ def full(folder):
     want = trained.ema_diffusion_prior.ema_model.net.eval()(image, t, text_embed=text, text_encodings=encodings)
     with tempfile.TemporaryDirectory() as home:
         trained.save(Path(home) / 'prior.pth')
-        from clipsonic.prior import convert_prior, given_text, load_prior
+        from clipsonic.prior import convert_prior, cached_text_model, load_prior
         ours = load_prior(convert_prior(Path(home) / 'prior.pth', Path(home) / 'ours'), 'cpu').network
     got = ours(image, t, text_embed=text, text_encodings=encodings)
-    quick = torch.cat([given_text(ours, text[i:i + 1], encodings[i:i + 1])(image[i][None, None], t[i:i + 1].float())[0]
+    quick = torch.cat([cached_text_model(ours, text[i:i + 1], encodings[i:i + 1])(image[i][None, None], t[i:i + 1].float())[0]
                        for i in range(3)])
     print(f'spread {want.std():.3f}, largest difference {(got - want).abs().max():.1e}, '
           f'read in two parts {(quick - want).abs().max():.1e}')

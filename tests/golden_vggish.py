@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipsonic.core import whole_file
+from clipsonic.core import atomic_file
 
 FIXTURE = Path(__file__).parent / 'fixtures' / 'vggish.npz'
 PERIOD = 65521   # a prime, so that no two rows of a matrix are alike
@@ -78,16 +78,16 @@ def main(folder):
               found[f'{name} pca'].mean(), found[f'{name} pca'].std())
     how = (f'Made by tests/golden_vggish.py from harritaylor/torchvggish with torch {torch.__version__}; '
            'weights and sounds are formulas of that file.')
-    with whole_file(FIXTURE) as partial, open(partial, 'wb') as file:
+    with atomic_file(FIXTURE) as partial, open(partial, 'wb') as file:
         np.savez_compressed(file, how=how, layout=json.dumps(layout), **found)
     print(FIXTURE, FIXTURE.stat().st_size, 'bytes')
     compare(network, vggish_input)
 
 def compare(network, vggish_input):
     "Print the largest difference from ours over all of Google's test tones, as one batch."
-    from clipsonic.vggish import NAMES, VGGish, embed_vggish, vggish_examples
+    from clipsonic.vggish import VGGISH_NAMES, VGGish, embed_vggish, vggish_examples
     ours = VGGish(activation=True).eval()
-    ours.load_state_dict({NAMES[k]: v for k, v in network.state_dict().items()})
+    ours.load_state_dict({VGGISH_NAMES[k]: v for k, v in network.state_dict().items()})
     batch = np.stack([google_tone(*settings) for settings in GOOGLE.values()])
     examples = torch.stack([vggish_input.waveform_to_examples(tone, 16000)[:, 0] for tone in batch])
     embeddings = torch.stack([network(tone, 16000) for tone in batch])

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipsonic.core import whole_file
+from clipsonic.core import atomic_file
 
 FIXTURE = Path(__file__).parent / 'fixtures' / 'vocoders.npz'
 MEL = dict(num_mels=8, n_fft=1024, win_size=1024, hop_size=32, sampling_rate=16000, fmin=0, fmax=None)
@@ -103,7 +103,7 @@ def main(bigvgan, hifigan):
         layouts |= more_layouts
     how = (f'Made by tests/golden_vocoder.py from NVIDIA/BigVGAN and jik876/hifi-gan with torch {torch.__version__}; '
            'the settings, weights and inputs are formulas of that file.')
-    with whole_file(FIXTURE) as partial, open(partial, 'wb') as file:
+    with atomic_file(FIXTURE) as partial, open(partial, 'wb') as file:
         np.savez_compressed(file, how=how, layouts=json.dumps(layouts), **found)
     print(FIXTURE, FIXTURE.stat().st_size, 'bytes')
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import pytest
 import torch
 
-from clipsonic.checkpoint import (RENAMED, config_digest, describe, load_config, load_network, load_strict, load_tensors, parsed,
-                                  rename_settings, save_checkpoint, unwrapped, weights_folder, write_config)
+from clipsonic.checkpoint import (RENAMED_TENSORS, config_digest, describe, load_config, load_network, load_strict, load_tensors, parsed,
+                                  rename_settings, save_checkpoint, unwrapped, resolve_model, write_config)
 from clipsonic.clap import load_clap
 from clipsonic.core import CheckpointError, ClipsonicError, Count, InputError, Size
 from clipsonic.pipeline import Pipeline, pack
@@ -105,10 +105,10 @@ def test_describe(folder):
     json.dumps(about)
 
 def test_weights_folder(folder, monkeypatch):
-    assert weights_folder(folder) == folder and weights_folder(str(folder)) == folder
-    for name in ("nonesuch", "", folder / "card.md"): raises(f"model '{name}' clipsonic train", weights_folder, name)
+    assert resolve_model(folder) == folder and resolve_model(str(folder)) == folder
+    for name in ("nonesuch", "", folder / "card.md"): raises(f"model '{name}' clipsonic train", resolve_model, name)
     monkeypatch.chdir(folder)
-    assert weights_folder(".").resolve() == folder.resolve()
+    assert resolve_model(".").resolve() == folder.resolve()
 
 CUT_SHORT = """
 import resource, torch
@@ -208,7 +208,7 @@ def test_a_digest_is_of_what_is_saved():
 def test_shipped_weights_are_as_they_were_saved():
     def agree(about): return about["agrees"] and all(f["agrees"] for f in about["files"].values())
     for name in ("pocket", "pocket-clap", "pocket-listener", "pocket-bigvgan"):
-        about = describe(weights_folder(name))
+        about = describe(resolve_model(name))
         assert agree(about) and all(map(agree, about["parts"].values())), name
 
 # settings that had another name
@@ -262,10 +262,10 @@ def test_older_names_excuse_nothing_else(runs, tmp_path):
     raises("unet is 3: expected an object", load_denoiser, before)
 
 def test_names_and_values_of_any_kind_are_renamed(monkeypatch):
-    monkeypatch.setitem(RENAMED, "toy", {
-        "guidance": "guidance_scale", "how.prediction": ("how.prediction_type", {"velocity": "v_prediction"}),
+    monkeypatch.setitem(RENAMED_TENSORS, "toy", {
+        "guidance": "guidance_scale", "how.prediction": ("how.prediction_type", {"v_prediction": "v_prediction"}),
         "steps": "sampling.steps", "way": ("way", {"left": "west"}), "part.a.b": "part.a.c"})
-    config = {"kind": "toy", "guidance": 2.0, "how": {"prediction": "velocity"}, "steps": 3, "way": "left",
+    config = {"kind": "toy", "guidance": 2.0, "how": {"prediction_type": "v_prediction"}, "steps": 3, "way": "left",
               "part": {"a": {"b": [1]}}}
     new = {"kind": "toy", "guidance_scale": 2.0, "how": {"prediction_type": "v_prediction"}, "sampling": {"steps": 3},
            "way": "west", "part": {"a": {"c": [1]}}}
@@ -280,7 +280,7 @@ def test_names_and_values_of_any_kind_are_renamed(monkeypatch):
         assert rename_settings(again := json.loads(json.dumps(same))) == {} and again == same
 
 def test_no_setting_of_today_is_an_older_name():
-    for names in RENAMED.values():
+    for names in RENAMED_TENSORS.values():
         today = [entry if isinstance(entry, str) else entry[0] for entry in names.values()]
         assert len(set(today)) == len(today)
         assert not {before for before, now in zip(names, today) if before != now} & set(today)
@@ -338,7 +338,7 @@ def put(config, path, value):
 
 DAMAGE = [
     ("denoiser", "unet.model_channels", "16"), ("denoiser", "unet.model_channels", 4096), ("denoiser", "unet.channel_mult", [1, 0]),
-    ("denoiser", "unet.attention_resolutions", None), ("denoiser", "mel.hop_length", 0), ("denoiser", "mel.low", [0]),
+    ("denoiser", "unet.attention_resolutions", None), ("denoiser", "mel.hop_length", 0), ("denoiser", "mel.log_min", [0]),
     ("denoiser", "mel", 3), ("denoiser", "diffusion.timesteps", 10**9), ("denoiser", "diffusion.schedule", "linear"),
     ("denoiser", "diffusion.prediction", 1), ("denoiser", "clip", "tiny"), ("denoiser", "steps", 0),
     ("denoiser", "sampler", "none"), ("denoiser", "frames", 10**6), ("denoiser", "guidance_interval", [900, 100]),
@@ -347,8 +347,8 @@ DAMAGE = [
     ("clip", "model.vision", "hf-hub:somebody/model"), ("clip", "model.text_layers", 900),
     ("clip", "vocabulary", [3, 2, 1]), ("clip", "vocabulary", [10**9]), ("clip", "vocabulary", None),
     ("vocoder", "model.depth", 1.5), ("vocoder", "model.kernel", 4), ("vocoder", "model.width", 65536),
-    ("vocoder", "model.mel.n_fft", float("nan")), ("vocoder", "model", []), ("", "knows", [7]),
-    ("", "knows_threshold", "high"), ("", "template", False)]
+    ("vocoder", "model.mel.n_fft", float("nan")), ("vocoder", "model", []), ("", "known_sounds", [7]),
+    ("", "known_threshold", "high"), ("", "template", False)]
 
 @pytest.mark.parametrize("part, path, value", DAMAGE, ids=str)
 def test_a_damaged_config_is_named(runs, tmp_path, part, path, value):
@@ -361,8 +361,8 @@ def test_a_damaged_config_is_named(runs, tmp_path, part, path, value):
         Pipeline.load(model, "cpu")
 
 def test_other_loaders_name_a_damaged_config(runs, tmp_path):
-    for load, source, path, value in ((load_clap, weights_folder("pocket-clap"), "model.audio_width", 0),
-                                      (load_classifier, weights_folder("pocket-listener"), "model.classes", [1, 2]),
+    for load, source, path, value in ((load_clap, resolve_model("pocket-clap"), "model.audio_width", 0),
+                                      (load_classifier, resolve_model("pocket-listener"), "model.classes", [1, 2]),
                                       (load_denoiser, runs / "denoiser" / "model", "unet.num_heads", -1)):
         folder = shutil.copytree(source, tmp_path / load.__name__)
         config = load_config(folder)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from golden_clap import FIXTURE, SECONDS, SMALL, TEXTS, sound, weight, write_file, write_tokenizer
 
-from clipsonic.clap import (FRAMES, SAMPLES, UNUSED, RobertaTokens, four_views, laion_features, laion_tensors,
-                            load_clap, published_clap, repeat_pad, resampled, sixteen_bits, transformers_names)
+from clipsonic.clap import (CLAP_FRAMES, CLAP_SAMPLES, UNUSED_TENSORS, RobertaTokens, fusion_views, clap_input_features, laion_tensors,
+                            load_clap, published_clap, repeat_pad, resample, quantize_int16, rename_state_dict)
 from clipsonic.core import CheckpointError, InputError
 from conftest import naming
 
@@ -38,7 +38,7 @@ def folder(state, tmp_path_factory):
     return folder
 
 @pytest.fixture(scope='module')
-def clap(transformers, folder): return published_clap('630k-fusion', folder / '630k-fusion-best.pt', 'cpu', sizes=SMALL)
+def clap(transformers, folder): return published_clap('630k-fusion', folder / '630k-fusion-best.pt', 'cpu', config=SMALL)
 
 @pytest.mark.parametrize('i', range(len(SECONDS)), ids=[f'{s} s' for s in SECONDS])
 def test_a_sound_is_embedded_as_laion_clap_embeds_it(clap, i):
@@ -56,8 +56,8 @@ def test_the_way_to_the_network_is_transformers_with_its_lots_drawn(transformers
     starts = iter((0, (more + 1) // 2, more))
     extractor = transformers.ClapFeatureExtractor(truncation='fusion', frequency_min=50)
     with patch('numpy.random.choice', lambda third: next(starts)):
-        views = extractor(sixteen_bits(waveform).numpy(), sampling_rate=48000, return_tensors='pt')['input_features']
-    ours, longer = laion_features(waveform, 48000)
+        views = extractor(quantize_int16(waveform).numpy(), sampling_rate=48000, return_tensors='pt')['input_features']
+    ours, longer = clap_input_features(waveform, 48000)
     # decibels; theirs are computed with 64-bit floats, which shows in quiet bands
     assert (ours - views).abs().mean() < 1e-3 and longer.item() == (more > 0)
     with torch.no_grad(): theirs = torch.nn.functional.normalize(clap.model.encode_audio(views.float(), longer), dim=1)
@@ -76,19 +76,19 @@ def test_an_embedding_depends_on_nothing_but_the_clip(clap):
 
 def test_other_rates_come_through_the_pinned_resampler(clap):
     slow = sound(3)[::3]  # at 16 kHz
-    direct = clap.encode_audio(resampled(slow, 16000, 48000)[None, None], 48000)
+    direct = clap.encode_audio(resample(slow, 16000, 48000)[None, None], 48000)
     assert torch.equal(clap.encode_audio(slow[None, None], 16000), direct)
     assert json.loads(json.dumps(clap.protocol))['resampler']['library'] == 'torchaudio'
     assert clap.sample_rate == clap.protocol['sample_rate'] == 48000
 
 def test_identity_is_the_hash_of_what_is_used(transformers, clap, state, folder, tmp_path):
     again = published_clap('630k-fusion', folder / '630k-fusion-best.pt', 'cpu', folder, SMALL)
-    assert again.identity == clap.identity == {'name': '630k-fusion', 'hash': clap.identity['hash']}
+    assert again.fingerprint == clap.fingerprint == {'name': '630k-fusion', 'hash': clap.fingerprint['hash']}
     changed = {k: v + 1 if k.startswith('text_transform.') else v for k, v in state.items()}
     write_file(tmp_path / 'a.pt', changed)
     write_file(tmp_path / 'b.pt', state | {'audio_projection.0.bias': state['audio_projection.0.bias'] + 1})
-    assert published_clap('630k-fusion', tmp_path / 'a.pt', 'cpu', folder, SMALL).identity == clap.identity
-    assert published_clap('630k-fusion', tmp_path / 'b.pt', 'cpu', folder, SMALL).identity != clap.identity
+    assert published_clap('630k-fusion', tmp_path / 'a.pt', 'cpu', folder, SMALL).fingerprint == clap.fingerprint
+    assert published_clap('630k-fusion', tmp_path / 'b.pt', 'cpu', folder, SMALL).fingerprint != clap.fingerprint
 
 def test_missing_foreign_and_misshapen_tensors_are_named(transformers, state, folder, tmp_path):
     bad = {k: v for k, v in state.items() if k != 'logit_scale_a'} | {'audio_branch.stray': torch.zeros(1),
@@ -101,12 +101,12 @@ def test_missing_foreign_and_misshapen_tensors_are_named(transformers, state, fo
         load_clap('630k-fusion', folder / '630k-fusion-best.pt', 'cpu')
 
 def test_every_name_of_laions_has_its_place_or_is_left_out_by_name(state):
-    kept = {k: v for k, v in state.items() if not UNUSED.match(k)}
-    named = transformers_names(kept)
+    kept = {k: v for k, v in state.items() if not UNUSED_TENSORS.match(k)}
+    named = rename_state_dict(kept)
     assert len(named) == len(kept) + 2 * sum('.qkv.' in k for k in kept)
     assert all(k.startswith(('text_model.', 'audio_model.audio_encoder.', 'text_projection.linear',
                              'audio_projection.linear', 'logit_scale_')) for k in named)
-    left = {'.'.join(k.split('.')[:2]) for k in state if UNUSED.match(k)}
+    left = {'.'.join(k.split('.')[:2]) for k in state if UNUSED_TENSORS.match(k)}
     assert left == {'audio_branch.tscam_conv', 'audio_branch.head', 'audio_branch.spectrogram_extractor',
                     'audio_branch.logmel_extractor', 'audio_branch.layers',
                     'audio_transform.sequential', 'text_transform.sequential'}
@@ -131,7 +131,7 @@ def test_other_trainers_wrappers_are_taken_off(tmp_path, state):
     for wrapped in state, {'model': compiled}, {'ema': state, 'model': silent}:
         torch.save(wrapped, tmp_path / 'theirs.pt')
         found = laion_tensors(tmp_path / 'theirs.pt')
-        assert found.keys() == {k for k in state if not UNUSED.match(k)}
+        assert found.keys() == {k for k in state if not UNUSED_TENSORS.match(k)}
         assert all(torch.equal(found[k], state[k]) for k in found)
 
 def test_a_tokenizer_that_is_missing_or_anothers_is_refused(transformers, tmp_path):
@@ -148,8 +148,8 @@ def test_a_tokenizer_that_is_missing_or_anothers_is_refused(transformers, tmp_pa
 def test_what_has_no_room_among_its_tokens_is_known(transformers, tmp_path):
     write_tokenizer(tmp_path)
     tokens = RobertaTokens(tmp_path, 263, context_length=6)
-    assert tokens.unread('dog') == [] and tokens.unread('dogdogdogdog') == []
-    assert tokens.unread('dogdogdogdogcat') == ['cat']
+    assert tokens.overflow('dog') == [] and tokens.overflow('dogdogdogdog') == []
+    assert tokens.overflow('dogdogdogdogcat') == ['cat']
 
 @pytest.mark.parametrize('waveforms, rate, says', [(torch.zeros(2, 9), 48000, 'batch, 1, time'),
                                                    (torch.zeros(1, 2, 9), 48000, 'batch, 1, time'),
@@ -189,15 +189,15 @@ def test_without_transformers_the_extra_is_named_and_the_import_is_light():
     assert 'InputError' in done.stderr and 'pip install "clipsonic[clap]"' in done.stderr
 
 def test_short_clips_repeat_whole_and_one_sample_is_enough():
-    assert torch.equal(repeat_pad(torch.ones(SAMPLES)), torch.ones(SAMPLES))
+    assert torch.equal(repeat_pad(torch.ones(CLAP_SAMPLES)), torch.ones(CLAP_SAMPLES))
     padded = repeat_pad(torch.arange(1., 200_001))
     assert torch.equal(padded[200_000:400_000], padded[:200_000]) and (padded[400_000:] == 0).all()
-    assert laion_features(torch.tensor([0.5]), 48000)[0].isfinite().all()
+    assert clap_input_features(torch.tensor([0.5]), 48000)[0].isfinite().all()
 
 def test_views_of_clips_just_over_ten_seconds():
-    mel = torch.arange(FRAMES + 1.)[:, None].expand(-1, 64)
-    assert four_views(mel)[1:, 0, 0].tolist() == [0, 1, 1]
-    assert torch.equal(four_views(mel[:-1]), mel[:-1].expand(4, -1, -1))
+    mel = torch.arange(CLAP_FRAMES + 1.)[:, None].expand(-1, 64)
+    assert fusion_views(mel)[1:, 0, 0].tolist() == [0, 1, 1]
+    assert torch.equal(fusion_views(mel[:-1]), mel[:-1].expand(4, -1, -1))
 
 @pytest.mark.slow
 def test_the_published_sizes_answer_as_laion_clap_does(transformers, tmp_path):
@@ -214,7 +214,7 @@ def test_the_published_sizes_answer_as_laion_clap_does(transformers, tmp_path):
 def pocket(): return load_clap(device='cpu')
 
 def test_the_pocket_clap_comes_with_the_package_and_says_that_it_has_seen_labels(pocket):
-    assert pocket.identity['name'] == 'pocket-clap' and pocket.dim == 128 and pocket.protocol['labels'] == 'seen'
+    assert pocket.fingerprint['name'] == 'pocket-clap' and pocket.dim == 128 and pocket.protocol['labels'] == 'seen'
     texts = pocket.encode_text(['the sound of a dog barking', 'bow wow', 'a violin'])
     assert texts[0] @ texts[1] > texts[0] @ texts[2] + 0.3  # words that it has learned
 
@@ -223,13 +223,13 @@ def test_the_pocket_clap_gives_the_same_in_any_batch_and_at_any_rate(pocket):
     together = pocket.encode_audio(sounds, 48000)
     for i in range(3): assert torch.equal(pocket.encode_audio(sounds[i:i + 1], 48000)[0], together[i])
     assert (together.norm(dim=1) - 1).abs().max() < 1e-5 and together.isfinite().all()
-    at_16k = pocket.encode_audio(resampled(sounds, 48000, 16000), 16000)
+    at_16k = pocket.encode_audio(resample(sounds, 48000, 16000), 16000)
     assert (at_16k[:2] - together[:2]).abs().max() < 1e-3
     assert pocket.encode_audio(torch.ones(1, 1, 1) * 0.1, 16000).isfinite().all()  # a single sample
 
 def test_what_is_not_read_of_a_text_is_known(pocket):
-    assert pocket.unread('a dog barking, a violin') == [] and pocket.unread('a zebra, a dog') == ['zebra']
-    long = pocket.unread('a dog barking ' * 6)
+    assert pocket.overflow('a dog barking, a violin') == [] and pocket.overflow('a zebra, a dog') == ['zebra']
+    long = pocket.overflow('a dog barking ' * 6)
     assert len(long) == 1 and long[0].endswith('a dog barking')
     # there they are cut
     assert torch.equal(pocket.encode_text(['a dog barking ' * 6]),
@@ -238,11 +238,11 @@ def test_what_is_not_read_of_a_text_is_known(pocket):
 def test_a_pocket_clap_that_is_none_is_refused(tmp_path):
     import shutil
 
-    from clipsonic.checkpoint import load_config, weights_folder, write_config
+    from clipsonic.checkpoint import load_config, resolve_model, write_config
     with pytest.raises(CheckpointError, match=naming('pocket-listener', 'classifier', 'clap')):
-        load_clap(weights_folder('pocket-listener'))
+        load_clap(resolve_model('pocket-listener'))
     with pytest.raises(InputError, match=naming("'pocket'", "'words'")): load_clap('pocket', tokenizer='words')
-    folder = shutil.copytree(weights_folder('pocket-clap'), tmp_path / 'clap')
+    folder = shutil.copytree(resolve_model('pocket-clap'), tmp_path / 'clap')
     config = load_config(folder)
     words = config['vocabulary']
     for change, says in [({'vocabulary': None}, 'config.json vocabulary null'),

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from clipsonic import __version__
-from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, weights_folder, write_config
+from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, resolve_model, write_config
 from clipsonic.cli import file_name, main, parser, sound_paths, what_next
 from clipsonic.core import Audio, ClipsonicError
 from clipsonic.video import probe, read_frames, write_video
@@ -74,7 +74,7 @@ def test_every_setting_reaches_the_sound(run, here, model):
     for words in (['--sampler', 'dpm++2m'], ['--spacing', 'trailing'], ['--guidance-interval', '100', '600'],
                   ['--guidance-rescale', '0.7']):
         assert made(*words) != plain
-    assert made('--spacing', 'uniform', '--guidance-interval', '0', '1000', '--guidance-rescale', '0') == plain
+    assert made('--spacing', 'linspace', '--guidance-interval', '0', '1000', '--guidance-rescale', '0') == plain
 
 @pytest.mark.parametrize('ending', ['wav', 'flac', 'ogg', 'WAV'])
 def test_endings(run, here, model, ending):
@@ -176,7 +176,7 @@ def test_info_about_models_and_media(run, here, model):
     assert status == 0 and 'pipeline' in out and 'knows: dog, rain, flute' in out and 'denoiser/' in out
     assert 'steps: 3' in out
     assert run('info', f'{Path(model).parent}/denoiser')[1].count('denoiser:') == 1
-    names = load_config(weights_folder('pocket'))['knows']
+    names = load_config(resolve_model('pocket'))['known_sounds']
     assert len(names) == 30 and f"  knows: {', '.join(names)}\n" in run('info', 'pocket')[1]
     run('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast)
     status, out, _ = run('info', 'a.wav')
@@ -219,11 +219,11 @@ def test_a_folder_is_made_when_there_is_something_for_it(run, here, model):
 def test_what_cannot_be_written_in_the_end_is_kept(run, here, model, monkeypatch, prompts, names):
     "Something comes in the way of the folder while the sounds are made."
     from clipsonic.pipeline import Pipeline
-    answer = Pipeline.answer
+    answer = Pipeline.run
     def disturbed(*args):
         Path('out').rmdir(); Path('out').write_text('in the way')
         return answer(*args)
-    monkeypatch.setattr(Pipeline, 'answer', disturbed)
+    monkeypatch.setattr(Pipeline, 'run', disturbed)
     Path('out').mkdir()
     status, out, err = run('generate', *prompts, '--model', model, '-o', 'out', *fast)
     place = Path(re.search(r'kept (?:in|as) (\S+)\n', err)[1])
@@ -514,7 +514,7 @@ def test_priors(run, here, model):
     import torch
     from clipsonic.checkpoint import load_config
     from clipsonic.prior import PriorConfig, DiffusionPriorNetwork
-    from clipsonic.shards import made_up_shards
+    from clipsonic.shards import synthetic_shards
     from tiny import tiny_prior
     clip = load_config(f'{model}/denoiser')['clip']
     for name, seed in ('pd', 3), ('sd', 4): tiny_prior(Path(name), clip, seed)
@@ -525,7 +525,7 @@ def test_priors(run, here, model):
     for words in ['a dog', '--system', 'zs'], ['--image', 'photo.png']:
         status, _, err = run('generate', *words, '--model', 'mine', '--prior', 'pd')
         assert status == 2 and re.search(naming('prior', "'pd'"), err)
-    made_up_shards('shards', clips=12, dim=24, seconds=2.0, labels=True)
+    synthetic_shards('shards', clips=12, dim=24, seconds=2.0, labels=True)
     info = json.loads(Path('shards/shards.json').read_text())
     Path('shards/shards.json').write_text(json.dumps(info | {'clip': clip}))
     status, out, _ = run('gap', '--data', 'shards', '--model', 'mine', '--out', 'gap.json')
@@ -599,8 +599,8 @@ def test_an_image_tower_that_is_none(run, here, model):
     assert status == 2 and re.search(naming('odd/clip', 'resnet-none'), err) and not Path('b.wav').exists()
 
 def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
-    from clipsonic.shards import made_up_shards
-    made_up_shards('shards', clips=4, dim=192, seconds=3.0)
+    from clipsonic.shards import synthetic_shards
+    synthetic_shards('shards', clips=4, dim=192, seconds=3.0)
     words = ['train', '--preset', 'pocket-vocoder', '--data', 'shards', '--out', 'my run', '--batch-size', '1', '--cpu']
     def interrupted(*more):
         process = subprocess.Popen([sys.executable, '-m', 'clipsonic', *words, *more], cwd=here, stderr=subprocess.PIPE,
@@ -627,7 +627,7 @@ def test_train_says_what_next_and_after_ctrl_c_what_was_saved(here):
 
 @pytest.mark.parametrize('part, option', [('denoiser', '--model'), ('prior-pd', '--prior'), ('vocoder', '--vocoder')])
 def test_what_is_next_for_each_part_of_the_pocket_model(here, part, option):
-    shutil.copytree(weights_folder('pocket')/part, 'run/model')
+    shutil.copytree(resolve_model('pocket')/part, 'run/model')
     then = what_next('run')
     assert then == f'clipsonic generate "a dog barking" {option} run'
     assert main([*shlex.split(then)[1:], '-o', 'dog.wav', '--steps', '1', '--seconds', '0.1', '--device', 'cpu']) == 0
@@ -636,16 +636,16 @@ def test_what_is_next_for_what_listens_and_for_what_goes_with_another_clip(here)
     for name, command in {'pocket-clap': 'evaluate made/ --reference real/ --embedder run',
                           'pocket-listener': 'evaluate made/ --reference real/ --classifier run',
                           'pocket/clip': 'prepare videos/ --clip run --out shards'}.items():
-        save_checkpoint('run', load_config(weights_folder('pocket').parent/name), {})
+        save_checkpoint('run', load_config(resolve_model('pocket').parent/name), {})
         assert what_next('run').split(';')[0] == f'clipsonic {command}'
         parser().parse_args(shlex.split(command))
     for part, clip, options in [('denoiser', 'mine', '--model run --clip CLIP'),
                                 ('denoiser', 'ViT-L-14', '--model run'),
                                 ('prior-pd', 'mine', '--prior run --model MODEL')]:
-        config = load_config(weights_folder('pocket')/part)
+        config = load_config(resolve_model('pocket')/part)
         save_checkpoint('run', config | {'clip': {'name': clip, 'hash': 'beef'}}, {})
         assert what_next('run') == f'clipsonic generate "a dog barking" {options}'
-    config = load_config(weights_folder('pocket')/'vocoder')
+    config = load_config(resolve_model('pocket')/'vocoder')
     config['model']['mel']['hop_length'] = 1024
     save_checkpoint('run', config, {})
     assert what_next('run') == 'clipsonic reconstruct recordings/ --vocoder run --out back'

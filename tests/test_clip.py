@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from clipsonic.checkpoint import save_checkpoint
-from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, WORDS, build_clip, contrastive_loss, load_clip,
-                            pocket_clip, tensors_digest)
+from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, SOUND_CLASSES, build_clip, contrastive_loss, load_clip,
+                            pocket_clip, state_dict_hash)
 from clipsonic.core import CheckpointError, InputError
 from conftest import naming
 
@@ -14,9 +14,9 @@ TINY = ClipConfig(vision="test_resnet", text_width=32, text_heads=2, text_layers
 @pytest.fixture
 def folder(tmp_path):
     "A tiny pocket CLIP with random weights, saved as a run saves it."
-    tokenizer = PocketTokenizer.cut(["a photo of a dog barking", "a cat"])
+    tokenizer = PocketTokenizer.from_corpus(["a photo of a dog barking", "a cat"])
     model = build_clip(TINY, tokenizer.vocab_size)
-    config = {"kind": "clip", "name": "pocket", "model": vars(TINY) | {}, "vocabulary": tokenizer.kept}
+    config = {"kind": "clip", "name": "pocket", "model": vars(TINY) | {}, "vocabulary": tokenizer.kept_ids}
     save_checkpoint(tmp_path / "clip", config, {"model": model.state_dict()})
     return tmp_path / "clip"
 
@@ -32,14 +32,14 @@ def test_identity_follows_the_weights_and_survives_half_precision(folder, tmp_pa
     from clipsonic.checkpoint import load_config, load_tensors
     tensors = load_tensors(folder, "model")
     save_checkpoint(tmp_path / "half", load_config(folder), {"model": tensors}, dtype=torch.float16)
-    assert pocket_clip(folder).identity == pocket_clip(tmp_path / "half").identity
+    assert pocket_clip(folder).fingerprint == pocket_clip(tmp_path / "half").fingerprint
     tensors["logit_scale"] += 1
-    assert tensors_digest(tensors) != pocket_clip(folder).identity["hash"]
+    assert state_dict_hash(tensors) != pocket_clip(folder).fingerprint["hash"]
 
 def test_unknown_words_are_left_out_and_long_texts_are_cut(folder):
     tokenizer = pocket_clip(folder).tokenizer
-    assert tokenizer.unknown("A photo of a theremin, barking!") == ["theremin"]
-    assert tokenizer.unknown("a dog") == []
+    assert tokenizer.oov_words("A photo of a theremin, barking!") == ["theremin"]
+    assert tokenizer.oov_words("a dog") == []
     assert tokenizer(["theremin"])[0].tolist()[:3] == [tokenizer.start, tokenizer.end, 0]
     long = tokenizer(["dog " * 50])[0]
     assert long.shape == (16,) and long[-1] == tokenizer.end
@@ -70,17 +70,17 @@ def test_a_published_clip_from_a_local_file(tmp_path):
     text = clip.encode_text(["a photo of a dog"])
     tokens = open_clip.get_tokenizer("ViT-B-32")(["a photo of a dog"])
     direct = torch.nn.functional.normalize(model.eval().encode_text(tokens), dim=-1)
-    assert clip.identity["name"] == "ViT-B-32" and clip.dim == 512 and torch.allclose(text, direct, atol=1e-5)
-    assert clip.encode_image([Image.new("RGB", (300, 200))]).shape == (1, 512) and clip.unknown("theremin") == []
+    assert clip.fingerprint["name"] == "ViT-B-32" and clip.dim == 512 and torch.allclose(text, direct, atol=1e-5)
+    assert clip.encode_image([Image.new("RGB", (300, 200))]).shape == (1, 512) and clip.oov_words("theremin") == []
 
 def test_every_row_of_words_makes_captions_within_the_context():
     import random
-    captioner, rng = Captioner([n for w in WORDS.values() for n in w.nouns.split(", ")]), random.Random(0)
-    tokenizer = PocketTokenizer.cut(captioner.corpus())
+    captioner, rng = Captioner([n for w in SOUND_CLASSES.values() for n in w.nouns.split(", ")]), random.Random(0)
+    tokenizer = PocketTokenizer.from_corpus(captioner.corpus())
     for noun in captioner.names:
         for _ in range(20):
             text, key = captioner.draw(noun, rng)
-            assert text.strip() and key in captioner.keys(noun) and not tokenizer.unknown(text)
+            assert text.strip() and key in captioner.keys(noun) and not tokenizer.oov_words(text)
 
 def test_the_loss_has_its_least_value_where_matching_pairs_meet():
     e = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)),

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 import torch
 
-from clipsonic.core import (Audio, ClipsonicError, InputError, noise_streams, pick_device, randn_streams, read_csv,
-                            whole_file, whole_folder)
+from clipsonic.core import (Audio, ClipsonicError, InputError, clip_generators, pick_device, randn_per_clip, read_csv,
+                            atomic_file, atomic_folder)
 from conftest import naming
 
 def tone(seconds=1., rate=16000, channels=1):
@@ -79,9 +79,9 @@ def test_places_that_cannot_be(tmp_path):
     with pytest.raises(InputError, match=naming(tmp_path / "dog.wav", "not a file")): tone().save(tmp_path / "dog.wav")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=naming(tmp_path / "file", "not a folder")):
-        with whole_folder(tmp_path / "file"): pass
+        with atomic_folder(tmp_path / "file"): pass
     with pytest.raises(InputError, match=naming("/dev/null", "not a file")):
-        with whole_file("/dev/null"): pass
+        with atomic_file("/dev/null"): pass
     with pytest.raises(ClipsonicError, match="File name too long"): tone().save(tmp_path / ("d" * 300 + ".wav"))
     with pytest.raises(InputError, match=naming(9, "channel")): tone(channels=9).save(tmp_path / "nine.flac")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dog.wav", "file"]
@@ -105,12 +105,12 @@ def test_too_loud_is_turned_down(tmp_path):
 FULL = """
 import resource, torch
 from pathlib import Path
-from clipsonic.core import Audio, ClipsonicError, whole_folder
+from clipsonic.core import Audio, ClipsonicError, atomic_folder
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try: Audio(torch.zeros(1, 16000), 16000).save("dog.wav")
 except ClipsonicError as error: print("sound:", error)
 try:
-    with whole_folder("run") as partial:
+    with atomic_folder("run") as partial:
         (partial / "small").write_bytes(bytes(1000))
         (partial / "big").write_bytes(bytes(30_000))
 except ClipsonicError as error: print("folder:", error)
@@ -140,9 +140,9 @@ def test_full_disk(tmp_path):
 
 KILLED = """
 import os, signal
-from clipsonic.core import whole_folder
+from clipsonic.core import atomic_folder
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
-with whole_folder("run") as partial:
+with atomic_folder("run") as partial:
     (partial / "a").write_text("new")
     if "{when}" == "filling": die()
     (partial / "b").write_text("new")
@@ -154,17 +154,17 @@ with whole_folder("run") as partial:
 
 @pytest.mark.parametrize("when", ["filling", "before", "between"])
 def test_killed_while_publishing(tmp_path, when):
-    with whole_folder(tmp_path / "run") as partial:
+    with atomic_folder(tmp_path / "run") as partial:
         for name in "ab": (partial / name).write_text("old")
     assert run(KILLED.format(when=when), tmp_path).returncode == -signal.SIGKILL
     whole = tmp_path / (".run.previous" if when == "between" else "run")
     assert (tmp_path / "run").exists() == (when != "between")
     assert [(whole / name).read_text() for name in "ab"] == ["old", "old"]
-    with whole_folder(tmp_path / "run") as partial: (partial / "a").write_text("next")  # and life goes on
-    assert (tmp_path / "run" / "a").read_text() == "next" and not (tmp_path / ".run.previous").exists()
+    with atomic_folder(tmp_path / "run") as partial: (partial / "a").write_text("global_step")  # and life goes on
+    assert (tmp_path / "run" / "a").read_text() == "global_step" and not (tmp_path / ".run.previous").exists()
 
 def test_other_errors_pass_and_leave_nothing(tmp_path):
-    for whole in whole_file, whole_folder:
+    for whole in atomic_file, atomic_folder:
         with pytest.raises(KeyError):
             with whole(tmp_path / "x"): raise KeyError("mine")
         with pytest.raises(KeyboardInterrupt):
@@ -181,18 +181,18 @@ def test_silence_can_be_shown():
 
 def test_streams():
     "Golden figures: a seed means the same noise in every release."
-    noise = randn_streams((16,), noise_streams(7, 2))
+    noise = randn_per_clip((16,), clip_generators(7, 2))
     assert torch.allclose(noise[:, 0], torch.tensor([0.7583, -1.3941]), atol=1e-4), noise[:, 0]
-    assert torch.equal(randn_streams((16,), noise_streams(7, 1, first=1))[0], noise[1])
-    assert not torch.equal(*(randn_streams((16,), noise_streams(seed, 1, first))
+    assert torch.equal(randn_per_clip((16,), clip_generators(7, 1, first=1))[0], noise[1])
+    assert not torch.equal(*(randn_per_clip((16,), clip_generators(seed, 1, first))
                              for seed, first in ((7, 5), (7 + 5 * 2**32, 0))))
     state = torch.get_rng_state()
-    randn_streams((16,), noise_streams(2**63 - 1, 1))
-    assert torch.equal(state, torch.get_rng_state()) and noise_streams(0, 0) == []
+    randn_per_clip((16,), clip_generators(2**63 - 1, 1))
+    assert torch.equal(state, torch.get_rng_state()) and clip_generators(0, 0) == []
 
 @pytest.mark.parametrize("seed, n", [(-1, 1), (1.5, 1), ("7", 1), (None, 1), (True, 1), (7, -1)])
 def test_bad_streams(seed, n):
-    with pytest.raises(InputError): noise_streams(seed, n)
+    with pytest.raises(InputError): clip_generators(seed, n)
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5, ""])
 def test_no_such_device(device):

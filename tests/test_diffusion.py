@@ -7,7 +7,7 @@ import torch
 from golden import ROWS, STEPS, TIMES, close, golden, same_as_theirs, wave
 
 from clipsonic.core import InputError
-from clipsonic.diffusion import Diffusion, cosine_betas, discretised_log_likelihood, normal_kl
+from clipsonic.diffusion import Diffusion, cosine_betas, discretized_gaussian_log_likelihood, normal_kl
 from conftest import naming
 
 def test_the_original_tables():
@@ -18,7 +18,7 @@ def test_the_original_tables():
 
 def test_the_original_posterior():
     x, x0 = 1.4 * wave(4, 1, 16, 16), wave(4, 1, 16, 16, k=1)
-    close(Diffusion().posterior(x0, x, TIMES)[0], golden()['posterior'])
+    close(Diffusion().q_posterior(x0, x, TIMES)[0], golden()['posterior'])
 
 def test_the_original_loss_and_gradients():
     net, g = same_as_theirs(), golden()
@@ -32,13 +32,13 @@ def test_the_original_loss_and_gradients():
 def test_the_original_respacing():
     short, g = Diffusion().respace(STEPS), golden()
     np.testing.assert_allclose(short.betas, g['short_betas'], atol=1e-14)
-    np.testing.assert_array_equal(short.times * 4, g['short_times'])
+    np.testing.assert_array_equal(short.timestep_map * 4, g['short_times'])
 
 @pytest.mark.parametrize('steps', [1, 2, 25, 31, 250, 999, 1000, 3999, 4000])
 def test_respacing_keeps_the_signal(steps):
     d = Diffusion()
     short = d.respace(steps)
-    kept = (short.times * 4).round().astype(int)
+    kept = (short.timestep_map * 4).round().astype(int)
     assert short.T == steps == len(set(kept)) and kept[-1] == 3999
     np.testing.assert_allclose(short.alpha_bar, d.alpha_bar[kept], rtol=1e-9, atol=1e-14)
 
@@ -64,7 +64,7 @@ def test_posterior_is_bayes():
     log_p -= (x - before**0.5 * x0)**2 / (2 * (1 - before))
     p = np.exp(log_p - log_p.max())
     p /= p.sum()
-    mean, log_variance = d.posterior(torch.tensor([[x0]], dtype=torch.float64),
+    mean, log_variance = d.q_posterior(torch.tensor([[x0]], dtype=torch.float64),
                                      torch.tensor([[xt]], dtype=torch.float64), torch.tensor([t]))
     assert mean.item() == pytest.approx((p * x).sum(), abs=1e-6)
     assert log_variance.exp().item() == pytest.approx((p * x**2).sum() - (p * x).sum()**2, rel=1e-5)
@@ -79,15 +79,15 @@ def test_there_and_back():
 def test_variance_interpolates_between_its_bounds():
     d = Diffusion()
     x, t = wave(3, 1, 2, 2), torch.tensor([1, 100, 3999])
-    at = lambda v: d.reverse(torch.cat([torch.zeros_like(x), torch.full_like(x, v)], 1), x, t)[1][:, 0, 0, 0]
+    at = lambda v: d.p_mean_variance(torch.cat([torch.zeros_like(x), torch.full_like(x, v)], 1), x, t)[1][:, 0, 0, 0]
     np.testing.assert_allclose(at(1.), np.log(d.betas[t]), rtol=1e-5)
-    np.testing.assert_allclose(at(-1.), d.log_variance[t], rtol=1e-5)
+    np.testing.assert_allclose(at(-1.), d.posterior_log_variance_clipped[t], rtol=1e-5)
     close(at(0.), (at(1.) + at(-1.)) / 2)
 
 def test_bins_sum_to_one():
     levels = torch.linspace(-1, 1, 256)
     for mean in (-0.97, 0., 0.501):
-        assert discretised_log_likelihood(levels, torch.tensor(mean), torch.tensor(-6.)).exp().sum() == pytest.approx(1,
+        assert discretized_gaussian_log_likelihood(levels, torch.tensor(mean), torch.tensor(-6.)).exp().sum() == pytest.approx(1,
             abs=1e-4)
 
 def test_divergence_is_torchs():
@@ -115,20 +115,20 @@ def test_half_precision_model_and_double_data():
 
 def test_the_network_sees_a_thousand_times():
     for T in (4000, 1000, 10):
-        assert Diffusion(cosine_betas(T)).model_time(torch.tensor([0, T - 1])).tolist() == pytest.approx([0,
+        assert Diffusion(cosine_betas(T)).model_timesteps(torch.tensor([0, T - 1])).tolist() == pytest.approx([0,
             1000 - 1000 / T])
-    assert math.isclose(Diffusion().respace(3).model_time(torch.tensor([1])).item(), 2000 / 4, abs_tol=0.25)
+    assert math.isclose(Diffusion().respace(3).model_timesteps(torch.tensor([1])).item(), 2000 / 4, abs_tol=0.25)
 
 def test_velocity_is_the_same_thing_seen_from_another_side():
     "A network that knows ε and one that knows the velocity believe in the same step, and a perfect one has no error."
-    eps, velocity = Diffusion(), Diffusion(prediction='velocity')
+    eps, velocity = Diffusion(), Diffusion(prediction_type='v_prediction')
     x0, t = wave(4, 1, 4, 4), torch.tensor([1, 400, 2000, 3000])
     noise, v = wave(4, 1, 4, 4, k=1), wave(4, 1, 4, 4, k=2)
     xt, target = eps.q_sample(x0, t, noise), velocity.target(x0, t, noise)
-    for a, b in zip(eps.reverse(torch.cat([noise, v], 1), xt, t), velocity.reverse(torch.cat([target, v], 1), xt, t)):
+    for a, b in zip(eps.p_mean_variance(torch.cat([noise, v], 1), xt, t), velocity.p_mean_variance(torch.cat([target, v], 1), xt, t)):
         close(a, b, 1e-4)
     _, parts = velocity.hybrid_loss(lambda x, time: torch.cat([target, v], 1), x0, t, noise)
     close(parts['mse'], torch.zeros(4))
-    assert velocity.respace(7).prediction == 'velocity'
-    with pytest.raises(InputError, match=naming('prediction', "'sideways'", "'velocity'")):
-        Diffusion(prediction='sideways')
+    assert velocity.respace(7).prediction_type == 'v_prediction'
+    with pytest.raises(InputError, match=naming('prediction_type', "'sideways'", "'velocity'")):
+        Diffusion(prediction_type='sideways')

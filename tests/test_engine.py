@@ -15,8 +15,8 @@ from torch import nn
 
 from clipsonic.core import CheckpointError, ClipsonicError, InputError
 from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, write_config
-from clipsonic.engine import Engine, Recipe, Training, step_generator, train
-from clipsonic.threads import cores, exactly_threads
+from clipsonic.engine import Trainer, Recipe, TrainingConfig, step_generator, train
+from clipsonic.threads import cpu_count, exactly_threads
 from conftest import naming
 
 SLOW_LINE = """
@@ -34,13 +34,13 @@ class Pair(Recipe):
     "Two networks with an optimiser each; the second learns to follow the first."
     name = "pair"
     def __init__(self, steps=12, **kwargs):
-        self.training = Training(steps=steps, batch_size=4, lr=0.05, save_every=6, log_every=3, ema=0.9, **kwargs)
+        self.training = TrainingConfig(steps=steps, batch_size=4, lr=0.05, save_every=6, log_every=3, ema_decay=0.9, **kwargs)
         self.networks = {k: nn.Linear(2, 1) for k in ("leader", "follower")}
         for n in self.networks.values():
             for p in n.parameters(): nn.init.constant_(p, 0.1)
     @property
     def optimizers(self): return {k: [k] for k in self.networks}
-    def batches(self, start, rank, world):
+    def batches(self, start, rank, world_size):
         while True:
             yield {"x": torch.randn(4, 2, generator=step_generator(9, start, rank))}
             start += 1
@@ -50,7 +50,7 @@ class Pair(Recipe):
         yield "leader", ((leader(batch["x"]) - batch["x"].sum(1, keepdim=True) - noise) ** 2).mean(), {}
         yield "follower", ((follower(batch["x"]) - leader(batch["x"]).detach()) ** 2).mean(), {"noise": noise}
     def validate(self, networks): return {"w": networks["leader"].weight.sum().item()}
-    def config(self): return {"kind": "pair"}
+    def checkpoint_config(self): return {"kind": "pair"}
 
 def state(folder): return load_tensors(folder / "training", "state")
 
@@ -77,7 +77,7 @@ def test_threads_are_chosen_at_checkpoints_and_taken_up_again(tmp_path):
         seen.clear()
         with exactly_threads(threads): train(Watched(), tmp_path / "run", progress=False, cpu=True, **how)
         return set(seen)
-    most, before = cores(), torch.get_num_threads()
+    most, before = cpu_count(), torch.get_num_threads()
     assert go(most, steps=6) == {most} and saved() == most
     assert go(most + 1, resume=True) == {most} and saved() == most + 1
     with pytest.warns(UserWarning, match=naming(tmp_path / "run", "threads", most + 1, most)):
@@ -90,7 +90,7 @@ def test_a_killed_run_continues_from_its_checkpoint(tmp_path):
     while process.poll() is None and not (tmp_path / "run" / "training" / "config.json").exists(): time.sleep(0.1)
     time.sleep(0.3)   # it is killed anywhere in a step, or while it saves again
     process.send_signal(signal.SIGKILL); process.wait()
-    reached = load_config(tmp_path / "run" / "training")["next"]
+    reached = load_config(tmp_path / "run" / "training")["global_step"]
     assert reached >= 6 and reached % 6 == 0
     train(Pair(), tmp_path / "run", steps=reached + 6, resume=True, progress=False, cpu=True)
     train(Pair(), tmp_path / "whole", steps=reached + 6, progress=False, cpu=True)
@@ -109,7 +109,7 @@ def test_a_run_is_not_overwritten_and_not_mixed(tmp_path):
     other = Pair(); other.name = "other"
     with pytest.raises(CheckpointError, match=naming(tmp_path / "run", "--preset", "pair", "other")):
         train(other, tmp_path / "run", resume=True, progress=False, cpu=True)
-    wider = Pair(); wider.config = lambda: Pair().config() | {"width": 7}
+    wider = Pair(); wider.checkpoint_config = lambda: Pair().checkpoint_config() | {"width": 7}
     train(wider, tmp_path / "wider", steps=1, progress=False, cpu=True)
     with pytest.raises(CheckpointError, match=naming(tmp_path / "wider", "width 7", "None")):
         train(Pair(), tmp_path / "wider", resume=True, progress=False, cpu=True)
@@ -178,7 +178,7 @@ def test_a_state_of_something_else_is_named(half, tmp_path, name):
     resumed(run, run / "training/state.safetensors", name.split("/")[-1].removesuffix(".step"))
 
 CONFIGS = [
-    ("next", 0), ("next", -6), ("next", 6.0), ("next", "6"), ("next", None), ("next", 10**30), ("recipe", 7),
+    ("global_step", 0), ("global_step", -6), ("global_step", 6.0), ("global_step", "6"), ("global_step", None), ("global_step", 10**30), ("recipe", 7),
     ("recipe", None), ("config", None), ("config", []), ("config", {}), ("threads", 0), ("threads", "two")]
 
 @pytest.mark.parametrize("key, value", CONFIGS)
@@ -190,14 +190,14 @@ def test_what_a_state_s_config_says_is_checked(half, tmp_path, key, value):
 
 def test_a_state_and_a_model_of_two_runs_are_told_apart(half, tmp_path):
     run = shutil.copytree(half, tmp_path / "run")
-    write_config(run / "training", load_config(run / "training") | {"next": 7})
+    write_config(run / "training", load_config(run / "training") | {"global_step": 7})
     resumed(run, run, "model/", 6, "training/", 7)
     shutil.copytree(half / "training", run / "training", dirs_exist_ok=True)
     write_config(run / "model", load_config(run / "model") | {"kind": "toy"})
     resumed(run, run / "model", "toy", "pair")
     wider = Pair()
-    wider.config = lambda: {"kind": "pair", "width": 7}
-    write_config(run / "training", load_config(half / "training") | {"config": wider.config()})
+    wider.checkpoint_config = lambda: {"kind": "pair", "width": 7}
+    write_config(run / "training", load_config(half / "training") | {"config": wider.checkpoint_config()})
     write_config(run / "model", load_config(half / "model") | {"width": 8})
     with pytest.raises(CheckpointError, match=naming(run, "model/", "training/", "width")):
         train(wider, run, resume=True, progress=False, cpu=True)
@@ -215,10 +215,10 @@ def test_training_that_went_wrong_stops_and_says_so(tmp_path):
     class Lost(Pair):
         def losses(self, batch, generator):
             for name, loss, logs in super().losses(batch, generator): yield name, loss * float("nan"), logs
-    engine = Engine(Lost(), tmp_path, cpu=True)
+    engine = Trainer(Lost(), tmp_path, cpu=True)
     with pytest.raises(ClipsonicError, match=naming("step 19", "20 losses", "learning rate", 0.05)):
         for batch in engine.recipe.batches(0, 0, 1): engine.step(batch)
-    assert engine.bare["leader"].weight.eq(0.1).all(), "no bad step was taken"
+    assert engine.unwrapped["leader"].weight.eq(0.1).all(), "no bad step was taken"
 
 def test_the_average_warms_up(tmp_path):
     train(Pair(steps=30), tmp_path, progress=False, cpu=True)

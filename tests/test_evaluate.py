@@ -18,7 +18,7 @@ import torch
 from clipsonic.cli import main
 from clipsonic.core import Audio, InputError, MediaError
 from clipsonic.embedders import Embedder, classifier_embedder, load_embedder
-from clipsonic.evaluate import (METRICS, FeatureCache, evaluate, figure_lines, find_sounds, heard, listen_to,
+from clipsonic.evaluate import (METRICS, FeatureCache, evaluate, metric_lines, find_sounds, load_for_scoring, extract_features,
                                 read_prompts, sounds_and_others)
 from clipsonic.fad import frechet_distance
 from clipsonic.video import read_audio
@@ -41,7 +41,7 @@ def folder_of(path, n, **options):
 
 def loudness(waveform): return waveform.unfold(1, 1600, 1600)[0].square().mean(1, keepdim=True)[:2].T.contiguous()
 
-EAR = Embedder('loudness', '0', 16000, loudness, shortest=0.2)
+EAR = Embedder('loudness', '0', 16000, loudness, min_seconds=0.2)
 
 def quiet(generated, reference=None, prompts=None, **options):
     return evaluate(generated, reference, prompts, **dict(cache_file=':memory:', device='cpu', progress=False)
@@ -100,7 +100,7 @@ def damaged(folder, n, rng):
 @pytest.mark.long
 def test_a_thousand_damaged_files_each_end_in_a_named_outcome(tmp_path):
     expected = damaged(tmp_path / 'bad', 1000, np.random.default_rng(0))
-    rows, bad = listen_to(find_sounds(tmp_path / 'bad'), EAR, FeatureCache(tmp_path / 'cache'), progress=False)
+    rows, bad = extract_features(find_sounds(tmp_path / 'bad'), EAR, FeatureCache(tmp_path / 'cache'), progress=False)
     assert len(rows) + len(bad) == 1000 and not rows.keys() & bad.keys()
     outcome = {name: None for name in rows} | {name: error.reason for name, error in bad.items()}
     counts = Counter(outcome.values())
@@ -127,7 +127,7 @@ def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_
     metrics = [m for m in METRICS if m != 'fad_infinity']
     first = quiet(made, real, prompts, metrics=metrics)
     assert {'fad', 'kl_pocket', 'fid_pocket', 'clap', 'clap_max', 'clap_mean', 'clap_min', 'accuracy_pocket',
-            'is_pocket', 'nearest', 'diversity'} == {k for k, v in first.items() if 'value' in v}
+            'inception_score_pocket', 'nearest', 'diversity'} == {k for k, v in first.items() if 'value' in v}
     assert all(v['n'] == 12 and v['by'] for v in first.values() if 'value' in v)
     for name in ('made', 'real'):  # the same files, made in another order and found in another folder
         (tmp_path / name).mkdir()
@@ -140,7 +140,7 @@ def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_
         assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics, workers=2,
                      cache_file=cache) == first
     half = [made / f'{i:03d}.wav' for i in range(6)]
-    one, two = (listen_to(find_sounds(part), load_embedder(device='cpu'), FeatureCache(':memory:'), progress=False)[0]
+    one, two = (extract_features(find_sounds(part), load_embedder(device='cpu'), FeatureCache(':memory:'), progress=False)[0]
                 for part in (half, made))
     assert all(torch.equal(one[k], two[k]) for k in one) and len(one) == 6
 
@@ -149,7 +149,7 @@ def rows_of(ear, folder): return torch.cat([ear(read_audio(file, None)) for file
 def test_figures_are_those_of_the_measures(made, real, prompts):
     ear = load_embedder(device='cpu')
     sets = [rows_of(ear, folder) for folder in (made, real)]
-    result = quiet(made, real, prompts, metrics=['fad', 'clap', 'nearest'], resamples=0)
+    result = quiet(made, real, prompts, metrics=['fad', 'clap', 'nearest'], n_resamples=0)
     assert result['fad']['value'] == frechet_distance(*sets) and result['fad']['low'] is None
     texts = torch.cat([ear.text([a['prompt']]) for _, a in sorted(read_prompts(prompts, find_sounds(made)).items())])
     assert result['clap']['value'] == pytest.approx((sets[0] * texts).sum(1).double().mean().item(), abs=1e-7)
@@ -174,7 +174,7 @@ def test_a_file_that_changed_is_heard_again_and_a_row_that_lies_is_not_believed(
     def count():
         calls, kept = [], FeatureCache(cache)
         ear = replace(EAR, embed=lambda waveform: calls.append(1) or loudness(waveform))
-        rows, _ = listen_to(find_sounds(folder), ear, kept, progress=False)
+        rows, _ = extract_features(find_sounds(folder), ear, kept, progress=False)
         kept.db.close()
         return len(calls), {name: row.tolist() for name, row in rows.items()}
     first = count()
@@ -198,7 +198,7 @@ def test_a_cache_that_somebody_writes_to_is_left_alone(made, tmp_path):
     db.execute('BEGIN EXCLUSIVE')
     impatient = patch('sqlite3.connect', lambda path, timeout: connect(path, timeout=0.1))
     with impatient, pytest.warns(UserWarning, match=naming(cache, 'locked', '--cache')) as told:
-        assert quiet(made, embedder=EAR, metrics=['is'], cache_file=cache) == quiet(made, embedder=EAR, metrics=['is'])
+        assert quiet(made, embedder=EAR, metrics=['inception_score'], cache_file=cache) == quiet(made, embedder=EAR, metrics=['inception_score'])
     assert len(told) == 1 and cache.is_file() and not (tmp_path / 'cache.sqlite.broken').exists()
 
 @pytest.mark.parametrize('environment', [{'HOME': '/dev/null'}, {'CLIPSONIC_CACHE': '/dev/null/x'}, {}])
@@ -210,34 +210,34 @@ def test_no_place_for_a_cache_ends_nothing(made, tmp_path, monkeypatch, environm
         def nobody(uid): raise KeyError(uid)
         monkeypatch.setattr(pwd, 'getpwuid', nobody)
     with pytest.warns(UserWarning, match=naming('cache', '--cache', 'CLIPSONIC_CACHE')) as told:
-        result = quiet(made, embedder=EAR, metrics=['is'], cache_file=None)
-    assert len(told) == 1 and result == quiet(made, embedder=EAR, metrics=['is'])
+        result = quiet(made, embedder=EAR, metrics=['inception_score'], cache_file=None)
+    assert len(told) == 1 and result == quiet(made, embedder=EAR, metrics=['inception_score'])
 
 @pytest.mark.parametrize('limit, reason', [('busy_timeout = 20', 'locked'), ('max_page_count = 6', 'is full')])
 def test_a_cache_that_takes_nothing_new_is_read_on(made, tmp_path, limit, reason):
     cache, sounds = FeatureCache(tmp_path / 'cache.sqlite'), find_sounds(made)
-    before, _ = listen_to(sounds[:2], EAR, cache, progress=False)
+    before, _ = extract_features(sounds[:2], EAR, cache, progress=False)
     cache.db.execute(f'PRAGMA {limit}')
     other = sqlite3.connect(tmp_path / 'cache.sqlite', isolation_level=None)
     if reason == 'locked': other.execute('BEGIN IMMEDIATE')  # who writes lets others read
     with pytest.warns(UserWarning, match=naming(tmp_path / 'cache.sqlite', reason, '--cache')) as told:
         for _ in range(2):
-            rows, bad = listen_to(sounds, Embedder('wide', '0', 16000, lambda w: torch.ones(300, 30)), cache,
+            rows, bad = extract_features(sounds, Embedder('wide', '0', 16000, lambda w: torch.ones(300, 30)), cache,
                                   progress=False)
-        again, _ = listen_to(sounds[:2], replace(EAR, embed=None), cache, progress=False)  # nobody listens
+        again, _ = extract_features(sounds[:2], replace(EAR, embed=None), cache, progress=False)  # nobody listens
     assert len(told) == 1 and len(rows) == 12 and not bad and all(torch.equal(again[k], before[k]) for k in before)
 
 def test_a_cache_that_breaks_while_it_is_read_is_worked_out_anew(made, tmp_path):
     path, sounds = tmp_path / 'cache.sqlite', find_sounds(made)
     wide = Embedder('wide', '0', 16000, lambda w: torch.ones(300, 30))
     kept = FeatureCache(path)
-    listen_to(sounds, wide, kept, progress=False)
+    extract_features(sounds, wide, kept, progress=False)
     kept.db.close()
     data = bytearray(path.read_bytes())
     data[20 * 4096:30 * 4096] = b'\xff' * 40960  # its first pages are whole
     path.write_bytes(data)
     with pytest.warns(UserWarning, match=naming(path, f'{path}.broken')) as told:
-        rows, _ = listen_to(sounds, wide, FeatureCache(path), progress=False)
+        rows, _ = extract_features(sounds, wide, FeatureCache(path), progress=False)
     assert len(told) == 1 and len(rows) == 12 and (tmp_path / 'cache.sqlite.broken').is_file()
 
 def test_several_rows_a_clip_are_drawn_together(made, real):
@@ -296,7 +296,7 @@ def test_a_prompt_may_hold_a_comma_in_quotes_and_names_may_hold_anything(tmp_pat
     asked = read_prompts(tmp_path / 'p.csv', find_sounds(folder))
     assert {name: a['prompt'] for name, a in asked.items()} == {'50 %': 'a dog, then a cat', 'caf\xe9 %d': 'rain',
                                                                 'a, b;c': 'say ""hi""', 'a': 'one', 'a.wav': 'two'}
-    assert quiet(folder, embedder=EAR, metrics=['is'])['is_pocket']['n'] == 5
+    assert quiet(folder, embedder=EAR, metrics=['inception_score'])['inception_score_pocket']['n'] == 5
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='names are any bytes on Linux alone')
 def test_a_name_that_is_no_text_ends_nothing(made, tmp_path):
@@ -304,8 +304,8 @@ def test_a_name_that_is_no_text_ends_nothing(made, tmp_path):
     folder.mkdir()
     for name in (b'caf\xe9.wav', b'b.wav'): shutil.copy(made / '000.wav', os.fsencode(folder) + b'/' + name)
     for _ in range(2):
-        result = quiet(folder, embedder=EAR, metrics=['is'], skip_bad=True, cache_file=tmp_path / 'cache.sqlite')
-        assert result['is_pocket']['n'] == 2 - len(result['files']['bad'])
+        result = quiet(folder, embedder=EAR, metrics=['inception_score'], skip_bad=True, cache_file=tmp_path / 'cache.sqlite')
+        assert result['inception_score_pocket']['n'] == 2 - len(result['files']['bad'])
         assert {b['file'] for b in result['files']['bad']} <= {r'generated/caf\xe9.wav'}
         json.dumps(result, ensure_ascii=False).encode()
 
@@ -349,35 +349,35 @@ def test_what_clap_does_not_read_of_a_prompt_is_said(made, tmp_path):
     (tmp_path / 'p.csv').write_text('file,prompt\n000,a zebra barking\n001,value\n')
     result = quiet([made / '000.wav', made / '001.wav'], prompts=tmp_path / 'p.csv', metrics=['clap'])
     assert result['prompts']['unread'] == {'a zebra barking': ['zebra'], 'value': ['value']}
-    assert re.search(naming('CLAP', 2, "'a zebra barking'", 'zebra'), figure_lines(result)[-1])
+    assert re.search(naming('CLAP', 2, "'a zebra barking'", 'zebra'), metric_lines(result)[-1])
 
 def test_a_distance_of_few_sounds_has_its_floor_beside_it(made, real):
     with pytest.warns(UserWarning, match=naming('12 features', '128 dimensions', 'CLAP pocket-clap', 'bias')):
         result = quiet(made, real, metrics=['fad'])
     floor = result['fad']['floor']
     assert floor.keys() == {'value', 'n', 'others'} and (floor['n'], floor['others']) == (6, 6) and floor['value'] > 0
-    assert re.search(naming('fad: ', 'reference', 6, f"{floor['value']:.4g}"), figure_lines(result)[-1])
+    assert re.search(naming('fad: ', 'reference', 6, f"{floor['value']:.4g}"), metric_lines(result)[-1])
 
 @pytest.mark.parametrize('rate', [384000, 256000, 44099, 22254, 8000])
 def test_sounds_of_any_rate_are_measured(tmp_path, rate):
     hertz = Embedder('pitch', '0', 16000, lambda w: (torch.fft.rfft(w * torch.hann_window(w.shape[1])).abs().argmax()
                                                      * 16000 / w.shape[1]).reshape(1, 1))
     soundfile.write(tmp_path / 'a.wav', 0.3 * np.sin(2 * np.pi * 1000 * np.arange(rate // 2) / rate), rate)
-    assert hertz(heard(tmp_path / 'a.wav')).item() == pytest.approx(1000, abs=3)
+    assert hertz(load_for_scoring(tmp_path / 'a.wav')).item() == pytest.approx(1000, abs=3)
 
 def test_in_the_terminal(made, real, prompts, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('CLIPSONIC_CACHE', str(tmp_path / 'kept'))
     assert main(['evaluate', str(made), '--reference', str(real), '--prompts', str(prompts), '-o',
                  str(tmp_path / 'row.json'), '--device', 'cpu']) == 0
     printed, result = capsys.readouterr().out, json.loads((tmp_path / 'row.json').read_text())
-    assert printed.splitlines()[:-1] == figure_lines(result) and 'kl_pocket' in printed
+    assert printed.splitlines()[:-1] == metric_lines(result) and 'kl_pocket' in printed
     assert (tmp_path / 'kept' / 'features.sqlite').is_file()
     assert result['protocol']['embedders'].keys() == {'CLAP pocket-clap', 'pocket-listener'}
     assert all(about['hash'] for about in result['protocol']['embedders'].values())
     folder = shutil.copytree(made, tmp_path / 'made')
     (folder / '000.wav').write_bytes(b'')
     Audio(torch.zeros(1, 9000), 16000).save(folder / '001.wav')
-    words = ['evaluate', str(folder), '--metrics', 'is', '--device', 'cpu']
+    words = ['evaluate', str(folder), '--metrics', 'inception_score', '--device', 'cpu']
     assert main(words) == 2
     assert re.search(naming('2 files', 'generated', '1 silent', '1 unreadable'), capsys.readouterr().err)
     assert main([*words, '--skip-bad']) == 0
@@ -395,11 +395,11 @@ def test_files_beside_the_sounds_are_no_sounds_and_videos_are(tmp_path):
     sounds, others = sounds_and_others(folder)
     assert [s.name for s in sounds] == ['a', 'b', 'c']
     assert others == ['about.json', 'notes.txt', 'picture.png', 'prompts.csv']
-    result = quiet(folder, embedder=EAR, metrics=['is'])
-    assert result['is_pocket']['n'] == 3 and result['files']['others'] == [f'generated/{name}' for name in others]
-    assert re.search(naming(4, ', '.join(f'generated/{name}' for name in others)), figure_lines(result)[-1])
-    with pytest.raises(MediaError): heard(folder / 'notes.txt')
-    assert heard(folder / 'b.mp4').seconds > 0.5
+    result = quiet(folder, embedder=EAR, metrics=['inception_score'])
+    assert result['inception_score_pocket']['n'] == 3 and result['files']['others'] == [f'generated/{name}' for name in others]
+    assert re.search(naming(4, ', '.join(f'generated/{name}' for name in others)), metric_lines(result)[-1])
+    with pytest.raises(MediaError): load_for_scoring(folder / 'notes.txt')
+    assert load_for_scoring(folder / 'b.mp4').seconds > 0.5
 
 @pytest.mark.long
 def test_published_networks_come_from_their_files(made, real, prompts, tmp_path, monkeypatch):
@@ -411,13 +411,13 @@ def test_published_networks_come_from_their_files(made, real, prompts, tmp_path,
         g = torch.Generator().manual_seed(0)
         return {k: v.abs() + 0.5 if k.endswith('running_var') else v if v.ndim < 2 or k in ('real', 'imag', 'bands')
                 else torch.randn(v.shape, generator=g) * (2 / v[0].numel())**0.5 for k, v in layout.items()}
-    theirs = {ours: name for name, ours in published.NAMES.items()}
+    theirs = {ours: name for name, ours in published.CNN14_NAMES.items()}
     torch.save({'model': {theirs.get(k, k): v for k, v in he(published.Cnn14(16000).state_dict()).items()}},
                tmp_path / 'cnn14.pth')
     blank = {k: torch.ones_like(v) if k.endswith(('running_var', 'weight')) else torch.zeros_like(v)
-             for k, v in published.empty_inception().state_dict().items()}
+             for k, v in published.build_inception().state_dict().items()}
     torch.save(he(blank), tmp_path / 'inception.pth')
-    ours = {ours: name for name, ours in vggish.NAMES.items()}
+    ours = {ours: name for name, ours in vggish.VGGISH_NAMES.items()}
     torch.save({ours[k]: v for k, v in he(vggish.VGGish().state_dict()).items()}, tmp_path / 'vggish.pth')
     digest = {name: hashlib.sha256((tmp_path / f'{name}.pth').read_bytes()).hexdigest()
               for name in ('cnn14', 'inception', 'vggish')}
@@ -430,12 +430,12 @@ def test_published_networks_come_from_their_files(made, real, prompts, tmp_path,
             soundfile.write(tmp_path / folder.name / file.name, burst(i + 3 * (folder is real), 1.1), 16000)
     result = quiet(tmp_path / 'made', tmp_path / 'real', prompts, embedder='vggish', weights=tmp_path / 'vggish.pth',
                    classifier='cnn14', classifier_weights=tmp_path / 'cnn14.pth', inception=tmp_path / 'inception.pth',
-                   metrics=['fad', 'fid', 'kl', 'is', 'clap'])
+                   metrics=['fad', 'fid', 'kl', 'inception_score', 'clap'])
     assert {name: f['by'] for name, f in result.items() if 'value' in f} == {
-        'fad': 'vggish', 'fid': 'inception-v3', 'kl': 'cnn14-16k', 'is': 'cnn14-16k', 'clap': 'CLAP pocket-clap'}
+        'fad': 'vggish', 'fid': 'inception-v3', 'kl': 'cnn14-16k', 'inception_score': 'cnn14-16k', 'clap': 'CLAP pocket-clap'}
     assert result['fad']['value'] > 0 and result['fid']['value'] > 0 and result['kl']['value'] > 0
     assert result['protocol']['embedders']['vggish']['hop'] == 0.96
     with pytest.raises(InputError, match=naming("'accuracy'", 'classifier')):
         quiet(made, prompts=prompts, classifier='cnn14', metrics=['accuracy'])
     with pytest.raises(InputError, match=naming('weights', 'Cnn14_16k_mAP=0.438.pth')):
-        quiet(made, classifier='cnn14', metrics=['is'])
+        quiet(made, classifier='cnn14', metrics=['inception_score'])

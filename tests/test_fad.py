@@ -10,7 +10,7 @@ import torch
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.fad import (Moments, bootstrap_interval, cached_moments, check_features, fad_floor, fad_infinity,
-                           frechet_distance, halves, load_moments, moments_from_covariance, save_moments)
+                           frechet_distance, random_halves, load_moments, moments_from_covariance, save_moments)
 from conftest import naming
 
 
@@ -257,14 +257,14 @@ def clouds(name, d):
     return (0 * one, a), (mean * one, b), (d * mean**2 + (a - b).square().sum()).item()
 
 
-def simulate(name, d, n, times, deals, n_b=None):
+def simulate(name, d, n, times, n_splits, n_b=None):
     "Raw FAD's bias, FAD∞'s bias and its standard error, and the share of intervals that hold the truth"
     (mean_a, a), (mean_b, b), truth = clouds(name, d)
     g = torch.Generator().manual_seed(11)  # not 7, with which the interval's width was found
     found = []
     for _ in range(times):
         x, y = cloud(mean_a, a, n, g), cloud(mean_b, b, n_b or n, g)
-        e = fad_infinity(x, y, g, deals=deals)
+        e = fad_infinity(x, y, g, n_splits=n_splits)
         found.append((frechet_distance(x, y) - truth, e.value - truth, float(e.low <= truth <= e.high)))
     found = torch.tensor(found, dtype=torch.float64)
     return *found.mean(0).tolist(), (found[:, 1].std() / times**0.5).item()
@@ -272,7 +272,7 @@ def simulate(name, d, n, times, deals, n_b=None):
 
 @pytest.mark.parametrize("name", ["equal", "shifted", "wider"])
 def test_infinity_in_a_short_simulation(name):
-    raw, bias, coverage, error = simulate(name, 8, 128, 80, deals=25)
+    raw, bias, coverage, error = simulate(name, 8, 128, 80, n_splits=25)
     assert abs(bias) <= 0.1 * raw + 3 * error and raw > 0.3
     assert 0.87 <= coverage <= 1
 
@@ -295,10 +295,10 @@ def test_infinity_in_a_thousand_simulations(name, d, n, n_b, least, capsys):
 
 def test_infinity_where_features_are_degenerate():
     g = torch.Generator().manual_seed(0)
-    constant = fad_infinity(torch.ones(64, 4), torch.zeros(64, 4), g, deals=3)
+    constant = fad_infinity(torch.ones(64, 4), torch.zeros(64, 4), g, n_splits=3)
     assert (constant.value, constant.low, constant.high, constant.n) == (4, 4, 4, 64)
     doubled = fad_infinity(with_duplicates(draw(64, 4)), with_duplicates(draw(70, 4, seed=1)), g)
-    single = fad_infinity(draw(64, 4)[:, :2], draw(70, 4, seed=1)[:, :2], torch.Generator().manual_seed(0), deals=50)
+    single = fad_infinity(draw(64, 4)[:, :2], draw(70, 4, seed=1)[:, :2], torch.Generator().manual_seed(0), n_splits=50)
     assert doubled.value == pytest.approx(2 * single.value, abs=single.high - single.low)
 
 
@@ -306,7 +306,7 @@ def test_infinity_against_kept_moments():
     "A reference as moments is not halved: only the features' own bias goes"
     g, means = torch.Generator().manual_seed(3), torch.zeros(8, dtype=torch.float64)
     real = Moments.of(cloud(means, means + 1, 40_000, g))
-    values = [fad_infinity(cloud(means + 0.2, means + 1, 128, g), real, g, deals=10).value for _ in range(60)]
+    values = [fad_infinity(cloud(means + 0.2, means + 1, 128, g), real, g, n_splits=10).value for _ in range(60)]
     mean = torch.tensor(values).mean().item()
     assert abs(mean - 8 * 0.04) < 3 * torch.tensor(values).std().item() / 60**0.5 + 0.01
 
@@ -316,14 +316,14 @@ def test_infinity_refuses_too_few_clips():
     with pytest.raises(InputError, match=naming("features", 63, 4, "FAD∞", 64)):
         fad_infinity(draw(63, 4), draw(64, 4), g)
     with pytest.raises(InputError, match=naming("reference", 63)): fad_infinity(draw(64, 4), draw(63, 4), g)
-    with pytest.raises(InputError, match="deals=1"): fad_infinity(draw(64, 4), draw(64, 4), g, deals=1)
+    with pytest.raises(InputError, match="deals=1"): fad_infinity(draw(64, 4), draw(64, 4), g, n_splits=1)
 
 
 def test_halves_deal_every_clip_once_and_ask_the_generator_only():
     before, x = torch.get_rng_state(), torch.arange(9.0)[:, None]
-    one, two = halves(x, torch.Generator().manual_seed(1))
+    one, two = random_halves(x, torch.Generator().manual_seed(1))
     assert len(one) == 5 and torch.equal(torch.cat([one, two]).sort(0).values, x)
-    first, again = (fad_infinity(draw(64, 4), draw(64, 4) + 1, torch.Generator().manual_seed(1), deals=5)
+    first, again = (fad_infinity(draw(64, 4), draw(64, 4) + 1, torch.Generator().manual_seed(1), n_splits=5)
                     for _ in range(2))
     assert first == again
     assert torch.equal(before, torch.get_rng_state())
@@ -334,13 +334,13 @@ def test_the_bootstrap_interval_holds_the_mean_of_plain_fad(d, n):
     (mean_a, a), (mean_b, b), _ = clouds("shifted", d)
     g = torch.Generator().manual_seed(2)
     def interval():
-        e = bootstrap_interval(cloud(mean_a, a, n, g), cloud(mean_b, b, n, g), g, resamples=40)
+        e = bootstrap_interval(cloud(mean_a, a, n, g), cloud(mean_b, b, n, g), g, n_resamples=40)
         return e.value, e.low, e.high
     found = torch.tensor([interval() for _ in range(60)])
     expected = found[:, 0].mean()
     assert ((found[:, 1] <= expected) & (expected <= found[:, 2])).float().mean() > 0.88
     assert ((found[:, 2] - found[:, 1]) / 3.92).mean() < 2 * found[:, 0].std()  # wide, but not absurd
-    with pytest.raises(InputError, match="resamples=19"): bootstrap_interval(draw(5, 2), draw(5, 2), g, resamples=19)
+    with pytest.raises(InputError, match="resamples=19"): bootstrap_interval(draw(5, 2), draw(5, 2), g, n_resamples=19)
 
 
 def test_the_floor_is_plain_fad_of_two_sets_of_one_distribution():
@@ -348,11 +348,11 @@ def test_the_floor_is_plain_fad_of_two_sets_of_one_distribution():
     g = torch.Generator().manual_seed(3)
     real = cloud(mean, a, 400, g)
     expected = sum(frechet_distance(cloud(mean, a, 16, g), cloud(mean, a, 384, g)) for _ in range(40)) / 40
-    floor = fad_floor(real, 16, torch.Generator().manual_seed(0), deals=40)
+    floor = fad_floor(real, 16, torch.Generator().manual_seed(0), n_splits=40)
     assert abs(floor.value / expected - 1) < 0.1 and floor.value > 1 and (floor.n, floor.low) == (16, None)
-    assert floor == fad_floor(real, 16, torch.Generator().manual_seed(0), deals=40)
-    listed = fad_floor([x[None] for x in real], 16, torch.Generator().manual_seed(0), deals=2)
-    assert listed == fad_floor(real, 16, torch.Generator().manual_seed(0), deals=2)
+    assert floor == fad_floor(real, 16, torch.Generator().manual_seed(0), n_splits=40)
+    listed = fad_floor([x[None] for x in real], 16, torch.Generator().manual_seed(0), n_splits=2)
+    assert listed == fad_floor(real, 16, torch.Generator().manual_seed(0), n_splits=2)
     assert fad_floor(real[:20], 16, g).n == 10  # no more than half
     with pytest.raises(InputError, match=naming(1, 400)): fad_floor(real, 1, g)
 

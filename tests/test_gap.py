@@ -6,10 +6,10 @@ import torch
 
 from clipsonic.checkpoint import load_config
 from clipsonic.core import InputError
-from clipsonic.gap import corrected, gap
+from clipsonic.gap import linear_baselines, gap
 from clipsonic.pipeline import pack
-from clipsonic.scores import interval
-from clipsonic.shards import made_up_shards
+from clipsonic.scores import bootstrap_mean
+from clipsonic.shards import synthetic_shards
 from conftest import naming
 from tiny import tiny_model, tiny_prior
 
@@ -24,7 +24,7 @@ def home(tmp_path_factory):
     pack(home / "clip", home / "denoiser", home / "vocoder", home / "bridged",
          priors={"pd": home / "pd", "sd": home / "sd"})
     for name, labels in ("labelled", True), ("bare", False):
-        made_up_shards(home / name, clips=12, dim=24, seconds=2.0, labels=labels)
+        synthetic_shards(home / name, clips=12, dim=24, seconds=2.0, labels=labels)
         info = json.loads((home / name / "shards.json").read_text())
         (home / name / "shards.json").write_text(json.dumps(info | {"clip": clip}))
     return home
@@ -72,6 +72,6 @@ def test_what_cannot_be_measured(home, tmp_path):
 
 def test_intervals_and_corrections_are_repeatable():
     values = torch.rand(50, generator=torch.Generator().manual_seed(0))
-    assert interval(values) == interval(values) and interval(values).n == 50
+    assert bootstrap_mean(values) == bootstrap_mean(values) and bootstrap_mean(values).n == 50
     text, image = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(1))
-    for each in corrected(text, image).values(): torch.testing.assert_close(each.norm(dim=-1), torch.ones(20))
+    for each in linear_baselines(text, image).values(): torch.testing.assert_close(each.norm(dim=-1), torch.ones(20))

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from clipsonic.core import Audio, InputError, MediaError, noise_streams
-from clipsonic.generation import Edit, carried_on, film_condition, film_frames, given_audio, over_time
+from clipsonic.core import Audio, InputError, MediaError, clip_generators
+from clipsonic.generation import Edit, lpc_extrapolate, video_condition, video_frames, load_mono, interpolate_conditions
 from clipsonic.pipeline import Pipeline
-from clipsonic.studio import look
+from clipsonic.studio import identify_file
 from clipsonic.video import read_audio, write_soundtrack, write_video
-from clipsonic.windows import window_starts, windowed
+from clipsonic.windows import window_starts, multidiffusion
 from conftest import naming
 from films import remux
 
@@ -45,27 +45,27 @@ def test_a_film_gets_a_sound_of_its_length(pipe, film):
     assert not torch.equal(two[1].waveform, sound.waveform)
 
 def test_the_sound_follows_the_pictures(pipe, film):
-    condition, seconds = film_condition(pipe.clip, pipe.painter, film, progress=False)
-    (starts, width), frames = pipe.painter.windows(9), dict(film_frames(film))
+    condition, seconds = video_condition(pipe.clip, pipe.denoiser, film, progress=False)
+    (starts, width), frames = pipe.denoiser.windows(9), dict(video_frames(film))
     assert seconds == 9 and condition.shape == (1, len(starts), 24)
     assert torch.allclose(condition.norm(dim=2), torch.ones(1, len(starts)))
     early, late = (pipe.clip.encode_image([frames[t]])[0] for t in (0.25, 8.75))
     assert (condition[0, 0] @ early) > 0.99 and (condition[0, -1] @ late) > 0.99
-    still = quiet(pipe, video=film).waveform, pipe.system('iq').sound(early[None], noise_streams(3, 1), 9.0, steps=2)
+    still = quiet(pipe, video=film).waveform, pipe.system('iq').sound(early[None], clip_generators(3, 1), 9.0, steps=2)
     assert not torch.equal(*(w[..., -16_000:].reshape(-1) for w in still))
 
 @pytest.mark.parametrize('piece', [1.0, 2.5, 10.0, 100.0])
 def test_frames_come_in_order_whatever_the_piece(film, piece):
-    assert [t for t, _ in film_frames(film, piece=piece)] == [0.25 + 0.5 * k for k in range(18)]
+    assert [t for t, _ in video_frames(film, piece=piece)] == [0.25 + 0.5 * k for k in range(18)]
 
 def test_pictures_that_begin_late_and_end_early(film, tmp_path):
     write_soundtrack(film, tmp_path/'long.mp4', Audio(0.1 * torch.ones(1, 206_400), 16_000))
-    times = [t for t, _ in film_frames(tmp_path/'long.mp4', piece=4.0)]
+    times = [t for t, _ in video_frames(tmp_path/'long.mp4', piece=4.0)]
     assert times == pytest.approx([0.25 + 0.5 * k for k in range(26)], abs=.02)
     late = remux(tmp_path/'long.mp4', tmp_path/'late.mkv', video_delay=3.0)
-    frames = dict(film_frames(late, rate=1.0, piece=1.0))
+    frames = dict(video_frames(late, rate=1.0, piece=1.0))
     assert list(frames) == pytest.approx([3.5 + k for k in range(10)], abs=.02)
-    assert look(late)[1].tobytes() == frames[3.5].tobytes()
+    assert identify_file(late)[1].tobytes() == frames[3.5].tobytes()
 
 def test_a_film_without_pictures_is_named(pipe, noise, tmp_path):
     noise.save(tmp_path/'song.wav')
@@ -76,17 +76,17 @@ def test_a_film_without_pictures_is_named(pipe, noise, tmp_path):
 def test_a_copy_of_the_film_with_its_sound(pipe, film, tmp_path):
     sound = quiet(pipe, video=film)
     write_soundtrack(film, tmp_path/'copy.mp4', sound)
-    assert abs(read_audio(tmp_path/'copy.mp4').seconds - 9) < 0.1 and len(list(film_frames(tmp_path/'copy.mp4'))) == 18
+    assert abs(read_audio(tmp_path/'copy.mp4').seconds - 9) < 0.1 and len(list(video_frames(tmp_path/'copy.mp4'))) == 18
 
 def test_over_time_is_linear_between_and_constant_beyond(pipe):
     a, b = torch.eye(24)[:2]
-    track = over_time(torch.stack([a, b]), [4.0, 6.0], pipe.painter, 10.0)[0]
-    starts, width = pipe.painter.windows(10.0)
+    track = interpolate_conditions(torch.stack([a, b]), [4.0, 6.0], pipe.denoiser, 10.0)[0]
+    starts, width = pipe.denoiser.windows(10.0)
     for row, s in zip(track, starts):
         middle = min((s + width / 2) * 0.032, (s * 0.032 + 10.0) / 2)
         share = min(max((middle - 4) / 2, 0), 1)
         torch.testing.assert_close(row, torch.nn.functional.normalize((1 - share) * a + share * b, dim=0))
-    assert torch.equal(over_time(torch.stack([a]), [1.0], pipe.painter, 2.0), a[None, None])
+    assert torch.equal(interpolate_conditions(torch.stack([a]), [1.0], pipe.denoiser, 2.0), a[None, None])
 
 # sounds that are there
 
@@ -115,11 +115,11 @@ def test_files_other_rates_and_loud_sounds(pipe, tmp_path, noise):
                        loud.waveform), 'what was given is not turned down'
 
 def test_strength_is_how_far_it_goes(pipe, noise):
-    asked = Edit.of(noise, strength=0.5).given(pipe.painter)
+    asked = Edit.of(noise, strength=0.5).denoiser_inputs(pipe.denoiser)
     condition = torch.nn.functional.normalize(torch.ones(1, 24))
-    painted = [pipe.painter.paint(condition, noise_streams(0, 1), **asked | {'strength': s})[..., :93]
+    painted = [pipe.denoiser.sample(condition, clip_generators(0, 1), **asked | {'strength': s})[..., :93]
                for s in (0.02, 0.3, 0.9)]
-    off = [(mel - asked['given'][..., :93]).abs().mean().item() for mel in painted]
+    off = [(mel - asked['init_mel'][..., :93]).abs().mean().item() for mel in painted]
     assert off[0] < off[1] < off[2], off
 
 @pytest.mark.parametrize('samples, task, says', [
@@ -142,15 +142,15 @@ def test_more_steps_than_a_strength_leaves(pipe, noise):
 def test_a_given_sound_is_left_alone(pipe, noise):
     before = noise.waveform.clone()
     quiet(pipe, 'a dog', audio=noise, inpaint=(1, 2))
-    assert torch.equal(noise.waveform, before) and given_audio(noise, 16_000) is noise
+    assert torch.equal(noise.waveform, before) and load_mono(noise, 16_000) is noise
 
 @pytest.mark.parametrize('hertz', [110, 440, 3000])
 def test_a_tone_is_carried_on_as_a_tone(hertz):
     tone = torch.sin(2 * torch.pi * hertz / 16_000 * torch.arange(16_320))[None] * 0.3
-    assert (carried_on(tone[:, :16_000], 320) - tone[:, 16_000:]).abs().max() < 0.05
+    assert (lpc_extrapolate(tone[:, :16_000], 320) - tone[:, 16_000:]).abs().max() < 0.05
 
 def test_carrying_on_stays_bounded(noise):
-    for samples in (70, 200, 5000): assert carried_on(noise.waveform[:, :samples], 320).abs().max() < 2 * noise.peak
+    for samples in (70, 200, 5000): assert lpc_extrapolate(noise.waveform[:, :samples], 320).abs().max() < 2 * noise.peak
 
 # the best of several
 
@@ -159,12 +159,12 @@ def test_the_best_of_several(pipe):
     every, kept = make(n=4), make(n=2, best_of=4)
     assert len(kept) == 4 and [s.info['query'] for s in kept] == ['a dog'] * 2 + ['rain + 2*a dog'] * 2
     for q, prompts in enumerate([[(1.0, 'a dog')], [(1 / 3, 'rain'), (2 / 3, 'a dog')]]):
-        wanted = sum(w * pipe.listener.encode_text([p])[0] for w, p in prompts)
-        scores = [(pipe.listener.encode_audio(s.waveform[None], 16_000)[0] @ wanted).item()
+        wanted = sum(w * pipe.clap.encode_text([p])[0] for w, p in prompts)
+        scores = [(pipe.clap.encode_audio(s.waveform[None], 16_000)[0] @ wanted).item()
                   for s in every[4 * q:4 * q + 4]]
         best = sorted(range(4), key=lambda k: -scores[k])[:2]
         for k, sound in zip(best, kept[2 * q:2 * q + 2]):
-            assert sound.info['clap'] == scores[k] and sound.info['number'] == k
+            assert sound.info['clap'] == scores[k] and sound.info['index'] == k
             assert torch.equal(sound.waveform, every[4 * q + k].waveform)
     assert not isinstance(quiet(pipe, 'a dog', seconds=1.0, best_of=3), list)
 
@@ -180,7 +180,7 @@ def test_memory_and_answers_do_not_depend_on_where_windows_lie(frames):
         widest.append(x.shape)
         return model(x, time)
     groups = [starts[i:i + 3] for i in range(0, len(starts), 3)]
-    torch.testing.assert_close(windowed([narrow] * len(groups), groups, 128)(x, torch.zeros(1)), model(x, None))
+    torch.testing.assert_close(multidiffusion([narrow] * len(groups), groups, 128)(x, torch.zeros(1)), model(x, None))
     assert {shape[3] for shape in widest} == {128} and max(shape[0] for shape in widest) == min(3, len(starts))
 
 def change(mel):
@@ -205,7 +205,7 @@ def test_a_minute_has_no_seams(pocketav):
     pocket = Pipeline.load('pocket', 'cpu')
     minutes = pocket.generate(prompts, seed=0, progress=False, seconds=60.0)
     pieces = pocket.generate(prompts, seed=0, progress=False, seconds=4.096, n=4)
-    starts, width = pocket.painter.windows(60.0)
+    starts, width = pocket.denoiser.windows(60.0)
     edges = sorted({e for s in starts for e in (s, s + width) if 20 < e < 1855})
     joined = lambda sounds: Audio(torch.cat([s.waveform for s in sounds], dim=1), 16_000)
     side_by_side = [joined(pieces[4 * k:4 * k + 4]).mel() for k in range(len(prompts))]

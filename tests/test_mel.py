@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from clipsonic.core import Audio, InputError
-from clipsonic.mel import (MelConfig, from_unit, griffin_lim, hertz_to_mel, log_mel, mel_filters, mel_pseudo_inverse,
-                           plot_mel, stft_magnitude, to_unit)
+from clipsonic.mel import (MelConfig, denormalize_mel, griffin_lim, hz_to_mel, log_mel, mel_filterbank, mel_pseudo_inverse,
+                           plot_mel, stft_magnitude, normalize_mel)
 from conftest import naming
 
 CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024),
@@ -37,7 +37,7 @@ def test_equals_bigvgan(noise, name):
     config = CONFIGS[name]
     for length in (20480, 20000):  # whole frames, and some samples over
         matrix, magnitude, mel = bigvgan(noise[..., :length], config)
-        assert (mel_filters(config) - matrix).abs().max() < 1e-6
+        assert (mel_filterbank(config) - matrix).abs().max() < 1e-6
         assert torch.allclose(stft_magnitude(noise[..., :length], config), magnitude, rtol=1e-5, atol=1e-4)
         assert torch.allclose(log_mel(noise[..., :length], config)[:, 0], mel, atol=1e-4)
         assert mel.shape[-1] == length // config.hop_length
@@ -53,7 +53,7 @@ GOLDEN = [-9.2330, 1.7969, 1.7105, -3.8116, -10.5186]
 def test_slaney_scale():
     librosa = pytest.importorskip("librosa")
     hertz = torch.tensor([0., 440., 999., 1000., 1001., 8000.], dtype=torch.float64)
-    assert torch.allclose(hertz_to_mel(hertz), torch.from_numpy(librosa.hz_to_mel(hertz.numpy())))
+    assert torch.allclose(hz_to_mel(hertz), torch.from_numpy(librosa.hz_to_mel(hertz.numpy())))
 
 @pytest.mark.parametrize("samples, frames", [(1, 1), (300, 1), (768, 1), (769, 1), (1023, 1), (1024, 2), (32768, 64),
                                              (64000, 125), (64511, 125)])
@@ -62,7 +62,7 @@ def test_lengths(samples, frames):
 
 @pytest.mark.parametrize("seconds, frames", [(0.001, 1), (2.048, 64), (2.0481, 65), (4., 125), (10, 313), (0.3, 10)])
 def test_frames(seconds, frames):
-    assert MelConfig().frames(seconds) == frames
+    assert MelConfig().num_frames(seconds) == frames
 
 @pytest.mark.parametrize("waveform", [torch.zeros(1, 1, 0), torch.zeros(100), torch.zeros(1, 2, 100),
                                       torch.zeros(1, 1, 100).int()])
@@ -83,7 +83,7 @@ def test_config_survives_json():
 def test_silence_and_gradient():
     silent = torch.zeros(1, 1, 4096, requires_grad=True)
     mel = log_mel(silent)
-    assert torch.allclose(to_unit(mel), torch.tensor(-1.), atol=1e-5)
+    assert torch.allclose(normalize_mel(mel), torch.tensor(-1.), atol=1e-5)
     stft_magnitude(silent).sum().backward()
     assert silent.grad.isfinite().all()
     assert griffin_lim(mel_pseudo_inverse(mel.detach())).abs().max() < 1e-3
@@ -97,14 +97,14 @@ def test_autocast_does_not_round(noise):
 
 def test_unit_is_linear_and_back():
     mel = torch.linspace(-20, 10, 100)
-    assert torch.allclose(from_unit(to_unit(mel)), mel, atol=1e-5) and to_unit(mel).max() > 1  # nothing is clamped
+    assert torch.allclose(denormalize_mel(normalize_mel(mel)), mel, atol=1e-5) and normalize_mel(mel).max() > 1  # nothing is clamped
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_griffin_lim_shapes(name, frames):
     config = CONFIGS[name]
     waveform = griffin_lim(torch.rand(2, config.n_fft // 2 + 1, frames), config, n_iter=2)
-    assert waveform.shape == (2, 1, config.samples(frames)) and waveform.isfinite().all()
+    assert waveform.shape == (2, 1, config.num_samples(frames)) and waveform.isfinite().all()
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_griffin_lim_converges(noise, name):
@@ -149,5 +149,5 @@ def test_plot(noise):
 def test_corpus_lies_in_range(pocketav):
     from clipsonic.video import read_audio
     videos = random.Random(0).sample(sorted((pocketav / "videos").glob("*.mp4")), 40)
-    unit = torch.cat([to_unit(read_audio(video).mel()).flatten() for video in videos])
+    unit = torch.cat([normalize_mel(read_audio(video).mel()).flatten() for video in videos])
     assert unit.min() >= -1 - 1e-5 and (unit > 1).float().mean() < 1e-4 and unit.max() > 0.8

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint, write_config
-from clipsonic.core import CheckpointError, InputError, MediaError, noise_streams
+from clipsonic.core import CheckpointError, InputError, MediaError, clip_generators
 from clipsonic.mel import MelConfig
-from clipsonic.pipeline import Pipeline, Request, as_audio, generate, kept, pack
+from clipsonic.pipeline import Pipeline, Request, to_audio, generate, cached_pipeline, pack
 from conftest import naming
 from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_prior
 
@@ -44,7 +44,7 @@ def waves(sounds): return [s.waveform for s in sounds]
 @pytest.mark.long
 @pytest.mark.parametrize('seconds', [4.0, 4, 0.001, 2.048, 4.096, 4.0961, *np.geomspace(0.1, 60, 50).round(7).tolist()])
 def test_duration_to_the_sample(pipe, seconds):
-    sound = quiet(pipe, 'a dog', seconds=seconds, seed=0, steps=1, guidance=1)
+    sound = quiet(pipe, 'a dog', seconds=seconds, seed=0, steps=1, guidance_scale=1)
     assert sound.waveform[:, -512:].abs().max() > 1e-4, 'no silent tail'
     assert sound.waveform.shape == (1, round(seconds * 16000)) and sound.sample_rate == 16000
 
@@ -56,9 +56,9 @@ def test_one_sound_or_a_list(pipe, photo):
     assert [s.info['query'] for s in one(['rain', 'a dog'], n=2)] == ['rain', 'rain', 'a dog', 'a dog']
 
 def test_the_face_is_as_promised():
-    face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance=1.5, steps=None,
-                sampler=None, system=None, template='a photo of {}', spacing=None, guidance_interval=None,
-                guidance_rescale=0.0, negative=None, best_of=None, audio=None, strength=None, inpaint=None, extend=None)
+    face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance_scale=1.5, steps=None,
+                sampler=None, system=None, template='a photo of {}', timestep_spacing=None, guidance_interval=None,
+                guidance_rescale=0.0, negative_prompt=None, best_of=None, audio=None, strength=None, inpaint=None, extend=None)
     parameters = inspect.signature(generate).parameters
     assert {name: p.default for name, p in parameters.items()} == {
         **face, 'model': 'pocket', 'device': None, 'clip': None, 'vocoder': None, 'prior': None, 'precision': 'float32',
@@ -89,15 +89,15 @@ def test_generate_takes_parts_and_keeps_what_they_make(home, pipe, tmp_path):
     tiny_prior(tmp_path/'pd', clip)
     for parts in dict(vocoder='griffin-lim'), dict(prior=tmp_path/'pd'), dict(precision='bfloat16'):
         assert not torch.equal(make(**parts).waveform, own.waveform), parts
-        first = kept(home/'model', 'cpu', **parts)
-        assert kept(str(home/'model'), 'cpu', **parts) is first is not kept(home/'model', 'cpu'), parts
+        first = cached_pipeline(home/'model', 'cpu', **parts)
+        assert cached_pipeline(str(home/'model'), 'cpu', **parts) is first is not cached_pipeline(home/'model', 'cpu'), parts
     assert make(prior=tmp_path/'pd').info['system'] == 'pd'
     places = home/'clip', home/'vocoder'
     loaded = Pipeline.load(home/'denoiser', 'cpu', *places).generate('a dog', **short)
     assert torch.equal(make('denoiser', clip=places[0], vocoder=places[1]).waveform, loaded.waveform)
-    first = kept(home/'model', 'cpu', prior=tmp_path/'pd')
+    first = cached_pipeline(home/'model', 'cpu', prior=tmp_path/'pd')
     tiny_prior(tmp_path/'pd', clip, seed=5)
-    assert kept(home/'model', 'cpu', prior=tmp_path/'pd') is not first, 'a newer prior is noticed'
+    assert cached_pipeline(home/'model', 'cpu', prior=tmp_path/'pd') is not first, 'a newer prior is noticed'
     for wrong, says in ((dict(prior=tmp_path/'pd', system='zs'), f"prior {tmp_path/'pd'} system 'zs'"),
                         (dict(precision='half'), "precision 'half'")):
         with pytest.raises(InputError, match=naming(*says.split())): make(**wrong)
@@ -152,9 +152,9 @@ def test_priors(home, pipe, tmp_path, photo):
     assert not (tmp_path/'no').exists()
 
 def test_it_says_where_prior_and_text_part_ways(pipe):
-    names, known = pipe.known
-    assert pipe.doubt(names[0], known[:1], known[:1].expand(3, -1)) is None
-    assert re.search(naming(repr(names[0]), repr(names[1])), pipe.doubt(names[0], known[:1], known[1:2]))
+    names, known = pipe.known_sounds
+    assert pipe.ood_warning(names[0], known[:1], known[:1].expand(3, -1)) is None
+    assert re.search(naming(repr(names[0]), repr(names[1])), pipe.ood_warning(names[0], known[:1], known[1:2]))
 
 def test_a_long_prompt_is_cut_aloud(pipe):
     with pytest.warns(UserWarning, match=naming('14 tokens', "'tiny-0'", "'and a dog a playing the flute'")):
@@ -162,9 +162,9 @@ def test_a_long_prompt_is_cut_aloud(pipe):
               seed=0)
 
 def test_loud_sounds_are_turned_down_and_quiet_ones_left():
-    assert as_audio(torch.full((1, 9), -5.0), 16000, {}).peak == pytest.approx(0.99)
-    assert as_audio(torch.full((1, 9), 0.2), 16000, {}).peak == pytest.approx(0.2)
-    assert as_audio(torch.zeros(1, 9), 16000, {}).peak == 0
+    assert to_audio(torch.full((1, 9), -5.0), 16000, {}).peak == pytest.approx(0.99)
+    assert to_audio(torch.full((1, 9), 0.2), 16000, {}).peak == pytest.approx(0.2)
+    assert to_audio(torch.zeros(1, 9), 16000, {}).peak == 0
 
 # what is the same again
 
@@ -198,17 +198,17 @@ def test_seeds(pipe):
 @pytest.mark.long
 def test_every_setting_reaches_the_denoiser(pipe):
     make = lambda **kwargs: quiet(pipe, 'a dog', **{**dict(seconds=0.5, seed=0), **kwargs}).waveform
-    for other in (dict(seed=1), dict(guidance=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'),
-                  dict(spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),
-                  dict(template='the sound of {}'), dict(negative='a cat')):
+    for other in (dict(seed=1), dict(guidance_scale=1.0), dict(steps=5), dict(sampler='ddpm'), dict(sampler='dpm++2m'),
+                  dict(timestep_spacing='trailing'), dict(guidance_interval=(100, 600)), dict(guidance_rescale=0.7),
+                  dict(template='the sound of {}'), dict(negative_prompt='a cat')):
         assert not torch.equal(make(), make(**other)), other
-    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance=1.5, system='ZS', spacing='uniform',
+    assert torch.equal(make(), make(steps=3, sampler='ddim', guidance_scale=1.5, system='ZS', timestep_spacing='linspace',
                                     guidance_interval=(0, 1000),
                                     guidance_rescale=0)), "the model's own values are the defaults"
 
 def test_what_was_asked_is_in_the_info(pipe):
     info = lambda **kwargs: quiet(pipe, 'a dog', seconds=0.1, seed=0, **kwargs).info
-    more = dict(sampler='dpm++2m', spacing='trailing', guidance_interval=(200, 950), guidance_rescale=0.5)
+    more = dict(sampler='dpm++2m', timestep_spacing='trailing', guidance_interval=(200, 950), guidance_rescale=0.5)
     assert info(**more).items() >= more.items() and not info().keys() & (more.keys() - {'sampler'})
 
 def test_blends_are_the_weighted_mean_of_their_parts(pipe):
@@ -227,15 +227,15 @@ def test_blends_are_the_weighted_mean_of_their_parts(pipe):
 
 def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     away, text = pipe.clip.encode_text(['a photo of a cat']), pipe.clip.encode_text(['a photo of a dog'])
-    streams = lambda: noise_streams(0, 1)
-    painted = pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=away)
-    assert torch.equal(pipe.painter.paint(text, streams(), 0.5, guidance=2.0, negative=pipe.painter.unet.null[None]),
-                       pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
-    assert not torch.equal(painted, pipe.painter.paint(text, streams(), 0.5, guidance=2.0))
-    sound = quiet(pipe, 'a dog', seconds=0.5, seed=0, guidance=2.0, negative='a cat', system='zs')
-    assert torch.equal(sound.waveform, as_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform)
-    assert sound.info['negative'] == 'a cat'
-    assert 'negative' in quiet(pipe, image=photo, seconds=0.5, seed=0, negative='a cat').info
+    generators = lambda: clip_generators(0, 1)
+    painted = pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative_prompt=away)
+    assert torch.equal(pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative_prompt=pipe.denoiser.unet.null[None]),
+                       pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0))
+    assert not torch.equal(painted, pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0))
+    sound = quiet(pipe, 'a dog', seconds=0.5, seed=0, guidance_scale=2.0, negative_prompt='a cat', system='zs')
+    assert torch.equal(sound.waveform, to_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform)
+    assert sound.info['negative_prompt'] == 'a cat'
+    assert 'negative_prompt' in quiet(pipe, image=photo, seconds=0.5, seed=0, negative_prompt='a cat').info
 
 # what is refused
 
@@ -255,15 +255,15 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     (dict(prompt='a', seconds='4'), "seconds '4'"), (dict(prompt='a', seconds=1e-9), 'seconds 1e-09'),
     (dict(prompt='a', n=0), 'n 0'), (dict(prompt='a', n=2.0), 'n 2.0'), (dict(prompt='a', n=True), 'n True'),
     (dict(prompt='a', seed=-1), 'seed -1'), (dict(prompt='a', seed=1.5), 'seed 1.5'),
-    (dict(prompt='a', guidance=float('inf')), 'guidance inf'), (dict(prompt='a', guidance=-1), 'guidance -1'),
+    (dict(prompt='a', guidance_scale=float('inf')), 'guidance inf'), (dict(prompt='a', guidance_scale=-1), 'guidance -1'),
     (dict(prompt='a', steps=0), 'steps 0'), (dict(prompt='a', steps=2.5), 'steps 2.5'),
     (dict(prompt='a', sampler='euler'), "sampler 'euler' 'ddim'"),
-    (dict(prompt='a', spacing='karras'), "spacing 'karras' 'trailing'"),
+    (dict(prompt='a', timestep_spacing='karras'), "spacing 'karras' 'trailing'"),
     (dict(prompt='a', guidance_interval=(600, 200)), 'guidance interval 600 200'),
     (dict(prompt='a', guidance_interval=(0, 2000)), 'guidance interval 0 2000'),
     (dict(prompt='a', guidance_rescale=1.5), 'guidance rescale 1.5'),
-    (dict(prompt='a', negative='b', guidance=1.0), "negative 'b' guidance 1.0"),
-    (dict(prompt='a', negative=' '), 'prompt empty'), (dict(video='nonesuch.mp4'), 'nonesuch.mp4'),
+    (dict(prompt='a', negative_prompt='b', guidance_scale=1.0), "negative 'b' guidance 1.0"),
+    (dict(prompt='a', negative_prompt=' '), 'prompt empty'), (dict(video='nonesuch.mp4'), 'nonesuch.mp4'),
     (dict(video=__file__), f'{__file__} video'), (dict(video=[]), 'empty list'), (dict(video=3), 'video 3'),
     (dict(image='b.jpg', video='c.mp4'), 'both image video'), (dict(video='c.mp4', seconds=3), 'seconds=3 film'),
     (dict(video='c.mp4', system='zs'), "system 'zs' video 'iq'"), (dict(prompt='a', best_of=0), 'best_of 0'),
@@ -354,14 +354,14 @@ def test_packing_rounds_weights_and_keeps_the_clip(home, pipe):
     assert about['kind'] == 'pipeline' and set(about['parts']) == {'clip', 'denoiser', 'vocoder'}
     assert 'F16' in about['parts']['denoiser']['files']['model']['dtypes']
     assert 'F32' not in about['parts']['denoiser']['files']['model']['dtypes']
-    assert pipe.clip.identity == load_config(home/'denoiser')['clip']
+    assert pipe.clip.fingerprint == load_config(home/'denoiser')['clip']
 
 def test_one_pipeline_is_kept_until_its_folder_changes(home, tmp_path):
     model = shutil.copytree(home/'model', tmp_path/'model')
-    first = kept(model)
-    assert kept(model) is first and kept(str(model)) is first
+    first = cached_pipeline(model)
+    assert cached_pipeline(model) is first and cached_pipeline(str(model)) is first
     save_checkpoint(model/'denoiser', load_config(model/'denoiser'), {'model': load_tensors(model/'denoiser', 'model')})
-    assert kept(model) is not first
+    assert cached_pipeline(model) is not first
 
 # what is warned about
 
@@ -391,7 +391,7 @@ def test_a_prompt_with_an_unknown_word(pipe):
 def test_a_prompt_far_from_all_that_is_known(home, tmp_path):
     model = shutil.copytree(home/'model', tmp_path/'model')
     for threshold, count in (1.5, 1), (-1.5, 0):
-        write_config(model, load_config(model) | {'knows_threshold': threshold})
+        write_config(model, load_config(model) | {'known_threshold': threshold})
         warnings_ = said(Pipeline.load(model, 'cpu'), 'a dog barking')
         assert len(warnings_) == count
         assert all(re.search(naming("'a dog barking'", 3, 'nearest: '), w) and '\n' not in w for w in warnings_)
@@ -400,16 +400,16 @@ def test_a_prompt_far_from_all_that_is_known(home, tmp_path):
 def test_a_model_with_words_asks_them_and_not_the_similarity(home, tmp_path):
     words = {'dog': {'named': 'dog, big bow wows', 'alone': 'barking'}, 'flute': {'alone': 'playing'}}
     parts = home/'clip', home/'denoiser', home/'vocoder'
-    pack(*parts, tmp_path/'words', knows=KNOWS, knows_threshold=1.5, knows_words=words)
+    pack(*parts, tmp_path/'words', known_sounds=KNOWS, known_threshold=1.5, known_words=words)
     pipe = Pipeline.load(tmp_path/'words', 'cpu')
     named = {'Dogs!': ['dog'], 'the BIG bow-wow': ['dog'], 'a bow': [], 'dogged': [],
              'loud barking outside': ['dog'], 'a barking seal': [], 'rains': ['rain'],
              'a flute': [], 'playing': ['flute'], 'a dog and rain': ['dog', 'rain'], 'a': []}
-    assert {prompt: pipe.named(prompt) for prompt in named} == named
-    name, known = pipe.known
-    assert pipe.doubt('a dog', known[:1], known[:1]) is None
-    assert re.search(naming("'a dog'", "'rain'"), pipe.doubt('a dog', known[:1], known[1:2]))
-    assert re.search(naming("'a seal'", 3), pipe.doubt('a seal', known[:1], known[:1]))
+    assert {prompt: pipe.named_sounds(prompt) for prompt in named} == named
+    name, known = pipe.known_sounds
+    assert pipe.ood_warning('a dog', known[:1], known[:1]) is None
+    assert re.search(naming("'a dog'", "'rain'"), pipe.ood_warning('a dog', known[:1], known[1:2]))
+    assert re.search(naming("'a seal'", 3), pipe.ood_warning('a seal', known[:1], known[:1]))
 
 @pytest.mark.parametrize('prompt', [
     'the sea', 'sea waves', 'waves on a beach', 'a puppy', 'loud honking', 'a dog barking', 'the violin',

@@ -15,8 +15,8 @@ import torch
 
 from clipsonic.clip import Clip, ClipConfig, build_clip, pocket_preprocess
 from clipsonic.core import Audio, InputError, MediaError
-from clipsonic.prepare import (Found, Row, Settings, find_files, map_files, match_index, prepare, read_index,
-                               without_index)
+from clipsonic.prepare import (MediaFile, IndexRow, PrepareConfig, find_files, robust_map, match_index, prepare, read_index,
+                               whole_files)
 from clipsonic.shards import all_clips, batches, shard_info
 from clipsonic.video import read_audio
 from conftest import naming, root
@@ -32,7 +32,7 @@ CLIP = untrained()
 
 def run(videos, out, **options):
     "prepare, quietly."
-    return prepare(videos, out, **dict(clip=CLIP, workers=0, progress=False, per_shard=3) | options)
+    return prepare(videos, out, **dict(clip=CLIP, workers=0, progress=False, clips_per_shard=3) | options)
 
 def reasons(report): return {u.file: u.reason for u in report.unused}
 
@@ -91,7 +91,7 @@ def test_what_a_sample_holds(collection, prepared):
     assert torch.allclose(clip['embedding'].norm(dim=-1), torch.ones(2), atol=1e-5)
     assert clips['long', 0.]['seconds'] == 10 and clips['long', 10.]['seconds'] == pytest.approx(2.5, abs=.1)
     info = shard_info(prepared[0])
-    assert (info['count'], info['clip'], info['dim'], info['labelled']) == (8, CLIP.identity, ClipConfig().embed_dim, 0)
+    assert (info['count'], info['clip'], info['dim'], info['labelled']) == (8, CLIP.fingerprint, ClipConfig().embed_dim, 0)
 
 def test_the_number_of_workers_changes_nothing(collection, prepared, tmp_path):
     run(collection, tmp_path/'shards')
@@ -129,11 +129,11 @@ def test_a_collection_may_grow_and_shrink(collection, tmp_path):
     videos = tmp_path/'videos'
     videos.mkdir()
     for name in 'a.mp4', '--x.mp4': os.link(collection/name, videos/name)
-    assert run(videos, tmp_path/'shards', per_shard=1).clips == 2
+    assert run(videos, tmp_path/'shards', clips_per_shard=1).clips == 2
     os.link(collection/'-abc def.mp4', videos/'-abc def.mp4')
-    assert run(videos, tmp_path/'shards', per_shard=1).clips == 3
+    assert run(videos, tmp_path/'shards', clips_per_shard=1).clips == 3
     (videos/'a.mp4').unlink()
-    assert run(videos, tmp_path/'shards', per_shard=1).clips == 2
+    assert run(videos, tmp_path/'shards', clips_per_shard=1).clips == 2
     assert sorted(clip['id'] for clip in all_clips(tmp_path/'shards')) == ['--x', '-abc def']
     assert len(tars(tmp_path/'shards')) == 2
 
@@ -215,10 +215,10 @@ def test_bad_json(tmp_path, text):
 
 def test_a_csv_with_a_header(tmp_path):
     (tmp_path/'real.csv').write_text('id,start,label,source\nxyz_000010,10,dog,somewhere\n')
-    assert read_index(tmp_path/'real.csv') == [Row('xyz_000010', 10., 'dog', None)]
+    assert read_index(tmp_path/'real.csv') == [IndexRow('xyz_000010', 10., 'dog', None)]
 
     (tmp_path/'real.csv').write_text('id,start_time,label\nxyz,10,dog\n')
-    assert read_index(tmp_path/'real.csv') == [Row('xyz', None, 'dog', None)]   # all of it, and not its first seconds
+    assert read_index(tmp_path/'real.csv') == [IndexRow('xyz', None, 'dog', None)]   # all of it, and not its first seconds
 
 @pytest.mark.parametrize('text, says', [('id,start,label\nabc,1,birds, many\n', 'line 2 4 fields 3 columns'),
                                         ('abc,1,birds, many,train\n', "line 1 'abc,1,birds,many,train' comma quotes"),
@@ -231,8 +231,8 @@ def test_a_torn_csv_is_named(tmp_path, text, says):
     with pytest.raises(InputError, match=naming(tmp_path/'torn.csv', *says.split())): read_index(tmp_path/'torn.csv')
 
 def test_rows_find_files_whose_names_are_written_in_another_unicode_form():
-    files = [Found(f'/{name}', name, 1) for name in ('cafe\u0301.mp4', 'the\u0301_000010.mp4')]
-    sources, unused = match_index([Row('caf\xe9', None), Row('th\xe9', 10.)], files)
+    files = [MediaFile(f'/{name}', name, 1) for name in ('cafe\u0301.mp4', 'the\u0301_000010.mp4')]
+    sources, unused = match_index([IndexRow('caf\xe9', None), IndexRow('th\xe9', 10.)], files)
     assert [s.file for s in sources] == files and not unused
 
 def test_a_transport_stream_is_a_video_on_every_machine(tmp_path, monkeypatch):
@@ -263,7 +263,7 @@ def crash(item, settings):
     return item
 
 def test_a_worker_that_crashes_or_hangs_costs_one_file():
-    results = list(map_files(crash, range(9), Settings(), workers=2, limit=5))
+    results = list(robust_map(crash, range(9), PrepareConfig(), workers=2, timeout=5))
     assert [r for r in results if isinstance(r, int)] == [0, 1, 3, 5, 7, 8]
     assert [results[n].reason for n in (2, 4, 6)] == ['unreadable'] * 3 and isinstance(results[4], MediaError)
 
@@ -282,7 +282,7 @@ def test_a_worker_frees_nothing_that_it_inherited(tmp_path):
     gc.disable()
     try:
         Inherited(note)
-        workers = set(map_files(collecting, list(range(4)), Settings(), workers=1, limit=60))
+        workers = set(robust_map(collecting, list(range(4)), PrepareConfig(), workers=1, timeout=60))
     finally: gc.enable()
     gc.collect()
     assert note.read_text().split() == [str(os.getpid())] and os.getpid() not in workers
@@ -389,9 +389,9 @@ def test_clips_of_an_mpeg_stream(tmp_path):
 
 def test_what_lies_beside_a_video_does_not_stand_in_for_it(tmp_path):
     for name in ('clip1.jpg', 'clip1.json', 'clip1.mp4', 'clip1.srt', 'clip1.wav'): (tmp_path/name).write_bytes(b'')
-    sources, unused = without_index(find_files(tmp_path))
+    sources, unused = whole_files(find_files(tmp_path))
     assert [s.file.name for s in sources] == ['clip1.mp4'] and len(unused) == 4
-    sources, _ = match_index([Row('clip1', None, None, None)], find_files(tmp_path))
+    sources, _ = match_index([IndexRow('clip1', None, None, None)], find_files(tmp_path))
     assert [s.file.name for s in sources] == ['clip1.mp4']
 
 def test_folders_of_one_name_keep_their_videos_apart(tmp_path):

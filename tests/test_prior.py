@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from golden_prior import FIXTURE, LATER, SMALL, TOKENS, given, weight
 
-from clipsonic.checkpoint import load_config, load_tensors, tensors_digest
-from clipsonic.core import CheckpointError, InputError, noise_streams
-from clipsonic.prior import Prior, PriorConfig, DiffusionPriorNetwork, convert_prior, given_text, load_prior
+from clipsonic.checkpoint import load_config, load_tensors, state_dict_hash
+from clipsonic.core import CheckpointError, InputError, clip_generators
+from clipsonic.prior import Prior, PriorConfig, DiffusionPriorNetwork, convert_prior, cached_text_model, load_prior
 from conftest import naming
 
-OLD = PriorConfig(**SMALL, tokens=TOKENS, cosine_attention=False)
+OLD = PriorConfig(**SMALL, max_text_len=TOKENS, cosine_attention=False)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_published_prior_says_the_same(golden, published, tmp_path):
     theirs = prior.network(image, t, text_embed=text, text_encodings=encodings)
     torch.testing.assert_close(theirs, golden["guess"], atol=1e-5, rtol=0)
     for i in range(3):
-        network = given_text(prior.network, text[i : i + 1], encodings[i : i + 1])
+        network = cached_text_model(prior.network, text[i : i + 1], encodings[i : i + 1])
         quick = network(image[i][None, None], t[i : i + 1].float())
         torch.testing.assert_close(quick[0, 0], golden["guess"][i], atol=1e-5, rtol=0)
     assert prior.clip is None and load_config(tmp_path / "ours")["converted"] == {"file": "prior.pth"}
@@ -69,7 +69,7 @@ def test_other_trainers_wrappers_are_taken_off(published, tmp_path, wrap):
     digests = []
     for number, state in enumerate((published, wrap(published))):
         torch.save(state, tmp_path / "prior.pth")
-        digests.append(tensors_digest(load_tensors(convert_prior(tmp_path / "prior.pth", tmp_path / str(number), OLD),
+        digests.append(state_dict_hash(load_tensors(convert_prior(tmp_path / "prior.pth", tmp_path / str(number), OLD),
                                                    "prior")))
     assert digests[0] == digests[1]
 
@@ -77,7 +77,7 @@ def test_other_trainers_wrappers_are_taken_off(published, tmp_path, wrap):
 def test_the_later_release_says_the_same_and_learns_the_same():
     with np.load(LATER) as file:
         guess, gradients = torch.from_numpy(file["guess"]), json.loads(file["gradients"].item())
-    network = DiffusionPriorNetwork(PriorConfig(**SMALL, tokens=TOKENS))
+    network = DiffusionPriorNetwork(PriorConfig(**SMALL, max_text_len=TOKENS))
     with torch.no_grad():
         for name, p in network.named_parameters():
             if p.requires_grad: p.copy_(weight(name, p.shape))
@@ -122,7 +122,7 @@ def test_no_pickle_is_executed(published, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def tiny():
-    config = PriorConfig(dim=16, depth=2, heads=2, dim_head=8, ff_mult=2, tokens=4)
+    config = PriorConfig(dim=16, depth=2, heads=2, dim_head=8, ff_mult=2, max_text_len=4)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Prior(DiffusionPriorNetwork(config).eval().requires_grad_(False), config)
@@ -138,30 +138,30 @@ def test_a_text_s_embedding_is_its_own(tiny):
     generator too."""
     text, encodings = texts(4)
     before = text.clone(), encodings.clone(), torch.random.get_rng_state()
-    together = tiny(text, encodings, noise_streams(0, 4), steps=8)
+    together = tiny(text, encodings, clip_generators(0, 4), steps=8)
     for i in range(4):
-        assert torch.equal(tiny(text[i : i + 1], encodings[i : i + 1], noise_streams(0, 4)[i : i + 1], steps=8)[0],
+        assert torch.equal(tiny(text[i : i + 1], encodings[i : i + 1], clip_generators(0, 4)[i : i + 1], steps=8)[0],
                            together[i])
     assert torch.equal(before[0], text) and torch.equal(before[1], encodings)
     assert torch.equal(before[2], torch.random.get_rng_state())
-    assert not torch.allclose(tiny(text[:1], encodings[:1], noise_streams(1, 1), steps=8)[0], together[0])
+    assert not torch.allclose(tiny(text[:1], encodings[:1], clip_generators(1, 1), steps=8)[0], together[0])
     torch.testing.assert_close(together.norm(dim=-1), torch.ones(4))
 
 
 def test_of_two_walks_the_nearer_is_kept(tiny):
     text, encodings = texts(6)
-    one, many = (tiny(text, encodings, noise_streams(0, 6), steps=4, samples=n) for n in (1, 16))
+    one, many = (tiny(text, encodings, clip_generators(0, 6), steps=4, num_candidates=n) for n in (1, 16))
     assert ((many * text).sum(1)).mean() > ((one * text).sum(1)).mean()
 
 
 def test_longer_texts_are_cut_and_shorter_ones_padded(tiny):
     text, _ = texts(1)
     encodings = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(5))
-    long, cut = (tiny(text, e, noise_streams(0, 1), steps=4) for e in (encodings, encodings[:, :4]))
+    long, cut = (tiny(text, e, clip_generators(0, 1), steps=4) for e in (encodings, encodings[:, :4]))
     assert torch.equal(long, cut)
     short = F.pad(encodings[:, :2], (0, 0, 0, 2))
-    assert torch.equal(tiny(text, short, noise_streams(0, 1), steps=4),
-                       tiny(text, encodings[:, :2], noise_streams(0, 1), steps=4))
+    assert torch.equal(tiny(text, short, clip_generators(0, 1), steps=4),
+                       tiny(text, encodings[:, :2], clip_generators(0, 1), steps=4))
 
 
 def test_a_wrapped_network_learns_too(tiny):
@@ -177,7 +177,7 @@ def test_a_wrapped_network_learns_too(tiny):
 def test_any_number_of_steps_is_counted(T):
     "The network is told the number of the step, of which it has T."
     from clipsonic.prior import prior_diffusion
-    assert prior_diffusion(PriorConfig(timesteps=T)).times.tolist() == list(range(T))
+    assert prior_diffusion(PriorConfig(timesteps=T)).timestep_map.tolist() == list(range(T))
 
 
 # training
@@ -187,26 +187,26 @@ class TinyClip:
     dim = 16
     identity, device = {"name": "made up", "hash": ""}, torch.device("cpu")
 
-    def encode_tokens(self, texts):
+    def encode_text_tokens(self, texts):
         embedding = torch.stack([F.one_hot(torch.tensor(sum(map(ord, t)) % 16), 16).float() for t in texts])
         return embedding, embedding[:, None].repeat(1, 3, 1)
 
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    from clipsonic.shards import made_up_shards, shard_info
+    from clipsonic.shards import synthetic_shards, shard_info
     folder = tmp_path_factory.mktemp("labelled")
-    made_up_shards(folder, clips=12, dim=16, seconds=2.0, labels=True)
+    synthetic_shards(folder, clips=12, dim=16, seconds=2.0, labels=True)
     assert shard_info(folder)["labelled"] == 12
     return folder
 
 
 def tiny_recipe(labelled, **more):
-    from clipsonic.recipes import PRIORS, LabelledVideos
-    config = PriorConfig(dim=16, depth=1, heads=2, dim_head=8, ff_mult=2, tokens=4)
+    from clipsonic.recipes import PRIORS, SupervisedPriorRecipe
+    config = PriorConfig(dim=16, depth=1, heads=2, dim_head=8, ff_mult=2, max_text_len=4)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return LabelledVideos(labelled, "tiny", config, dataclasses.replace(PRIORS["prior"][1],
+        return SupervisedPriorRecipe(labelled, "tiny", config, dataclasses.replace(PRIORS["prior"][1],
             **{"batch_size": 8, "lr": 3e-3, "ema": 0.9, "precision": "no", "save_every": 2, "log_every": 2} | more),
                               clip=TinyClip(), valid=labelled)
 
@@ -222,17 +222,17 @@ def test_a_prior_learns_labels_and_resumes_to_the_bit(labelled, tmp_path):
     assert {"cosine", "text"} <= figures.keys()
     long = train(tiny_recipe(labelled, save_every=500), tmp_path / "long", steps=500, progress=False, cpu=True)
     assert long["cosine"] > 0.5 > long["text"], long
-    assert load_prior(tmp_path / "long", "cpu").clip == TinyClip.identity
+    assert load_prior(tmp_path / "long", "cpu").clip == TinyClip.fingerprint
 
 
 def test_a_prior_of_another_space_is_refused(labelled, tmp_path):
-    from clipsonic.recipes import LabelledVideos, PRIORS, recipe
+    from clipsonic.recipes import SupervisedPriorRecipe, PRIORS, recipe
     other = TinyClip()
-    other.identity = {"name": "another", "hash": "1"}
+    other.fingerprint = {"name": "another", "hash": "1"}
     with pytest.raises(InputError, match=naming(labelled, "'made up'", "'another'", "--clip")):
-        LabelledVideos(labelled, "tiny", *PRIORS["prior"], clip=other)
+        SupervisedPriorRecipe(labelled, "tiny", *PRIORS["prior"], clip=other)
     with pytest.raises(InputError, match=naming("'made up'", "16-wide", "768-wide")):
-        LabelledVideos(labelled, "prior", *PRIORS["prior"], clip=TinyClip())
+        SupervisedPriorRecipe(labelled, "prior", *PRIORS["prior"], clip=TinyClip())
     with pytest.raises(InputError, match=naming(tmp_path, "imagetext-0*.tar")): recipe("pocket-prior-pd", tmp_path)
     with pytest.raises(InputError, match=naming("preset 'pocket'", "--clip")):
         recipe("pocket", labelled, clip=TinyClip())
@@ -258,9 +258,9 @@ def test_the_paper_s_clip_and_prior_from_videos_on(tmp_path):
     own = [sys.executable, "-m", "clipsonic", "train", "--data", str(shards), "--steps", "1", "--cpu"]
     subprocess.run([*own, "--preset", "prior", "--out", str(run), "--batch-size", "4", *published], check=True)
     clip, prior = load_clip("ViT-L-14", file, "cpu"), load_prior(run, "cpu")
-    assert prior.clip == clip.identity and prior.clip["name"] == "ViT-L-14"
-    text, encodings = clip.encode_tokens(["a photo of a dog"])
-    drawn = prior(text, encodings, noise_streams(0, 1), steps=2)
+    assert prior.clip == clip.fingerprint and prior.clip["name"] == "ViT-L-14"
+    text, encodings = clip.encode_text_tokens(["a photo of a dog"])
+    drawn = prior(text, encodings, clip_generators(0, 1), steps=2)
     assert drawn.shape == (1, 768) and drawn.isfinite().all()
     refused = subprocess.run([*own, "--preset", "pocket", "--out", str(tmp_path / "other")], capture_output=True,
                              text=True)

@@ -12,10 +12,10 @@ from golden_panns import FIXTURE, FOURIER, STORED, logits, published, sounds
 
 from clipsonic import published as module
 from clipsonic.core import CheckpointError, InputError
-from clipsonic.mel import MelConfig, to_unit
-from clipsonic.published import (CNN14_FILES, INCEPTION_FILE, NAMES, SHA256, Cnn14, check_published, embed_inception,
-                                 empty_inception, front_end, load_cnn14, load_inception, log_probabilities,
-                                 read_weights, spectrogram_image, tag_cnn14)
+from clipsonic.mel import MelConfig, normalize_mel
+from clipsonic.published import (CNN14_FILES, INCEPTION_FILE, CNN14_NAMES, SHA256, Cnn14, check_published, embed_inception,
+                                 build_inception, front_end, load_cnn14, load_inception, log_probabilities,
+                                 read_weights, spectrogram_image, run_cnn14)
 from clipsonic.scores import kl_divergence
 from conftest import naming
 
@@ -36,7 +36,7 @@ def he(layout):
 
 
 @pytest.fixture(scope="module")
-def inception_weights(): return he(empty_inception().state_dict())
+def inception_weights(): return he(build_inception().state_dict())
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +73,10 @@ def test_pictures_are_grey_and_as_the_array_lies():
     assert image.shape == (1, 3, 64, 40) and image.dtype == torch.uint8
     assert torch.equal(image[:, 0], image[:, 1]) and torch.equal(image[:, 0], image[:, 2])
     assert (image[0, 0].flatten().int().diff() >= 0).all() and image.min() == 0 and image.max() == 255
-    inside = (mel > MelConfig().low) & (mel < MelConfig().high)
-    torch.testing.assert_close(image[:, :1][inside] / 127.5 - 1, to_unit(mel)[inside], atol=1 / 254, rtol=0)
+    inside = (mel > MelConfig().log_min) & (mel < MelConfig().log_max)
+    torch.testing.assert_close(image[:, :1][inside] / 127.5 - 1, normalize_mel(mel)[inside], atol=1 / 254, rtol=0)
     torch.testing.assert_close(spectrogram_image(mel.double()), image)
-    narrow = MelConfig(low=-15.0, high=5.0)
+    narrow = MelConfig(log_min=-15.0, log_max=5.0)
     assert torch.equal(spectrogram_image(mel, narrow)[0, 0, [0, -1], [0, -1]],
                        torch.tensor([0, 255], dtype=torch.uint8))
 
@@ -110,7 +110,7 @@ def test_inception_layout_is_the_published():
     with torch.device("meta"):
         layout = torchvision.models.inception_v3(weights=None, num_classes=1008, aux_logits=False,
                                                  init_weights=False).state_dict()
-    ours = empty_inception().state_dict()
+    ours = build_inception().state_dict()
     assert len(ours) == 566 and {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in layout.items()}
 
 
@@ -145,7 +145,7 @@ def test_cnn14_is_theirs(golden, cnn14):
     for name, sound in sounds(rate).items():
         torch.testing.assert_close(cnn14.log_mel(sound[None])[0, 0, STORED], golden[f"{rate} {name} mel"], atol=1e-3,
                                    rtol=0)
-        tags = tag_cnn14(cnn14, sound[None, None], rate)
+        tags = run_cnn14(cnn14, sound[None, None], rate)
         assert 0.1 < golden[f"{rate} {name} embedding"].std() < 5 and 0.1 < golden[f"{rate} {name} logits"].std() < 5
         for part, found in (("embedding", tags.embedding), ("logits", tags.logits), ("clipwise", tags.clipwise_output)):
             torch.testing.assert_close(found[0], golden[f"{rate} {name} {part}"], atol=1e-5, rtol=1e-5)
@@ -155,26 +155,26 @@ def test_cnn14_layout_is_the_published(golden):
     for rate, layout in json.loads(golden["layouts"]).items():
         with torch.device("meta"): ours = Cnn14(int(rate)).state_dict()
         assert len(layout) == 84
-        assert {NAMES.get(k, k): tuple(v) for k, v in layout.items()} == {k: tuple(v.shape) for k, v in ours.items()}
-    assert NAMES.keys() <= layout.keys()
+        assert {CNN14_NAMES.get(k, k): tuple(v) for k, v in layout.items()} == {k: tuple(v.shape) for k, v in ours.items()}
+    assert CNN14_NAMES.keys() <= layout.keys()
 
 
 def test_cnn14_gives_the_same_in_any_batch(cnn14):
     rate = cnn14.sample_rate
     batch = torch.stack([sounds(rate)[name][:rate] for name in ("rise", "fall", "clicks")])[:, None]
-    together = tag_cnn14(cnn14, batch, rate)
+    together = run_cnn14(cnn14, batch, rate)
     assert together.embedding.shape == (3, 2048) and together.logits.shape == (3, 527)
     assert together.logits.dtype == torch.float32
     for some in ([0], [2, 1], [2, 1, 0]):
-        for found, whole in zip(tag_cnn14(cnn14, batch[some], rate), together): assert torch.equal(found, whole[some])
-    torch.testing.assert_close(tag_cnn14(cnn14, batch[:1].double(), rate).logits, together.logits[:1])
+        for found, whole in zip(run_cnn14(cnn14, batch[some], rate), together): assert torch.equal(found, whole[some])
+    torch.testing.assert_close(run_cnn14(cnn14, batch[:1].double(), rate).logits, together.logits[:1])
 
 
 def test_cnn14_is_a_fresh_network_and_frozen(cnn14):
     assert not cnn14.training and not any(p.requires_grad for p in cnn14.parameters())
-    assert cnn14.identity["name"] == f"cnn14-{cnn14.sample_rate // 1000}k" and len(cnn14.identity["hash"]) == 16
+    assert cnn14.fingerprint["name"] == f"cnn14-{cnn14.sample_rate // 1000}k" and len(cnn14.fingerprint["hash"]) == 16
     sound = sounds(cnn14.sample_rate)["shortest"][None, None].requires_grad_()
-    tag_cnn14(cnn14, sound, cnn14.sample_rate).logits.sum().backward()
+    run_cnn14(cnn14, sound, cnn14.sample_rate).logits.sum().backward()
     assert sound.grad.isfinite().all() and sound.grad.abs().sum() > 0
 
 
@@ -185,7 +185,7 @@ def test_cnn14_is_a_fresh_network_and_frozen(cnn14):
     (lambda x: x.numpy(), None, "waveform ndarray"), (lambda x: x * torch.nan, None, "waveform finite")])
 def test_what_cannot_be_heard(cnn14, change, rate, says):
     with pytest.raises(InputError, match=naming(*says.split(" ", 1))):
-        tag_cnn14(cnn14, change(sounds(cnn14.sample_rate)["shortest"][None, None]), rate or cnn14.sample_rate)
+        run_cnn14(cnn14, change(sounds(cnn14.sample_rate)["shortest"][None, None]), rate or cnn14.sample_rate)
 
 
 # KL
@@ -244,7 +244,7 @@ def test_a_file_with_the_right_hash_is_taken(tmp_path, inception_weights, monkey
     torch.save(inception_weights, tmp_path / INCEPTION_FILE)
     monkeypatch.setitem(module.SHA256, INCEPTION_FILE,
                         hashlib.sha256((tmp_path / INCEPTION_FILE).read_bytes()).hexdigest())
-    assert load_inception(tmp_path / INCEPTION_FILE, device="cpu").identity["name"] == "inception-v3"
+    assert load_inception(tmp_path / INCEPTION_FILE, device="cpu").fingerprint["name"] == "inception-v3"
     assert all(len(digest) == 64 for digest in SHA256.values()) and INCEPTION_FILE[-12:-4] == "6726825d"
 
 

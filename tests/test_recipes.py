@@ -9,12 +9,12 @@ import torch
 from clipsonic.checkpoint import load_config
 from clipsonic.clap import ClapConfig, load_clap
 from clipsonic.core import CheckpointError, InputError
-from clipsonic.engine import Engine, train
+from clipsonic.engine import Trainer, train
 from clipsonic.gan_vocoder import Generator, GeneratorConfig
-from clipsonic.recipes import DENOISERS, VOCODERS, Denoiser, PocketClap, PRESETS, TrainVocoder, pocket, recipe
+from clipsonic.recipes import DENOISERS, VOCODERS, DenoiserRecipe, PocketClapRecipe, PRESETS, VocoderRecipe, _POCKET, recipe
 from clipsonic.mel import MelConfig
 from clipsonic.mel_inversion import ISTFTHeadConfig, MelInversionConfig
-from clipsonic.shards import all_clips, made_up_shards
+from clipsonic.shards import all_clips, synthetic_shards
 from clipsonic.unet import UNet
 from clipsonic.vocoder import Vocoder
 from conftest import naming
@@ -25,7 +25,7 @@ def shards(tmp_path_factory):
     made = {}
     def get(dim):
         if dim not in made:
-            made_up_shards(made.setdefault(dim, tmp_path_factory.mktemp(f"shards{dim}")), clips=8, dim=dim, seconds=6.0)
+            synthetic_shards(made.setdefault(dim, tmp_path_factory.mktemp(f"shards{dim}")), clips=8, dim=dim, seconds=6.0)
         return made[dim]
     return get
 
@@ -50,29 +50,29 @@ def test_clipsynth_s_geometry(preset):
 @pytest.mark.parametrize("preset", ["music", "vggsound", "clipsynth-music", "clipsynth-vggsound"])
 def test_a_real_step_at_full_size(preset, shards, tmp_path):
     config, training = DENOISERS[preset]
-    full = Denoiser(shards(768), preset, config, dataclasses.replace(training, batch_size=1, precision="no"))
-    engine = Engine(full, tmp_path / "run", cpu=True)
-    before = [p.detach().clone() for p in engine.bare["model"].parameters()]
+    full = DenoiserRecipe(shards(768), preset, config, dataclasses.replace(training, batch_size=1, precision="no"))
+    engine = Trainer(full, tmp_path / "run", cpu=True)
+    before = [p.detach().clone() for p in engine.unwrapped["model"].parameters()]
     figures = engine.step(next(full.batches(0, 0, 1)))
     assert 0.5 < figures["mse"] < 2, "a new network predicts nothing, and the noise has variance 1"
     assert figures["skipped"] == 0
-    assert any(not torch.equal(a, b) for a, b in zip(before, engine.bare["model"].parameters()))
+    assert any(not torch.equal(a, b) for a, b in zip(before, engine.unwrapped["model"].parameters()))
 
 @pytest.mark.long
 def test_the_pocket_denoiser_learns_what_its_condition_says(shards, tmp_path):
-    tiny = dataclasses.replace(pocket, unet=dataclasses.replace(pocket.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(),
+    tiny = dataclasses.replace(_POCKET, unet=dataclasses.replace(_POCKET.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(),
                                                                 condition_dim=32, norm_num_groups=16))
-    training = dataclasses.replace(DENOISERS["pocket"][1], batch_size=8, precision="no", lr=3e-3, warmup=5,
-                                   decay="constant")
-    engine = Engine(Denoiser(shards(32), "pocket", tiny, training), tmp_path / "run", steps=60, cpu=True)
+    training = dataclasses.replace(DENOISERS["pocket"][1], batch_size=8, precision="no", lr=3e-3, warmup_steps=5,
+                                   lr_schedule="constant")
+    engine = Trainer(DenoiserRecipe(shards(32), "pocket", tiny, training), tmp_path / "run", steps=60, cpu=True)
     stream = engine.recipe.batches(0, 0, 1)
     losses = [engine.step(next(stream))["mse"] for _ in range(60)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
 def test_the_denoiser_reads_no_label(shards, tmp_path):
-    tiny = dataclasses.replace(pocket, unet=dataclasses.replace(pocket.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(),
+    tiny = dataclasses.replace(_POCKET, unet=dataclasses.replace(_POCKET.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(),
                                                                 condition_dim=32, norm_num_groups=16))
-    batch = next(Denoiser(shards(32), "pocket", tiny, DENOISERS["pocket"][1]).batches(0, 0, 1))
+    batch = next(DenoiserRecipe(shards(32), "pocket", tiny, DENOISERS["pocket"][1]).batches(0, 0, 1))
     assert "label" not in batch
 
 def test_refusals(shards, tmp_path):
@@ -88,11 +88,11 @@ def test_refusals(shards, tmp_path):
 
 @pytest.mark.long
 def test_the_pocket_clap_learns_which_words_go_with_which_tone(tmp_path):
-    made_up_shards(tmp_path / "shards", clips=32, dim=8, seconds=4.0, labels=True)
+    synthetic_shards(tmp_path / "shards", clips=32, dim=8, seconds=4.0, labels=True)
     config = ClapConfig(embed_dim=16, audio_width=16, text_width=32, text_heads=2, text_layers=1)
-    small = PocketClap(tmp_path / "shards", tmp_path / "shards", config)
-    small.training = dataclasses.replace(small.training, batch_size=16, precision="no", warmup=5, save_every=120,
-                                         ema=0.9)
+    small = PocketClapRecipe(tmp_path / "shards", tmp_path / "shards", config)
+    small.training = dataclasses.replace(small.training, batch_size=16, precision="no", warmup_steps=5, save_every=120,
+                                         ema_decay=0.9)
     assert train(small, tmp_path / "run", 120, cpu=True)["zero_shot"] > 0.6   # of eight tones; twenty seeds: 0.75 to 1
     about = load_config(tmp_path / "run")
     assert about["kind"] == "clap" and about["reads_labels"]
@@ -119,29 +119,29 @@ def test_the_vocoders_sizes(preset, millions, hop):
 @pytest.mark.parametrize("preset", ["bigvgan-base", "bigvgan", "hifigan", "clipsynth-hifigan"])
 def test_a_real_vocoder_step_at_full_size(preset, shards, tmp_path):
     config, training = VOCODERS[preset]
-    engine = Engine(TrainVocoder(shards(8), preset, config, dataclasses.replace(training, batch_size=1,
+    engine = Trainer(VocoderRecipe(shards(8), preset, config, dataclasses.replace(training, batch_size=1,
         precision="no")), tmp_path / "run", cpu=True)
-    before = {name: next(network.parameters()).detach().clone() for name, network in engine.bare.items()}
+    before = {name: next(network.parameters()).detach().clone() for name, network in engine.unwrapped.items()}
     figures = engine.step(next(engine.recipe.batches(0, 0, 1)))
     assert figures["skipped"] == 0 and figures["mel"] > 0 and figures["features"] > 0
-    assert all(not torch.equal(before[name], next(network.parameters())) for name, network in engine.bare.items())
+    assert all(not torch.equal(before[name], next(network.parameters())) for name, network in engine.unwrapped.items())
 
-TINY = {"inversion": (dict(network=MelInversionConfig(width=16, depth=1), critics={"mrd": 0.125}, segment=16384,
-                           magnitude=20.0, mel=0.0, judged=2, varied=True)),
+TINY = {"inversion": (dict(network=MelInversionConfig(width=16, depth=1), discriminators={"mrd": 0.125}, segment=16384,
+                           lambda_magnitude=20.0, lambda_mel=0.0, discriminator_batch=2, augment=True)),
         "head": (dict(network=ISTFTHeadConfig(MelInversionConfig(width=16, depth=1), depth=1),
-                      critics={"mpd": 1 / 32, "mrd": 1 / 8}, segment=16384, stft=1.0)),
-        "bigvgan": (dict(network=GeneratorConfig(channels=16), critics={"mpd": 1 / 32, "mrd": 1 / 8}, varied=True)),
+                      discriminators={"mpd": 1 / 32, "mrd": 1 / 8}, segment=16384, lambda_stft=1.0)),
+        "bigvgan": (dict(network=GeneratorConfig(channels=16), discriminators={"mpd": 1 / 32, "mrd": 1 / 8}, augment=True)),
         "hifigan": (dict(network=GeneratorConfig(channels=16, activation="leaky_relu"),
-                         critics={"mpd": 1 / 32, "msd": 1 / 8}, stft=1.0))}
+                         discriminators={"mpd": 1 / 32, "msd": 1 / 8}, lambda_stft=1.0))}
 
 def tiny_vocoder(shards, kind, save_every=3, **more):
     config, training = VOCODERS["pocket-bigvgan"]
     with torch.random.fork_rng():
         torch.manual_seed(0)   # two of a kind begin alike
         config = dataclasses.replace(config, **{"alone": 2, "stft": 0.0, **TINY[kind], **more})
-        training = dataclasses.replace(training, batch_size=4, precision="no", ema=0.5, save_every=save_every,
+        training = dataclasses.replace(training, batch_size=4, precision="no", ema_decay=0.5, save_every=save_every,
                                        log_every=3)
-        return TrainVocoder(shards(8), kind, config, training, valid=shards(8))
+        return VocoderRecipe(shards(8), kind, config, training, valid=shards(8))
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", TINY)
@@ -165,11 +165,11 @@ def test_a_vocoder_resumes_to_the_bit(shards, tmp_path, kind):
     assert Vocoder.load(tmp_path / "whole", "cpu")(torch.full((1, 1, 64, 8), -6.0)).shape == (1, 1, 4096)
 
 def test_critics_and_generator_are_both_trained(shards, tmp_path):
-    engine = Engine(tiny_vocoder(shards, "bigvgan", alone=0), tmp_path / "run", cpu=True)
-    before = {name: copy.deepcopy(network) for name, network in engine.bare.items()}
+    engine = Trainer(tiny_vocoder(shards, "bigvgan", discriminator_start=0), tmp_path / "run", cpu=True)
+    before = {name: copy.deepcopy(network) for name, network in engine.unwrapped.items()}
     figures = engine.step(next(engine.recipe.batches(0, 0, 1)))
     assert {"discriminator/loss", "generator/loss", "adversarial", "features", "mel"} <= figures.keys()
-    for name, network in engine.bare.items():
+    for name, network in engine.unwrapped.items():
         assert any(not torch.equal(a, b) for a, b in zip(before[name].parameters(), network.parameters())), name
         assert all(p.requires_grad for p in network.parameters())
 
@@ -179,26 +179,26 @@ def test_a_vocoder_learns_its_tones(shards, tmp_path):
     from clipsonic.engine import train
     def mel(path):
         with path.open(newline="") as file: return float(list(csv.DictReader(file))[-1]["valid/mel"])
-    make = lambda **more: tiny_vocoder(shards, "hifigan", critics={}, alone=0, **more)
+    make = lambda **more: tiny_vocoder(shards, "hifigan", discriminators={}, discriminator_start=0, **more)
     train(make(), tmp_path / "first", steps=3, progress=False, cpu=True)
     first = mel(tmp_path / "first" / "log.csv")
     train(make(save_every=30), tmp_path / "more", steps=30, progress=False, cpu=True)
     assert mel(tmp_path / "more" / "log.csv") < 0.9 * first
-    train(make(), tmp_path / "again", steps=3, start=tmp_path / "more", progress=False, cpu=True)
+    train(make(), tmp_path / "again", steps=3, init_from=tmp_path / "more", progress=False, cpu=True)
     assert mel(tmp_path / "again" / "log.csv") < 0.9 * first
 
 def test_a_head_starts_from_learned_magnitudes(shards, tmp_path):
     from clipsonic.engine import train
-    train(tiny_vocoder(shards, "inversion", critics={}), tmp_path / "inversion", steps=2, progress=False, cpu=True)
+    train(tiny_vocoder(shards, "inversion", discriminators={}), tmp_path / "inversion", steps=2, progress=False, cpu=True)
     learned = Vocoder.load(tmp_path / "inversion", "cpu").network.state_dict()
     head = tiny_vocoder(shards, "head")
-    head.begin(tmp_path / "inversion")
+    head.init_from(tmp_path / "inversion")
     assert all(torch.equal(v, learned[k]) for k, v in head.networks["vocoder"].inversion.state_dict().items())
     other = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(mel=MelConfig(f_max=7000.0), width=16, depth=1))
-    with pytest.raises(InputError, match="inverts mels of"): tiny_vocoder(shards, "head", network=other).begin(tmp_path / "inversion")
+    with pytest.raises(InputError, match="inverts mels of"): tiny_vocoder(shards, "head", network=other).init_from(tmp_path / "inversion")
     wide = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(width=32, depth=1))
     with pytest.raises(CheckpointError, match=naming(tmp_path / "inversion", "(16,)", "(32,)")):
-        tiny_vocoder(shards, "head", network=wide).begin(tmp_path / "inversion")
+        tiny_vocoder(shards, "head", network=wide).init_from(tmp_path / "inversion")
 
 @pytest.mark.long
 def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
@@ -208,8 +208,8 @@ def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
     wrong = dataclasses.replace(TINY["bigvgan"]["network"], mel=mel)
     with pytest.raises(InputError, match=naming(16000, 22050)): tiny_vocoder(shards, "bigvgan", network=wrong)
     train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", steps=1, progress=False, cpu=True)
-    with pytest.raises(CheckpointError, match="holds a vocoder, not a mel-inversion"): train(tiny_vocoder(shards, "inversion"), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="holds a vocoder, not a mel-inversion"): train(tiny_vocoder(shards, "inversion"), tmp_path / "other", init_from=tmp_path / "run", progress=False, cpu=True)
     other = dataclasses.replace(TINY["bigvgan"]["network"], resblock_kernels=(3,), resblock_dilations=((1, 3, 5),))
-    with pytest.raises(CheckpointError, match="other settings: model.resblock_kernels"): train(tiny_vocoder(shards, "bigvgan", network=other), tmp_path / "other", start=tmp_path / "run", progress=False, cpu=True)
-    with pytest.raises(CheckpointError, match="losses"): train(tiny_vocoder(shards, "bigvgan", mel=1.0), tmp_path / "run", resume=True, progress=False, cpu=True)
-    with pytest.raises(InputError, match="leave it out"): train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", start=tmp_path / "run", resume=True, progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="other settings: model.resblock_kernels"): train(tiny_vocoder(shards, "bigvgan", network=other), tmp_path / "other", init_from=tmp_path / "run", progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="losses"): train(tiny_vocoder(shards, "bigvgan", lambda_mel=1.0), tmp_path / "run", resume=True, progress=False, cpu=True)
+    with pytest.raises(InputError, match="leave it out"): train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", init_from=tmp_path / "run", resume=True, progress=False, cpu=True)

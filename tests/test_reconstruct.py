@@ -7,7 +7,7 @@ from films import cut, film, song, tone
 from tiny import tiny_vocoder
 
 from clipsonic.core import Audio, InputError
-from clipsonic.reconstruct import mel_and_back, reconstruct
+from clipsonic.reconstruct import copy_synthesis, reconstruct
 from clipsonic.video import read_audio
 from clipsonic.vocoder import Vocoder
 from conftest import naming
@@ -48,9 +48,9 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
         calls.append(audio)
         if len(calls) == 3: raise KeyboardInterrupt
         return real(audio, vocoder)
-    monkeypatch.setattr(module, "mel_and_back", dies)
+    monkeypatch.setattr(module, "copy_synthesis", dies)
     with pytest.raises(KeyboardInterrupt): reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
-    monkeypatch.setattr(module, "mel_and_back", real)
+    monkeypatch.setattr(module, "copy_synthesis", real)
     again = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
     assert [r.file for r in again.made] == [r.file for r in whole.made]
     for n in range(3):
@@ -112,7 +112,7 @@ def test_loud_and_broken_sounds(tmp_path):
     Audio(square[None], 16000).save(home / "square.wav")
     soundfile.write(home / "nan.wav", np.array([0.1, float("nan")] * 4000, np.float32), 16000, subtype="FLOAT")
     result = reconstruct(home, tmp_path / "out", "griffin-lim", progress=False)
-    assert mel_and_back(read_audio(home / "square.wav"), Vocoder()).peak > 1
+    assert copy_synthesis(read_audio(home / "square.wav"), Vocoder()).peak > 1
     assert read_audio(tmp_path / "out" / "square.wav").peak <= 1
     assert result.made[0].mel < 0.1 and [(u.file, u.reason) for u in result.unused] == [("nan.wav", "not finite")]
     assert "not finite" in (tmp_path / "out" / "report.csv").read_text()
@@ -121,8 +121,8 @@ def test_loud_and_broken_sounds(tmp_path):
 def test_bad_requests(tmp_path):
     tone(0.5).save(tmp_path / "a.wav")
     vocoder = Vocoder()
-    with pytest.raises(InputError, match=naming(2, "channels")): mel_and_back(tone(0.5, channels=2), vocoder)
-    with pytest.raises(InputError, match=naming(44100, 16000)): mel_and_back(tone(0.5, rate=44100), vocoder)
+    with pytest.raises(InputError, match=naming(2, "channels")): copy_synthesis(tone(0.5, channels=2), vocoder)
+    with pytest.raises(InputError, match=naming(44100, 16000)): copy_synthesis(tone(0.5, rate=44100), vocoder)
     for inputs, out, vocoder, says in (("none.wav", "out", "pocket", f"{tmp_path}/none.wav"),
                                        ("a.wav", "no/out", "pocket", f"{tmp_path}/no/out folder"),
                                        ("a.wav", "a.wav", "pocket", f"{tmp_path}/a.wav folder"),
@@ -137,29 +137,29 @@ def test_vocoders_side_by_side(tmp_path):
     import numpy as np
     import soundfile
     from clipsonic.mel import MelConfig
-    from clipsonic.reconstruct import compare, comparison
+    from clipsonic.reconstruct import compare_vocoders, vocoder_table
     from clipsonic.scores import Classifier, ClassifierConfig, save_classifier
-    from clipsonic.shards import pack_clip, write_info, write_shard
+    from clipsonic.shards import make_sample, write_info, write_shard
     (tmp_path / "shards").mkdir()
     samples = []
     for n in range(4):
         sound = io.BytesIO()
         soundfile.write(sound, tone(1.0, 300 * (n + 1)).waveform[0].numpy(), 16000, format="FLAC", subtype="PCM_16")
         about = dict(id=str(n), file=f"{n}.mp4", start=0, seconds=1.0, times=[0], label=["low", "high"][n // 2])
-        samples.append(pack_clip(str(n), sound.getvalue(), np.eye(8)[:1], about))
+        samples.append(make_sample(str(n), sound.getvalue(), np.eye(8)[:1], about))
     write_shard(tmp_path / "shards" / "clipsonic-000000.tar", samples)
     write_info(tmp_path / "shards", {"clipsonic-000000.tar": 4}, clip={"name": "none", "hash": ""}, dim=8,
                sample_rate=16000, frame_rate=1.0, total_seconds=4.0, labelled=4)
     config = ClassifierConfig(("high", "low"), MelConfig(hop_length=1024), width=4)
     save_classifier(tmp_path / "listener", Classifier(config).eval())
     tiny_vocoder(tmp_path / "v")
-    rows = compare({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards", {"it": tmp_path / "listener"},
+    rows = compare_vocoders({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards", {"it": tmp_path / "listener"},
                    tmp_path / "out.json", length=16384)
     assert list(rows) == ["original", "floor", "tiny"]
     assert rows["original"]["mel"]["mean"] == rows["original"]["stft"]["mean"] == 0
     assert all(rows[name]["stft"]["mean"] > 0 and rows[name]["it"]["n"] == 4 and rows[name]["hash"]
                for name in ("floor", "tiny"))
-    table = comparison(tmp_path / "out.json").data
+    table = vocoder_table(tmp_path / "out.json").data
     assert table.count("\n") == 4 and "| floor |" in table and "named right, it" in table
 
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
-from clipsonic.scores import (Classifier, ClassifierConfig, classifier_loss, cosine_scores, diversity, inception_score,
-                              kl_divergence, listen, load_classifier, nearest, paired, save_classifier, sliding, top1,
-                              vary)
+from clipsonic.scores import (Classifier, ClassifierConfig, classifier_loss, clap_score, diversity, inception_score,
+                              kl_divergence, classify_clips, load_classifier, nearest_neighbor, match_by_name, save_classifier, sliding_windows, accuracy,
+                              augment_mel)
 from conftest import naming
 
 
@@ -40,7 +40,7 @@ def test_a_clip_is_heard_alike_in_any_batch(listener):
 def test_variation_is_a_function_of_the_generator_and_keeps_its_input():
     mel = mels(4, 125)
     kept = mel.clone()
-    one, two, three = (vary(mel, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
+    one, two, three = (augment_mel(mel, torch.Generator().manual_seed(s)) for s in (0, 0, 1))
     assert torch.equal(one, two) and not torch.equal(one, three) and torch.equal(mel, kept)
     assert one.shape == (4, 1, 64, 96)
 
@@ -48,16 +48,16 @@ def test_variation_is_a_function_of_the_generator_and_keeps_its_input():
 def test_wilson_against_known_values():
     for right, n, low, high in ((0, 10, 0.0, 0.2775), (1, 10, 0.0179, 0.4042), (9, 10, 0.5958, 0.9821),
                                 (10, 10, 0.7225, 1.0)):
-        share = top1([1] * n, [1] * right + [0] * (n - right))
+        share = accuracy([1] * n, [1] * right + [0] * (n - right))
         assert (share.value, share.n) == (right / n, n)
         assert (share.low, share.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-    with pytest.raises(InputError, match=naming(0, "answers")): top1([], [])
-    with pytest.raises(InputError, match=naming(2, 1, "answers")): top1([1, 2], [1])
+    with pytest.raises(InputError, match=naming(0, "answers")): accuracy([], [])
+    with pytest.raises(InputError, match=naming(2, 1, "answers")): accuracy([1, 2], [1])
 
 
 def test_nearest_and_diversity():
     apart = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), dim=1)
-    similarity, which = nearest(apart[:2], apart)
+    similarity, which = nearest_neighbor(apart[:2], apart)
     torch.testing.assert_close(similarity, torch.tensor([1.0, 1.0, 0.5**0.5]))
     assert which[:2].tolist() == [0, 1]
     found = diversity(apart, ["a", "a", "b"])
@@ -67,11 +67,11 @@ def test_nearest_and_diversity():
 def test_listen(listener):
     mel, asked = mels(5), ["dog", "dog", "rain", "sea", "sea"]
     features = listener.features(mel)
-    row = listen(listener, mel, asked, features, batch_size=2)
+    row = classify_clips(listener, mel, asked, features, batch_size=2)
     assert row["nearest"] == pytest.approx(1.0, abs=1e-5) and row["top1"].n == 5
     torch.testing.assert_close(row["features"], features)
-    assert "nearest" not in listen(listener, mel, asked)
-    with pytest.raises(InputError, match=naming("classes", "'fox'", "'dog'")): listen(listener, mel[:1], ["fox"])
+    assert "nearest" not in classify_clips(listener, mel, asked)
+    with pytest.raises(InputError, match=naming("classes", "'fox'", "'dog'")): classify_clips(listener, mel[:1], ["fox"])
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 8), (1, 1, 80, 8), (1, 1, 64, 0)])
@@ -103,19 +103,19 @@ def test_scores_of_pairs_do_not_depend_on_order():
     turned = lambda d: {n: d[n] for n in reversed(names)}
     assert kl_divergence(real, logs) == kl_divergence(turned(real), logs) == kl_divergence(real, turned(logs))
     assert inception_score(logs) == inception_score(turned(logs)) and 1 < inception_score(logs).value < 30
-    assert cosine_scores(sounds, texts) == cosine_scores(turned(sounds), texts) == cosine_scores(sounds, turned(texts))
+    assert clap_score(sounds, texts) == clap_score(turned(sounds), texts) == clap_score(sounds, turned(texts))
     assert kl_divergence(logs, logs).value == 0 and kl_divergence(real, logs).n == 60
 
 
 def test_what_has_no_partner_is_named():
     one = torch.ones(2)
-    with pytest.raises(InputError, match=naming(1, 2, "'b'")): paired({"a": one, "b": one}, {"a": one})
+    with pytest.raises(InputError, match=naming(1, 2, "'b'")): match_by_name({"a": one, "b": one}, {"a": one})
     with pytest.raises(InputError, match=naming(4, 5, "'c', 'd', 'e' …")):
-        paired({"a": one}, {n: one for n in "acdef"})
-    with pytest.raises(InputError, match=naming("one clip")): paired({}, {"a": one})
+        match_by_name({"a": one}, {n: one for n in "acdef"})
+    with pytest.raises(InputError, match=naming("one clip")): match_by_name({}, {"a": one})
 
 
 def test_windows_slide_as_table_5_says():
-    ten = sliding(torch.arange(160000.0)[None], 16000)
+    ten = sliding_windows(torch.arange(160000.0)[None], 16000)
     assert ten.shape == (13, 1, 64000) and ten[1, 0, 0] == 8000
-    assert sliding(torch.zeros(1, 1000), 16000).shape == (1, 1, 1000)
+    assert sliding_windows(torch.zeros(1, 1000), 16000).shape == (1, 1, 1000)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from clipsonic.core import ClipsonicError, InputError
-from clipsonic.shards import (all_clips, batches, crop, epoch_order, pack_clip, read_shard, shard_info, write_info,
+from clipsonic.shards import (all_clips, batches, crop, epoch_order, make_sample, read_shard, shard_info, write_info,
                               write_shard)
 from conftest import naming
 
@@ -25,7 +25,7 @@ def sample(n, seconds=3.):
     times = [k + .5 for k in range(int(seconds))]
     embedding = F.normalize(torch.eye(32)[[n] * len(times)] + .1*torch.eye(32)[24:24 + len(times)], dim=-1)
     meta = dict(id=f'clip-{n}', file=f'{n}.mp4', start=0., seconds=seconds, times=times, label=f'label {n}')
-    return pack_clip(f'{n:09d}', flac.getvalue(), embedding, meta)
+    return make_sample(f'{n:09d}', flac.getvalue(), embedding, meta)
 
 def make(folder, sizes, **info):
     "Shards with so many clips."
@@ -48,25 +48,25 @@ def same(a, b):
 
 ROOM = {'all in memory': 4e9, 'two shards in memory': 1e6}
 
-@pytest.mark.parametrize('memory', ROOM.values(), ids=ROOM)
-def test_a_resumed_stream_goes_on_as_if_nothing_had_happened(shards, memory):
-    whole = take(shards, 15, 4, seed=3, memory=memory)  # more than two epochs of 23
+@pytest.mark.parametrize('max_bytes', ROOM.values(), ids=ROOM)
+def test_a_resumed_stream_goes_on_as_if_nothing_had_happened(shards, max_bytes):
+    whole = take(shards, 15, 4, seed=3, max_bytes=max_bytes)  # more than two epochs of 23
     for start in 1, 5, 6, 11:
-        assert same(whole[start:], take(shards, 15 - start, 4, seed=3, start_batch=start, memory=memory))
-    assert not same(whole, take(shards, 15, 4, seed=4, memory=memory))
+        assert same(whole[start:], take(shards, 15 - start, 4, seed=3, start_batch=start, max_bytes=max_bytes))
+    assert not same(whole, take(shards, 15, 4, seed=4, max_bytes=max_bytes))
 
-@pytest.mark.parametrize('memory', ROOM.values(), ids=ROOM)
-def test_every_epoch_has_every_clip_once(shards, memory):
-    ids = [id for batch in take(shards, 3 * 23, 1, memory=memory) for id in batch['id']]
+@pytest.mark.parametrize('max_bytes', ROOM.values(), ids=ROOM)
+def test_every_epoch_has_every_clip_once(shards, max_bytes):
+    ids = [id for batch in take(shards, 3 * 23, 1, max_bytes=max_bytes) for id in batch['id']]
     epochs = [ids[at:at + 23] for at in (0, 23, 46)]
     assert all(len(set(epoch)) == 23 for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) == 3
 
-@pytest.mark.parametrize('world', [2, 3])
-def test_ranks_share_an_epoch(shards, world):
-    def part(rank): return take(shards, 23 // (2 * world), 2, rank=rank, world=world)
-    everyone = [id for rank in range(world) for batch in part(rank) for id in batch['id']]
+@pytest.mark.parametrize('world_size', [2, 3])
+def test_ranks_share_an_epoch(shards, world_size):
+    def part(rank): return take(shards, 23 // (2 * world_size), 2, rank=rank, world_size=world_size)
+    everyone = [id for rank in range(world_size) for batch in part(rank) for id in batch['id']]
     assert len(set(everyone)) == len(everyone)
-    together = take(shards, 23 // (2 * world), 2 * world)
+    together = take(shards, 23 // (2 * world_size), 2 * world_size)
     # the same clips as one process would see
     assert sorted(everyone) == sorted(id for batch in together for id in batch['id'])
 
@@ -265,10 +265,10 @@ def test_a_shard_with_fewer_clips_than_it_should_have_is_named(tmp_path):
     with pytest.raises(ClipsonicError, match=naming(folder/'clipsonic-000000.tar', 3, 4)): take(folder, 2, 4)
 
 @pytest.mark.parametrize('wrong', [dict(batch_size=0), dict(batch_size=2, seconds=0), dict(batch_size=2, rank=1),
-                                   dict(batch_size=2, world=0)])
+                                   dict(batch_size=2, world_size=0)])
 def test_wrong_parameters(shards, wrong):
     name = list(wrong)[-1]
-    with pytest.raises(InputError, match=naming('rank' if name == 'world' else name)): batches(shards, **wrong)
+    with pytest.raises(InputError, match=naming('rank' if name == 'world_size' else name)): batches(shards, **wrong)
 
 def test_the_global_generator_is_left_alone(shards):
     state = torch.get_rng_state()

@@ -20,7 +20,7 @@ from PIL import Image
 from clipsonic.checkpoint import load_config
 from clipsonic.core import CheckpointError, InputError, MediaError
 from clipsonic.pipeline import generate, pack
-from clipsonic.studio import Studio, call, look
+from clipsonic.studio import Studio, repr_call, identify_file
 from clipsonic.video import read_audio, read_frames
 from conftest import naming
 from films import cut, film, song
@@ -32,7 +32,7 @@ def model(tmp_path_factory):
     home = tmp_path_factory.mktemp('tiny')
     tiny_model(home)
     tiny_prior(home/'pd', load_config(home/'denoiser')['clip'])
-    return pack(home/'clip', home/'denoiser', home/'vocoder', home/'bridged', knows=['dog'], priors={'pd': home/'pd'})
+    return pack(home/'clip', home/'denoiser', home/'vocoder', home/'bridged', known_sounds=['dog'], priors={'pd': home/'pd'})
 
 @pytest.fixture
 def studio(model):
@@ -67,12 +67,12 @@ def test_a_text_gives_what_generate_gives(studio, model):
     sound, = studio.sounds
     assert studio.message.value == '' and same(sound, 'a dog', seconds=0.5, seed=7, model=model)
     assert sound.info == generate('a dog', seconds=0.5, seed=7, model=str(model), progress=False).info
-    press(studio, seconds=0.7, seed=8, guidance=2.3, steps=2, sampler='dpm++2m', system='zs', negative=' rain ')
-    assert same(studio.sounds[0], 'a dog', seconds=0.7, seed=8, guidance=2.3, steps=2, sampler='dpm++2m', system='zs',
-                negative='rain', model=model)
+    press(studio, seconds=0.7, seed=8, guidance_scale=2.3, steps=2, sampler='dpm++2m', system='zs', negative_prompt=' rain ')
+    assert same(studio.sounds[0], 'a dog', seconds=0.7, seed=8, guidance_scale=2.3, steps=2, sampler='dpm++2m', system='zs',
+                negative_prompt='rain', model=model)
 
 def test_a_row_shows_players_pictures_and_settings(studio):
-    press(studio, prompt='a <b>dog</b>', n=2, steps=2, negative='rain')
+    press(studio, prompt='a <b>dog</b>', n=2, steps=2, negative_prompt='rain')
     row, = shown(studio)
     assert row.count('<audio controls') == 2 == row.count('alt="spectrogram"') and '<b>' not in row
     captions = re.findall('<figcaption>(.*?)</figcaption>', row)
@@ -81,11 +81,11 @@ def test_a_row_shows_players_pictures_and_settings(studio):
         for k in (0, 1)]
 
 def test_the_line_above_a_row_makes_it_again(studio):
-    press(studio, prompt='the "dog"', n=2, steps=2, guidance=1.1)
-    again = eval(call(studio.arguments()), {'generate': lambda **asked: generate(progress=False, **asked)})
+    press(studio, prompt='the "dog"', n=2, steps=2, guidance_scale=1.1)
+    again = eval(repr_call(studio.arguments()), {'generate': lambda **asked: generate(progress=False, **asked)})
     assert [torch.equal(a.waveform, b.waveform) for a, b in zip(again, studio.sounds)] == [True, True]
-    assert 'guidance=1.1' in shown(studio)[0] and 'negative' not in call(studio.arguments())
-    assert 'system' not in call(studio.arguments())
+    assert 'guidance=1.1' in shown(studio)[0] and 'negative_prompt' not in repr_call(studio.arguments())
+    assert 'system' not in repr_call(studio.arguments())
 
 def test_rows_pile_up_and_are_cleared(studio):
     press(studio, prompt='a dog', steps=1)
@@ -109,7 +109,7 @@ def test_a_picture_by_upload_or_by_path(studio, model, photo):
     assert studio.sounds[0].info['system'] == 'iq'
     press(studio, path=f' {photo} ')
     assert torch.equal(studio.sounds[0].waveform, studio.sounds[1].waveform)
-    assert f"image='{photo}'" in call(studio.arguments())
+    assert f"image='{photo}'" in repr_call(studio.arguments())
     Image.new('RGB', (8, 9)).save(photo)
     upload(studio, photo)
     assert '8 × 9' in studio.seen.value and studio.path.value != kept, 'a file of the same name is another file'
@@ -180,15 +180,15 @@ def test_what_can_be_mended_is_said_in_red(studio, photo, tmp_path):
         assert 'jp-error' in studio.message.value and studio.sounds == []
         return html.unescape(studio.message.value)
     assert re.search(naming('prompt', "' '"), says(prompt=' '))
-    assert re.search(naming('negative', 'guidance', 1.0), says(prompt='a dog', negative='rain', guidance=1.0))
-    studio.tabs.selected_index, studio.negative.value = 1, ''
+    assert re.search(naming('negative_prompt', 'guidance', 1.0), says(prompt='a dog', negative_prompt='rain', guidance_scale=1.0))
+    studio.tabs.selected_index, studio.negative_prompt.value = 1, ''
     assert 'file' in says()
     (tmp_path/'notes.txt').write_text('<i>neither</i>')
     assert 'notes.txt' in says(path=str(tmp_path/'notes.txt'))
     assert 'notes.txt' in studio.seen.value
     assert 'none.png' in says(path='none.png')
     assert re.search(naming(photo.name, 'image'), says(path=str(cut(photo, 0.5))))
-    press(studio, path='', prompt='a dog', guidance=1.5)
+    press(studio, path='', prompt='a dog', guidance_scale=1.5)
     assert studio.seen.value == ''
     studio.tabs.selected_index = 0
     press(studio, steps=1)
@@ -214,7 +214,7 @@ def test_a_fault_is_no_message(studio, monkeypatch):
     again."""
     monkeypatch.setattr('ipywidgets.widgets.widget_output.get_ipython', lambda: None)
     studio.prompt.value, studio.rows = 'a dog', None
-    with pytest.raises(AttributeError): studio.make()
+    with pytest.raises(AttributeError): studio.on_generate()
     assert not studio.button.disabled
 
 @pytest.fixture
@@ -238,10 +238,10 @@ def test_a_model_that_is_none():
                                               (lambda path: cut(film(path/'film.mp4'), 0.5), MediaError, 'damaged')])
 def test_files_that_are_nothing_to_see(tmp_path, make, kind, says):
     path = make(tmp_path)
-    with pytest.raises(kind, match=naming(path, says)): look(path)
+    with pytest.raises(kind, match=naming(path, says)): identify_file(path)
 
 def test_names_do_not_decide(tmp_path):
-    kind, _, about = look(film(tmp_path/'film.mp4').rename(tmp_path/'film.png'))
+    kind, _, about = identify_file(film(tmp_path/'film.mp4').rename(tmp_path/'film.png'))
     assert kind == 'video' and re.search(naming(2.0), about)
 
 def test_the_import_is_light():

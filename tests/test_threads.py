@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipsonic.clap import load_clap
-from clipsonic.core import Audio, InputError, noise_streams
+from clipsonic.core import Audio, InputError, clip_generators
 from clipsonic.evaluate import evaluate
 from clipsonic.pipeline import Pipeline
-from clipsonic.threads import exactly_threads, on_threads, running_elsewhere, steady_threads, whole_vectors
+from clipsonic.threads import exactly_threads, limit_threads, running_elsewhere, steady_threads, whole_vectors
 from conftest import naming
 
 THREADS = (1, 2, 3)
@@ -37,7 +37,7 @@ def test_the_denoiser(pocket, width):
     g = torch.Generator().manual_seed(width)
     x, t = torch.randn(2, 1, 64, width, generator=g), torch.tensor([20.0, 700.0])
     condition = F.normalize(torch.randn(2, 192, generator=g), dim=1)
-    unet = pocket.painter.unet
+    unet = pocket.denoiser.unet
     same(lambda: [unet(x[:n], t[:n], condition[:n]) for n in (1, 2)])
 
 @pytest.mark.long
@@ -46,9 +46,9 @@ def test_texts_pictures_priors_and_sounds(pocket):
     mel = torch.randn(1, 1, 64, 126, generator=torch.Generator().manual_seed(0)) - 4
     clap = load_clap('pocket', device='cpu')
     noise = torch.randn(1, 1, 64_000, generator=torch.Generator().manual_seed(1)) / 10
-    same(lambda: [*pocket.clip.encode_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]),
+    same(lambda: [*pocket.clip.encode_text_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]),
                   pocket.vocoder(mel),
-                  pocket.system('pd').query('a photo of rain', noise_streams(1, 2)), clap.encode_audio(noise, 16_000)])
+                  pocket.system('pd').embed_query('a photo of rain', clip_generators(1, 2)), clap.encode_audio(noise, 16_000)])
 
 @pytest.mark.long
 def test_a_sound_from_the_first_word_to_the_last_bit(pocket):
@@ -68,7 +68,7 @@ def test_figures(tmp_path):
                              cache_file=':memory:', device='cpu', progress=False)
         return {name: figure for name, figure in found.items() if 'value' in figure}
     first = figures(1)
-    assert {'fad', 'kl_pocket', 'is_pocket', 'nearest'} == set(first)
+    assert {'fad', 'kl_pocket', 'inception_score_pocket', 'nearest'} == set(first)
     assert all(np.isfinite(figure['value']) for figure in first.values())
     assert all(figures(threads) == first for threads in THREADS[1:])
 
@@ -93,10 +93,10 @@ def test_busy_cores_are_left_alone():
         torch.set_num_threads(4)
         chosen = []
         for _ in range(20):
-            with on_threads() as threads: chosen.append(threads)
+            with limit_threads() as threads: chosen.append(threads)
             time.sleep(0.02)
         assert sorted(chosen)[10] == 1 and steady_threads() == 1 and torch.get_num_threads() == 4
-        with exactly_threads(2), on_threads() as threads: assert threads == 2   # who asks for them gets them
+        with exactly_threads(2), limit_threads() as threads: assert threads == 2   # who asks for them gets them
     finally:
         torch.set_num_threads(before)
         for process in busy: process.kill(); process.wait()

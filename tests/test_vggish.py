@@ -12,7 +12,7 @@ from golden_vggish import FIXTURE, STORED, sounds, weight
 
 from clipsonic import vggish
 from clipsonic.core import CheckpointError, InputError
-from clipsonic.vggish import (NAMES, NETWORK_FILE, PCA_FILE, SAMPLES, VGGish, Whitening, embed_vggish, load_vggish,
+from clipsonic.vggish import (VGGISH_NAMES, NETWORK_FILE, PCA_FILE, VGGISH_SAMPLES, VGGish, Postprocessor, embed_vggish, load_vggish,
                               published_file, read_published, vggish_examples)
 from conftest import naming
 
@@ -70,7 +70,7 @@ def test_embeddings_are_theirs(golden, published, model, name):
     embeddings = embed_vggish(model, SOUNDS[name], 16000)[0]
     torch.testing.assert_close(embeddings, golden[f"{name} embeddings"], atol=1e-5, rtol=0)
     torch.testing.assert_close(embeddings.relu(), golden[f"{name} activation"], atol=1e-5, rtol=0)
-    whitening = Whitening()
+    whitening = Postprocessor()
     whitening.load_state_dict({"eigen_vectors": published[1]["pca_eigen_vectors"],
                                "means": published[1]["pca_means"].flatten()})
     off = (whitening(embeddings) - golden[f"{name} pca"]).abs()
@@ -82,18 +82,18 @@ def test_options(folder, model):
     plain = embed_vggish(model, sound, 16000)
     relu = load_vggish(folder / "network.pth", activation=True, check_hash=False, device="cpu")
     assert torch.equal(embed_vggish(relu, sound, 16000), plain.relu())
-    assert relu.identity == {"name": "vggish-relu", "hash": model.identity["hash"]}
+    assert relu.fingerprint == {"name": "vggish-relu", "hash": model.fingerprint["hash"]}
     del relu
     pca = load_vggish(folder / "network.pth", pca=True, pca_file=folder / "pca.pth", check_hash=False, device="cpu")
     assert torch.equal(embed_vggish(pca, sound, 16000), pca.whitening(plain))
-    assert pca.identity["name"] == "vggish-pca" and pca.identity["hash"] != model.identity["hash"]
+    assert pca.fingerprint["name"] == "vggish-pca" and pca.fingerprint["hash"] != model.fingerprint["hash"]
 
 
 # batches, gradients, lengths
 
 def test_any_batch_gives_the_same(model):
     names = "background 400 Hz", "smoke test", "noise", "test 1 550 Hz"
-    batch = torch.cat([SOUNDS[name][..., :SAMPLES + 15360].float() for name in names])
+    batch = torch.cat([SOUNDS[name][..., :VGGISH_SAMPLES + 15360].float() for name in names])
     together = embed_vggish(model, batch, 16000)
     assert together.shape == (4, 2, 128)
     for some in ([0], [3], [2, 1], [3, 2, 1, 0]):
@@ -107,7 +107,7 @@ def test_a_long_clip_goes_in_parts(model):
 
 
 def test_gradients_are_right_and_weights_are_frozen(model):
-    sound = SOUNDS["noise"][..., :SAMPLES].clone().requires_grad_()
+    sound = SOUNDS["noise"][..., :VGGISH_SAMPLES].clone().requires_grad_()
     direction = torch.randn(sound.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     answer = lambda x: vggish._examples(x[0, 0], 96).sum()  # before it is rounded to single precision
     slope = (torch.autograd.grad(answer(sound), sound)[0] * direction).sum()
@@ -220,8 +220,8 @@ def test_a_file_is_fetched_once(tmp_path, folder, monkeypatch):
 
 def test_names_cover_both_layouts(golden):
     network, whitening = json.loads(golden["layout"])
-    assert NAMES.keys() == network.keys() | whitening.keys() and NETWORK_FILE.endswith("-10086976.pth")
-    with torch.device("meta"): assert VGGish(pca=True).state_dict().keys() == set(NAMES.values())
+    assert VGGISH_NAMES.keys() == network.keys() | whitening.keys() and NETWORK_FILE.endswith("-10086976.pth")
+    with torch.device("meta"): assert VGGish(pca=True).state_dict().keys() == set(VGGISH_NAMES.values())
 
 
 def test_importing_it_is_light():

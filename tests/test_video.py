@@ -836,7 +836,7 @@ def test_pixels_are_made_square(tmp_path):
                                       ('b.mkv', 'libx264', Fraction(1, 2), (64, 96))]:
         path = encoded_frames(tmp_path/name, frame, codec, aspect=aspect)
         assert read_frames(path)[1][0].size == size
-        assert min(read_frames(path, shortest=24)[1][0].size) == 24
+        assert min(read_frames(path, short_side=24)[1][0].size) == 24
     path = turned(encoded_frames(tmp_path/'d.mp4', frame, 'mpeg4', aspect=Fraction(16, 11)))
     assert read_frames(path)[1][0].size == (48, 93)
 

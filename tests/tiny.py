@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from clipsonic.checkpoint import load_tensors, save_checkpoint
-from clipsonic.clip import ClipConfig, PocketTokenizer, build_clip, tensors_digest
+from clipsonic.clip import ClipConfig, PocketTokenizer, build_clip, state_dict_hash
 from clipsonic.mel import MelConfig
 from clipsonic.mel_inversion import MelInversion, MelInversionConfig
 from clipsonic.pipeline import pack
-from clipsonic.prior import PriorConfig, DiffusionPriorNetwork, prior_settings
+from clipsonic.prior import PriorConfig, DiffusionPriorNetwork, prior_config_dict
 from clipsonic.unet import UNet, UNetConfig
 from clipsonic.vocoder import save_vocoder
 
@@ -26,12 +26,12 @@ def drawn(module, seed):
     return module
 
 def tiny_clip(folder, seed=0):
-    tokenizer = PocketTokenizer.cut(TEXTS)
+    tokenizer = PocketTokenizer.from_corpus(TEXTS)
     sizes = ClipConfig(embed_dim=24, vision="test_resnet", text_width=32, text_heads=2, text_layers=1)
     model = drawn(build_clip(sizes, tokenizer.vocab_size), seed)
     save_checkpoint(folder, {'kind': 'clip', 'name': f'tiny-{seed}', 'model': asdict(sizes),
-                             'vocabulary': tokenizer.kept}, {'model': model.state_dict()})
-    return {'name': f'tiny-{seed}', 'hash': tensors_digest(load_tensors(folder, 'model'))}
+                             'vocabulary': tokenizer.kept_ids}, {'model': model.state_dict()})
+    return {'name': f'tiny-{seed}', 'hash': state_dict_hash(load_tensors(folder, 'model'))}
 
 def tiny_denoiser(folder, clip, mel=MelConfig(), **more):
     unet = UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(16,), condition_dim=24, patch_size=2)
@@ -44,8 +44,8 @@ def tiny_vocoder(folder):
     save_vocoder(folder, drawn(MelInversion(MelInversionConfig(width=16, depth=1)), 2))
 
 def tiny_prior(folder, clip, seed=3, dim=24):
-    config = PriorConfig(dim=dim, depth=1, heads=2, dim_head=8, ff_mult=2, tokens=16)
-    save_checkpoint(folder, prior_settings(config, clip),
+    config = PriorConfig(dim=dim, depth=1, heads=2, dim_head=8, ff_mult=2, max_text_len=16)
+    save_checkpoint(folder, prior_config_dict(config, clip),
                     {'prior': drawn(DiffusionPriorNetwork(config), seed).state_dict()})
 
 def tiny_model(home: Path) -> Path:
@@ -54,4 +54,4 @@ def tiny_model(home: Path) -> Path:
     clip = tiny_clip(home/'clip'/'model')
     tiny_denoiser(home/'denoiser'/'model', clip)
     tiny_vocoder(home/'vocoder'/'model')
-    return pack(home/'clip', home/'denoiser', home/'vocoder', home/'model', knows=KNOWS)
+    return pack(home/'clip', home/'denoiser', home/'vocoder', home/'model', known_sounds=KNOWS)
