@@ -9,7 +9,7 @@ from pathlib import Path
 from pygments.formatters import HtmlFormatter
 
 OPTION = re.compile(r'\A#\|\s*([\w-]+):\s*(.*)\n?')
-HEADING = re.compile(r'^(#{1,6}) (.+?)(?: \{#(\S+)\})?$', re.M)
+HEADING = re.compile(r'^(#{1,6} .+?) \{#(\S+)\}$', re.M)
 
 def options(source):
     "Quarto's options at the head of a cell, and the cell without them."
@@ -21,14 +21,9 @@ def options(source):
 
 def as_pandoc(source):
     "Pandoc's heading ids and div fences as HTML, outside code."
-    used = set()
-    def heading(match):
-        text = re.sub(r'[`*]', '', match[2])
-        name = match[3] or re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', text.lower()).strip()).lstrip('0123456789.-')
-        return f'<a id="{name}" class="anchor"></a>\n\n{match[1]} {match[2]}'
     parts = re.split(r'(^```.*?^```$)', source, flags=re.M | re.S)
     for index in range(0, len(parts), 2):
-        text = HEADING.sub(heading, parts[index])
+        text = HEADING.sub(r'<a class="anchor" id="\2"></a>\n\n\1', parts[index])
         text = re.sub(r'^::: \{\.([\w-]+)\}$', r'<div class="\1">\n', text, flags=re.M)
         parts[index] = re.sub(r'^:::$', '\n</div>', text, flags=re.M)
     return ''.join(parts)
@@ -60,7 +55,8 @@ def render(folder, contents):
              + (folder/'styles.css').read_text(encoding='utf-8'))
     (made/'styles.css').write_text(style, encoding='utf-8')
     site = yaml.safe_load((folder/'nbdev.yml').read_text(encoding='utf-8'))['website']
-    exporter = HTMLExporter(template_file='plain.html.j2', extra_template_paths=[str(Path(__file__).parent)])
+    exporter = HTMLExporter(template_file='plain.html.j2', extra_template_paths=[str(Path(__file__).parent)],
+                            exclude_input_prompt=True, exclude_output_prompt=True)
     notebooks = {item['href']: prepared(nbformat.read(folder/item['href'], as_version=4)) for item in flat(contents)}
     address = {name: matter.get('output-file', Path(name).with_suffix('.html').name) for name, (_, matter) in notebooks.items()}
     order = list(notebooks)
@@ -70,5 +66,6 @@ def render(folder, contents):
                      'labels': {item['href']: item['text'] for item in flat(contents)}}
         nb.metadata['language_info'] = {'name': 'python'}
         body, _ = exporter.from_notebook_node(nb, resources)
+        body = re.sub(r'<p><a class="anchor" id="(.*?)"></a></p>\s*<h(\d) id=".*?">', r'<h\2 id="\1">', body)
         (made/address[name]).write_text(body, encoding='utf-8')
     return made

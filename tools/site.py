@@ -20,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Union, get_args, get_origin
 
 import yaml
 from execnb.nbio import mk_cell, read_nb, write_nb
@@ -40,7 +41,11 @@ nbs = root/'nbs'
 DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 IMPORTS = ast.Import, ast.ImportFrom
 HIDDEN = {'hide', 'default_exp', 'exporti'}
-EXPORTED = {'export', 'exports'}
+EXPORTED = {'export', 'exports', 'exporti'}
+PACKAGE = 'clipsonic.'
+HEADING = re.compile(r'#+ (?!.*\{#\S+\}$)')   # one without an id
+QUOTES = '\'"'
+SHORTEST_FOLD = 3      # lines of a cell that is folded
 LONGEST_DEFAULT = 40   # characters of a default in a signature or table; a longer one is cut
 
 # ---- what there is to document
@@ -83,37 +88,49 @@ def github(path):
     config = get_config()
     return f'{config.git_url}/{"tree" if (root/path).is_dir() else "blob"}/{config.branch}/{path}'
 
-def anchor(name):
-    "The id of a documented name, as nbdev's index of the package has it."
-    return name.lower()
+def anchor(module, name):
+    "The id of a documented name: nbdev's index of the package has it in lower case, where two names may meet."
+    lower = [other for other in exports(module) if other.lower() == name.lower()]
+    return name.lower() if lower[-1] == name else name
 
 # ---- the API of one exported cell
 
 def lookup(module, name):
-    "The object of a qualified name, and the function below a decorator, a property or a classmethod."
+    "The object of a qualified name."
     found = module
     for part in name.split('.'): found = getattr(found, part)
-    if isinstance(found, property): found = found.fget
-    if not inspect.isclass(found): found = inspect.unwrap(found)
     return found
 
+def function(found):
+    "The function in a property or below decorators; a class stays itself."
+    if isinstance(found, property): found = found.fget
+    if isinstance(found, cached_property): found = found.func
+    return found if inspect.isclass(found) else inspect.unwrap(found)
+
+def is_error(found):
+    "Whether this is an exception: it has no signature."
+    return inspect.isclass(found) and issubclass(found, BaseException)
+
 def kind(annotation):
-    "An annotation as one reads it: bounds of a number after its type."
+    "An annotation as one reads it, in Markdown: alternatives with `or`, the bounds of a number after its type."
     if annotation in (None, inspect.Parameter.empty): return ''
     if get_origin(annotation) is Annotated:
         base, *bounds = get_args(annotation)
         return f'{kind(base)}, {" to ".join(map(str, bounds))}'
-    return re.sub(r'\b(typing|pathlib|collections\.abc|clipsonic\.\w+)\.', '', inspect.formatannotation(annotation)).strip("'")
+    if get_origin(annotation) in (Union, UnionType):
+        return ' or '.join(kind(part) if part is not type(None) else '`None`' for part in get_args(annotation))
+    words = re.sub(r'\b(typing|pathlib|collections\.abc|clipsonic\.\w+)\.', '', inspect.formatannotation(annotation))
+    return f'`{words.strip(QUOTES).replace(" | ", " or ")}`'
 
 def short(default):
     "The repr of a default; a long one is cut to the name of its type."
     text = getattr(default, '__name__', None) or repr(default)
-    return text if len(text) <= LONGEST_DEFAULT else f'{type(default).__name__}(…)'
+    return text if len(text) <= LONGEST_DEFAULT else f'{type(default).__name__}(...)'
 
 def signature(found, name):
     "The call of a function or class as Python: one line, or one parameter a line; types are in the table below it."
-    try: parameters = inspect.signature(found).parameters.values()
-    except (TypeError, ValueError): return name
+    if isinstance(found, (property, cached_property)) or is_error(found): return name
+    parameters = inspect.signature(function(found)).parameters.values()
     parts, bare = [], False
     for p in parameters:
         if p.name == 'self': continue
@@ -126,20 +143,20 @@ def signature(found, name):
 
 def table(found):
     "The parameters of a function, or the fields of a dataclass, with types, defaults and comments, as a Markdown table."
-    try: rows = docments(found, full=True)
-    except (TypeError, ValueError): return ''
-    returns = {'return': rows.pop('return', {})}
-    if not inspect.isclass(found) and any(returns['return'].get(key) for key in ('anno', 'docment')): rows |= returns
-    rows = {name: row for name, row in rows.items() if name not in ('self', 'cls')}
+    if is_error(found): return ''
+    found = function(found)
+    rows = docments(found, full=True)
+    returns = rows.pop('return', {})
+    rows = {f'`{name}`': row for name, row in rows.items() if name not in ('self', 'cls')}
+    if not inspect.isclass(found) and (returns.get('docment') or kind(returns.get('anno'))):
+        rows['**returns**'] = returns | {'default': inspect.Parameter.empty}
     if not any(row.get('docment') for row in rows.values()): return ''
-    def cell(text): return ' '.join(str(text).split()).replace('|', r'\|')
-    def code(text): return f'`{cell(text)}`' if text else ''
     lines = ['| Parameter | Type | Default | |', '|:--|:--|:--|:--|']
     for name, row in rows.items():
-        missing = row.get('default', inspect.Parameter.empty) is inspect.Parameter.empty
-        default = '' if missing or name == 'return' else code(short(row['default']))
-        title = '**returns**' if name == 'return' else code(name)
-        lines.append(f'| {title} | {code(kind(row.get("anno")))} | {default} | {cell(row.get("docment") or "")} |')
+        default = row.get('default', inspect.Parameter.empty)
+        default = '' if default is inspect.Parameter.empty else f'`{short(default)}`'
+        cells = name, kind(row.get('anno')), default, row.get('docment') or ''
+        lines.append('| ' + ' | '.join(' '.join(cell.split()).replace('|', r'\|') for cell in cells) + ' |')
     return '::: {.api-table}\n' + '\n'.join(lines) + '\n:::'
 
 def inherited(module, name):
@@ -150,11 +167,11 @@ def inherited(module, name):
 def document(module, name, line):
     "The entry of one name, in Markdown: heading, link to the source, signature, docstring, table of parameters."
     found = lookup(module, name)
-    source = github(f'clipsonic/{module.__name__.split(".")[-1]}.py')
+    source = github(f'clipsonic/{module.__name__.removeprefix(PACKAGE)}.py')
     words = inspect.cleandoc(found.__doc__ or '')
-    if inspect.isclass(found) and words.startswith(f'{found.__name__}('): words = ''   # what @dataclass writes
-    parts = [f'{"####" if "." in name else "###"} {name} {{#{anchor(name)}}}',
-             f'<a class="source" href="{source}#L{line}">source</a>',
+    if inspect.isclass(found) and words.startswith(f'{found.__name__}('): words = ''   # what `dataclass` writes
+    parts = [f'<a class="source" href="{source}#L{line}">source</a>',
+             f'{"####" if "." in name else "###"} {name} {{#{anchor(module.__name__.removeprefix(PACKAGE), name)}}}',
              f'```python\n{signature(found, name)}\n```', words, table(found)]
     return '\n\n'.join(part for part in parts if part)
 
@@ -172,9 +189,11 @@ class WriteApi:
         directives = set(cell.directives_ or {})
         if cell.cell_type != 'code' or not directives & EXPORTED: return [] if directives & HIDDEN else [cell]
         tree = ast.parse(cell.source)
-        if directives & HIDDEN or all(isinstance(node, IMPORTS) for node in tree.body): return []
-        shown = [(name, node) for name, node in definitions(tree) if name in lines]
-        shown = [name for name, node in shown if ast.get_docstring(node) or not inherited(module, name)]
+        if 'hide' in directives or all(isinstance(node, IMPORTS) for node in tree.body): return []
+        shown = [name for name, node in definitions(tree)
+                 if name in lines and (ast.get_docstring(node) or not inherited(module, name))]
+        if 'exporti' in directives: shown = [name for name in shown if '.' in name]   # methods of public classes
+        if 'exporti' in directives and not shown: return []
         if shown and 'exports' not in directives: folded(cell, 'Source')
         return [mk_cell(document(module, name, lines[name]), 'markdown') for name in shown] + [cell]
 
@@ -202,13 +221,18 @@ def is_check(node):
     call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
     return isinstance(node, ast.Assert) or call and re.match(r'(test_|show_fail|pytest\.raises)', ast.unparse(node.value.func))
 
-def fold_plumbing(cell):
-    "Imports and checks that show nothing are folded: they are for who runs the notebook."
-    if cell.cell_type != 'code' or cell.outputs or '#| code-fold' in cell.source or '#| echo' in cell.source: return
-    try: body = ast.parse(cell.source).body
-    except SyntaxError: return   # a magic
-    if body and all(isinstance(node, IMPORTS) for node in body): folded(cell, 'Imports')
-    elif any(map(is_check, body)): folded(cell, 'Checks')
+class FoldPlumbing:
+    "Imports and checks that show nothing are folded, unless they are short or the text before them ends with a colon."
+    def __init__(self, nb): self.introduced = False
+
+    def __call__(self, cell):
+        introduced, self.introduced = self.introduced, cell.cell_type == 'markdown' and cell.source.rstrip().endswith(':')
+        if introduced or cell.cell_type != 'code' or cell.outputs or len(cell.source.splitlines()) < SHORTEST_FOLD: return
+        if re.search(r'^#\| (code-fold|echo)', cell.source, re.M): return
+        try: body = ast.parse(cell.source).body
+        except SyntaxError: return   # a magic
+        if body and all(isinstance(node, IMPORTS) for node in body): folded(cell, 'Imports')
+        elif any(map(is_check, body)): folded(cell, 'Checks')
 
 class DescribeFigures:
     "Figures without an alternative text get the heading and the words that they stand under."
@@ -229,6 +253,14 @@ def shortened(text, length):
     "Text up to a word's end."
     return text if len(text) <= length else text[:length].rsplit(' ', 1)[0] + ' …'
 
+def outside_fences(text, change):
+    "Text with every line changed that is not in a fenced block."
+    fence, lines = False, text.splitlines()
+    for index, line in enumerate(lines):
+        if line.lstrip().startswith('```'): fence = not fence
+        elif not fence: lines[index] = change(line)
+    return '\n'.join(lines)
+
 class Link:
     """Words in backticks become links to what they mean in this notebook: a notebook, a documented name, a file.
 
@@ -248,12 +280,12 @@ class Link:
 
     def documented(self, name):
         "The address of a documented name, or None."
-        if self.module in modules() and name in exports(self.module): return f'#{anchor(name)}'
+        if self.module in modules() and name in exports(self.module): return f'#{anchor(self.module, name)}'
         first = name.split('.')[0]
         if first == 'clipsonic': return modules().get(name.removeprefix('clipsonic.'))
         owners = [self.meaning[first]] if first in self.meaning else []
         if not owners and re.search(r'[a-z][A-Z]|[A-Z][a-z]|\w[._]\w', name): owners = [m for m in modules() if name in exports(m)]
-        if len(owners) == 1 and name in exports(owners[0]): return f'{modules()[owners[0]]}#{anchor(name)}'
+        if len(owners) == 1 and name in exports(owners[0]): return f'{modules()[owners[0]]}#{anchor(owners[0], name)}'
 
     def target(self, code):
         "The address that a piece of code names, or None."
@@ -275,15 +307,30 @@ class Link:
         return line if line.startswith('#') else re.sub(r'(?<![\[`\\])`([^`\n]+)`(?!`|\])', link, line)
 
     def __call__(self, cell):
-        if cell.cell_type != 'markdown': return
-        fence, lines = False, cell.source.splitlines()
-        for index, line in enumerate(lines):
-            if line.lstrip().startswith('```'): fence = not fence
-            elif not fence and not line.startswith('    '): lines[index] = self.line(line)
-        cell.source = '\n'.join(lines)
+        if cell.cell_type == 'markdown':
+            cell.source = outside_fences(cell.source, lambda line: line if line.startswith('    ') else self.line(line))
+
+class NameHeadings:
+    "Every heading has its id in the text; those of documented names stay theirs."
+    def __init__(self, nb): self.nb, self.used = nb, set()
+
+    def begin(self):
+        for cell in self.nb.cells: self.used |= set(re.findall(r'^#+ .*\{#(\S+)\}$', cell.source, re.M))
+
+    def named(self, line):
+        words = re.sub(r'\[(.+?)\]\(.+?\)', r'\1', line.lstrip('# ')).lower()
+        first = name = re.sub(r'\s+', '-', re.sub(r'[^\w\s-]', '', words).strip()) or 'section'
+        number = 1
+        while name in self.used: name, number = f'{first}-{number}', number + 1
+        self.used.add(name)
+        return f'{line} {{#{name}}}'
+
+    def __call__(self, cell):
+        if cell.cell_type == 'markdown':
+            cell.source = outside_fences(cell.source, lambda line: self.named(line) if HEADING.match(line) else line)
 
 PROCESSORS = [FrontmatterProc, populate_language, WriteApi, strip_ansi, hide_line, filter_stream_, rm_header_dash,
-              clean_magics, fold_plumbing, DescribeFigures, Link]
+              clean_magics, FoldPlumbing, DescribeFigures, Link, NameHeadings]
 
 def process(path):
     "One notebook as its page wants it."
