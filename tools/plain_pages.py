@@ -56,7 +56,7 @@ def render(folder, contents):
     (made/'styles.css').write_text(style, encoding='utf-8')
     site = yaml.safe_load((folder/'nbdev.yml').read_text(encoding='utf-8'))['website']
     exporter = HTMLExporter(template_file='plain.html.j2', extra_template_paths=[str(Path(__file__).parent)],
-                            exclude_input_prompt=True, exclude_output_prompt=True)
+                            exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
     notebooks = {item['href']: prepared(nbformat.read(folder/item['href'], as_version=4)) for item in flat(contents)}
     address = {name: matter.get('output-file', Path(name).with_suffix('.html').name) for name, (_, matter) in notebooks.items()}
     order = list(notebooks)

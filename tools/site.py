@@ -168,7 +168,7 @@ def document(module, name, line):
     "The entry of one name, in Markdown: heading, link to the source, signature, docstring, table of parameters."
     found = lookup(module, name)
     source = github(f'clipsonic/{module.__name__.removeprefix(PACKAGE)}.py')
-    words = inspect.cleandoc(found.__doc__ or '')
+    words = re.split(r'\n\nParameters\n-+\n', inspect.cleandoc(found.__doc__ or ''))[0]   # the table has the parameters
     if inspect.isclass(found) and words.startswith(f'{found.__name__}('): words = ''   # what `dataclass` writes
     parts = [f'<a class="source" href="{source}#L{line}">source</a>',
              f'{"####" if "." in name else "###"} {name} {{#{anchor(module.__name__.removeprefix(PACKAGE), name)}}}',

@@ -1,0 +1,167 @@
+"""The pages of the site: links, the API on them, and how a browser shows them.
+
+`pytest --flags site tests/test_site.py` opens every page in a headless browser. CLIPSONIC_SITE names a folder with a site
+that is built already, as `tools/site.py` does it with Quarto; elsewhere the pages are made by `tools/site.py --plain`.
+"""
+import functools
+import http.server
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import is_dataclass
+from inspect import isclass, isfunction
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+from fastcore.docments import docments
+
+from conftest import root
+
+BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'chrome'
+SIZES = (1400, 900), (390, 844)   # a screen and a phone, pixels
+
+def git_status(): return subprocess.run(['git', 'status', '--porcelain'], cwd=root, capture_output=True, text=True).stdout
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "The folder of the site."
+    if built := os.environ.get('CLIPSONIC_SITE'): return (root/built).resolve()
+    out, before = tmp_path_factory.mktemp('site')/'pages', git_status()
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')])}
+    done = subprocess.run([sys.executable, 'tools/site.py', '--plain', str(out)], cwd=root, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert git_status() == before, 'tools/site.py changes the checkout'
+    return out
+
+@pytest.fixture(scope='module')
+def pages(site):
+    "Every page as a tree, by its file's name."
+    return {path.name: BeautifulSoup(path.read_text(encoding='utf-8'), 'html.parser') for path in sorted(site.glob('*.html'))}
+
+def broken_links(site, pages):
+    "What a page names of this site that is not there."
+    ids = {name: {tag['id'] for tag in page.find_all(id=True)} for name, page in pages.items()}
+    for name, page in pages.items():
+        for tag in page.find_all(['a', 'img', 'link', 'script', 'audio', 'video', 'source']):
+            address = urlsplit(tag.get('href') or tag.get('src') or '#')
+            if address.scheme or address.netloc or tag.get('href') in ('', '#'): continue
+            file = unquote(address.path).removeprefix('./') or name
+            if not (site/file).is_file(): yield f'{name}: {file} is not there'
+            elif address.fragment and file in ids and unquote(address.fragment) not in ids[file] and not tag.get('data-bs-toggle'):
+                yield f'{name}: {file} has no #{address.fragment}'
+
+def missing_api(name, page):
+    "What an exported name lacks on its page: its heading, or the comment of a parameter."
+    module = importlib.import_module(f'clipsonic.{name}')
+    text = ' '.join(page.get_text().split())
+    ids = {tag['id'].lower() for tag in page.find_all(id=True)}
+    for each in module.__all__:
+        found = getattr(module, each, None)
+        if each.startswith('_') or not (isclass(found) or isfunction(found)) or found.__module__ != module.__name__: continue
+        if each.lower() not in ids: yield f'{name}: no heading of {each}'
+        if isclass(found) and not is_dataclass(found): continue
+        for parameter, about in docments(found, full=True).items():
+            words = ' '.join(re.sub(r'[`*_]', '', about.get('docment') or '').split())
+            if words not in re.sub(r'[`*_]', '', text): yield f'{name}: no comment of {each}’s {parameter}: {words}'
+
+@pytest.mark.long
+def test_links_and_api_of_the_site(site, pages):
+    names = {re.sub(r'^\d+_', '', path.stem) for path in (root/'nbs').glob('*.ipynb')}
+    assert {Path(page).stem for page in pages} >= names
+    wrong = list(broken_links(site, pages))
+    for name, page in pages.items():
+        ids = [tag['id'] for tag in page.find_all(id=True)]
+        wrong += [f'{name}: two elements with the id {each}' for each in sorted({each for each in ids if ids.count(each) > 1})]
+        wrong += [f'{name}: Markdown in code: {code.get_text()[:60]}' for code in page.find_all('code') if '[`' in code.get_text()]
+        wrong += [f'{name}: {tag["property"]} is no address' for tag in page.find_all('meta', property=re.compile('image'))
+                  if 'data:' in tag['content']]
+        wrong += [f'{name}: a type of __main__' for code in page.select('.api-table, .sourceCode') if '__main__.' in code.get_text()]
+        figures = page.select('.cell img, .cell-output img')
+        wrong += [f'{name}: a figure without alternative text' for image in figures if image.get('alt') is None]
+    for path in sorted((root/'clipsonic').glob('*.py')):
+        if path.stem in names: wrong += missing_api(path.stem, pages[f'{path.stem}.html'])
+    assert not wrong, '\n'.join(wrong)
+
+# ---- in a browser
+
+@pytest.fixture(scope='module')
+def address(site):
+    "Where the site is served."
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+
+@pytest.fixture(scope='module')
+def browser():
+    "A headless Chromium that reaches this machine only."
+    program, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which('chromedriver')
+    if program is None or driver is None: pytest.skip('needs Chromium or Chrome, and chromedriver, on the PATH')
+    from selenium import webdriver
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
+    for argument in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-background-networking',
+                     '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'): options.add_argument(argument)
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+def resize(browser, width, height):
+    "As a device of this size shows a page: a window has a least width."
+    metrics = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', metrics)
+
+PLAYERS = """
+const done = arguments[0], players = [...document.querySelectorAll('audio, video')];
+Promise.all(players.map(player => new Promise(resolve => {
+    const say = () => resolve(player.duration > 0 ? null : 'a player with a duration of ' + player.duration);
+    if (player.readyState || player.error) return say();
+    player.onloadedmetadata = say;
+    const source = player.querySelector('source:last-of-type') || player;
+    source.onerror = () => resolve('a player that cannot play');
+    player.preload = 'metadata';
+    player.load();
+}))).then(said => done(said.filter(word => word)));
+"""
+PICTURES = """
+return [...document.images].filter(image => !image.src.startsWith('http') || image.src.startsWith(location.origin))
+    .filter(image => !(image.complete && image.naturalWidth)).map(image => 'a picture that does not load: ' + image.src.slice(0, 80));
+"""
+WIDE = """
+const width = document.documentElement.clientWidth;
+if (document.documentElement.scrollWidth <= width) return [];
+const wide = [...document.querySelectorAll('main *')].filter(tag => tag.getBoundingClientRect().right > width + 1);
+return ['scrolls sideways at ' + width + ' pixels: ' + wide.slice(0, 3).map(tag => tag.outerHTML.slice(0, 120)).join(' | ')];
+"""
+
+def own_errors(browser, address):
+    "Errors of the console, without what other hosts would have sent."
+    for entry in browser.get_log('browser'):
+        elsewhere = 'ERR_NAME_NOT_RESOLVED' in entry['message'] and address not in entry['message'].split(' ')[0] or 'https://' in entry['message']
+        if entry['level'] == 'SEVERE' and not elsewhere: yield f'the console says {entry["message"][:200]}'
+
+@pytest.mark.site
+def test_pages_in_a_browser(site, pages, address, browser):
+    browser.set_script_timeout(30)
+    wrong, players = [], 0
+    for name in pages:
+        for width, height in SIZES:
+            resize(browser, width, height)
+            browser.get(f'{address}/{name}')
+            found = browser.execute_script(WIDE)
+            if (width, height) == SIZES[0]:
+                heading = browser.find_elements('css selector', 'main h1')
+                if not heading or not heading[0].text: found.append('no title')
+                found += browser.execute_async_script(PLAYERS) + browser.execute_script(PICTURES)
+                players += len(browser.find_elements('css selector', 'audio, video'))
+            wrong += [f'{name}: {each}' for each in [*found, *own_errors(browser, address)]]
+    assert players and not wrong, '\n'.join(wrong)
