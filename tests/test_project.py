@@ -89,12 +89,6 @@ def test_export_and_clean_change_nothing(copy):
     changed = [name for name in before | after if before.get(name) != after.get(name)]
     assert not changed, f'`nbdev_export` and `nbdev_clean` change {changed}'
 
-@pytest.mark.long
-def test_the_pages_of_the_site_process(copy):
-    "nbdev runs exports and every cell with an import when it makes a page: a cell that imports should do only that."
-    run(sys.executable, '-c', 'from nbdev.serve import proc_nbs; proc_nbs(n_workers=0)', cwd=copy)
-    assert {path.name for path in (copy/'_proc').glob('*.ipynb')} == {path.name for path in (copy/'nbs').glob('*.ipynb')}
-
 def test_the_source_distribution_holds_what_a_build_needs(tmp_path):
     tree, unpacked = tmp_path/'tree', tmp_path/'unpacked'
     files = (path for path in (root/'clipsonic').rglob('*') if path.is_file() and '__pycache__' not in path.parts)

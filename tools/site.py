@@ -151,7 +151,7 @@ def table(found):
     if not inspect.isclass(found) and (returns.get('docment') or kind(returns.get('anno'))):
         rows['**returns**'] = returns | {'default': inspect.Parameter.empty}
     if not any(row.get('docment') for row in rows.values()): return ''
-    lines = ['| Parameter | Type | Default | |', '|:--|:--|:--|:--|']
+    lines = ['| Parameter | Type | Default | |', '|:-----|:-----|:-----|:----------------|']   # in these widths (pandoc)
     for name, row in rows.items():
         default = row.get('default', inspect.Parameter.empty)
         default = '' if default is inspect.Parameter.empty else f'`{short(default)}`'
