@@ -1,7 +1,7 @@
 """The pages of the site: links, the API on them, and how a browser shows them.
 
-`pytest --flags site tests/test_site.py` opens every page in a headless browser. CLIPSONIC_SITE names a folder with a site
-that is built already, as `tools/site.py` does it with Quarto; elsewhere the pages are made by `tools/site.py --plain`.
+`pytest --flags site tests/test_site.py` opens every page in a headless browser. CLIPSONIC_SITE names a folder with the
+pages that `tools/site.py` made with Quarto; without it they are made by `tools/site.py --plain`.
 """
 import functools
 import http.server
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import is_dataclass
 from inspect import isclass, isfunction
 from pathlib import Path
@@ -51,8 +52,9 @@ def test_names_become_links_where_they_mean_something(tool):
     link = tool.Link(notebook(('code', 'from clipsonic.mel import log_mel')))
     assert link.line(f'in `{stem}`') == f'in [`{stem}`]({page})'
     assert link.line(f'[there]({stem}.ipynb#there)') == f'[there]({page}#there)'
-    assert link.line('`log_mel` and `MelConfig`') == '[`log_mel`](mel.html#log_mel) and [`MelConfig`](mel.html#melconfig)'
-    for line in ('a `stft` of another library', '## `log_mel`', f'[`{stem}`](https://example.org)'): assert link.line(line) == line
+    assert link.line('`log_mel`, `MelConfig`') == '[`log_mel`](mel.html#log_mel), [`MelConfig`](mel.html#melconfig)'
+    for line in ('a `stft` of another library', '## `log_mel`', f'[`{stem}`](https://example.org)'):
+        assert link.line(line) == line
     fenced = '```python\n`log_mel`\n```'
     assert tool.outside_fences(fenced, link.line) == fenced
 
@@ -68,23 +70,25 @@ def test_what_is_folded(tool, before, source, summary):
     for cell in nb.cells: fold(cell)
     assert nb.cells[1].source == (f'#| code-fold: true\n#| code-summary: "{summary}"\n{source}' if summary else source)
 
-def git_status(): return subprocess.run(['git', 'status', '--porcelain'], cwd=root, capture_output=True, text=True).stdout
+def run(*command, **env):
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env={**os.environ, **env})
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     "The folder of the site."
     if built := os.environ.get('CLIPSONIC_SITE'): return (root/built).resolve()
-    out, before = tmp_path_factory.mktemp('site')/'pages', git_status()
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')])}
-    done = subprocess.run([sys.executable, 'tools/site.py', '--plain', str(out)], cwd=root, capture_output=True, text=True, env=env)
+    out, before = tmp_path_factory.mktemp('site')/'pages', run('git', 'status', '--porcelain').stdout
+    path = os.pathsep.join([str(root), os.environ.get('PYTHONPATH', '')])
+    done = run(sys.executable, 'tools/site.py', '--plain', str(out), PYTHONPATH=path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert git_status() == before, 'tools/site.py changes the checkout'
+    assert run('git', 'status', '--porcelain').stdout == before, 'tools/site.py changes the checkout'
     return out
 
 @pytest.fixture(scope='module')
 def pages(site):
     "Every page as a tree, by its file's name."
-    return {path.name: BeautifulSoup(path.read_text(encoding='utf-8'), 'html.parser') for path in sorted(site.glob('*.html'))}
+    files = sorted(site.glob('*.html'))
+    return {path.name: BeautifulSoup(path.read_text(encoding='utf-8'), 'html.parser') for path in files}
 
 def broken_links(site, pages):
     "What a page names of this site that is not there."
@@ -92,10 +96,10 @@ def broken_links(site, pages):
     for name, page in pages.items():
         for tag in page.find_all(['a', 'img', 'link', 'script', 'audio', 'video', 'source']):
             address = urlsplit(tag.get('href') or tag.get('src') or '#')
-            if address.scheme or address.netloc or tag.get('href') in ('', '#'): continue
+            if address.scheme or address.netloc or tag.get('href') in ('', '#') or tag.get('data-bs-toggle'): continue
             file = unquote(address.path).removeprefix('./') or name
             if not (site/file).is_file(): yield f'{name}: {file} is not there'
-            elif address.fragment and file in ids and unquote(address.fragment) not in ids[file] and not tag.get('data-bs-toggle'):
+            elif address.fragment and file in ids and unquote(address.fragment) not in ids[file]:
                 yield f'{name}: {file} has no #{address.fragment}'
 
 def words(text):
@@ -105,15 +109,22 @@ def words(text):
 def missing_api(name, page):
     "What an exported name lacks on its page: its heading, or the comment of a parameter."
     module = importlib.import_module(f'clipsonic.{name}')
-    text = words(page.get_text())
-    ids = {tag['id'].lower() for tag in page.find_all(id=True)}
+    headings = {tag['id'].lower(): tag for tag in page.find_all(id=True)}
+    headings |= {tag['id']: tag for tag in page.find_all(id=True)}
     for each in module.__all__:
         found = getattr(module, each, None)
-        if each.startswith('_') or not (isclass(found) or isfunction(found)) or found.__module__ != module.__name__: continue
-        if each.lower() not in ids: yield f'{name}: no heading of {each}'
-        if isclass(found) and not is_dataclass(found): continue
+        if each.startswith('_') or not (isclass(found) or isfunction(found)): continue
+        if found.__module__ != module.__name__: continue
+        heading = headings.get(each) or headings.get(each.lower())
+        for method, value in vars(found).items() if isclass(found) else ():
+            own = isfunction(value) and value.__doc__ and value.__module__ == module.__name__ and method[0] != '_'
+            if own and f'{each}.{method}'.lower() not in headings: yield f'{name}: no heading of {each}.{method}'
+        if heading is None: yield f'{name}: no heading of {each}'
+        if heading is None or isclass(found) and not is_dataclass(found): continue
+        table = heading.find_next(class_='api-table')
         for parameter, about in docments(found, full=True).items():
-            if words(about.get('docment') or '') not in text: yield f'{name}: no comment of {parameter} in {each}'
+            if about.get('docment') and (table is None or words(about['docment']) not in words(table.get_text())):
+                yield f'{name}: no comment of {parameter} in the table of {each}'
 
 @pytest.mark.long
 def test_links_and_api_of_the_site(site, pages):
@@ -121,14 +132,16 @@ def test_links_and_api_of_the_site(site, pages):
     assert {Path(page).stem for page in pages} >= names
     wrong = list(broken_links(site, pages))
     for name, page in pages.items():
-        ids = [tag['id'] for tag in page.find_all(id=True)]
-        wrong += [f'{name}: two elements with the id {each}' for each in sorted({each for each in ids if ids.count(each) > 1})]
-        wrong += [f'{name}: Markdown in code: {code.get_text()[:60]}' for code in page.find_all('code') if '[`' in code.get_text()]
-        wrong += [f'{name}: {tag["property"]} is no address' for tag in page.find_all('meta', property=re.compile('image'))
-                  if 'data:' in tag['content']]
-        wrong += [f'{name}: a type of __main__' for code in page.select('.api-table, .sourceCode') if '__main__.' in code.get_text()]
-        figures = page.select('.cell img, .cell-output img')
-        wrong += [f'{name}: a figure without alternative text' for image in figures if image.get('alt') is None]
+        ids = Counter(tag['id'] for tag in page.find_all(id=True))
+        code = [tag.get_text() for tag in page.select('code, .sourceCode, .api-table')]
+        figures = [str(tag) for tag in page.select('.cell img') if tag.get('alt') is None]
+        previews = [tag['content'] for tag in page.find_all('meta', property=re.compile('image'))]
+        found = {'two elements with one id': [each for each in ids if ids[each] > 1],
+                 'Markdown in code': [text for text in code if '[`' in text],
+                 'a type of __main__': [text for text in code if re.search(r'__main__\.\w', text)],
+                 'a preview that is no address': [address for address in previews if 'data:' in address],
+                 'a figure without alternative text': figures}
+        wrong += [f'{name}: {what}: {each[:80]}' for what, places in found.items() for each in places]
     for path in sorted((root/'clipsonic').glob('*.py')):
         if path.stem in names: wrong += missing_api(path.stem, pages[f'{path.stem}.html'])
     assert not wrong, '\n'.join(wrong)
@@ -181,19 +194,22 @@ Promise.all(players.map(player => new Promise(resolve => {
 """
 PICTURES = """
 return [...document.images].filter(image => !image.src.startsWith('http') || image.src.startsWith(location.origin))
-    .filter(image => !(image.complete && image.naturalWidth)).map(image => 'a picture that does not load: ' + image.src.slice(0, 80));
+    .filter(image => !(image.complete && image.naturalWidth))
+    .map(image => 'a picture that does not load: ' + image.src.slice(0, 80));
 """
 WIDE = """
 const width = document.documentElement.clientWidth;
 if (document.documentElement.scrollWidth <= width) return [];
 const wide = [...document.querySelectorAll('main *')].filter(tag => tag.getBoundingClientRect().right > width + 1);
-return ['scrolls sideways at ' + width + ' pixels: ' + wide.slice(0, 3).map(tag => tag.outerHTML.slice(0, 120)).join(' | ')];
+const names = wide.slice(0, 3).map(tag => tag.outerHTML.slice(0, 120));
+return ['scrolls sideways at ' + width + ' pixels: ' + names.join(' | ')];
 """
 
 def own_errors(browser):
     "Errors of the console, without those about files of other hosts."
     for entry in browser.get_log('browser'):
-        if entry['level'] == 'SEVERE' and not entry['message'].startswith('https:'): yield f'the console says {entry["message"][:200]}'
+        if entry['level'] == 'SEVERE' and not entry['message'].startswith('https:'):
+            yield f'the console says {entry["message"][:200]}'
 
 @pytest.mark.site
 def test_pages_in_a_browser(site, pages, address, browser):

@@ -1,13 +1,14 @@
-"""Plain pages of processed notebooks, by nbconvert, where there is no Quarto: its options, its classes, none of its search."""
+"""Plain pages of processed notebooks, by nbconvert, where there is no Quarto: with its cell options, not its search."""
 import re
 import shutil
+from pathlib import Path
 
 import nbformat
 import yaml
 from nbconvert import HTMLExporter
-from pathlib import Path
 from pygments.formatters import HtmlFormatter
 
+here = Path(__file__).resolve().parent
 OPTION = re.compile(r'\A#\|\s*([\w-]+):\s*(.*)\n?')
 HEADING = re.compile(r'^(#{1,6} .+?) \{#(\S+)\}$', re.M)
 
@@ -51,18 +52,17 @@ def render(folder, contents):
     made = folder/'_site'
     made.mkdir()
     for file in folder.glob('*.png'): shutil.copy(file, made)
-    style = (Path(__file__).with_name('plain.css').read_text(encoding='utf-8') + HtmlFormatter().get_style_defs('.highlight')
-             + (folder/'styles.css').read_text(encoding='utf-8'))
-    (made/'styles.css').write_text(style, encoding='utf-8')
+    styles = [file.read_text(encoding='utf-8') for file in (here/'plain.css', folder/'styles.css')]
+    (made/'styles.css').write_text('\n'.join([HtmlFormatter().get_style_defs('.highlight'), *styles]), encoding='utf-8')
     site = yaml.safe_load((folder/'nbdev.yml').read_text(encoding='utf-8'))['website']
-    exporter = HTMLExporter(template_file='plain.html.j2', extra_template_paths=[str(Path(__file__).parent)],
+    exporter = HTMLExporter(template_file='plain.html.j2', extra_template_paths=[str(here)],
                             exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
     notebooks = {item['href']: prepared(nbformat.read(folder/item['href'], as_version=4)) for item in flat(contents)}
-    address = {name: matter.get('output-file', Path(name).with_suffix('.html').name) for name, (_, matter) in notebooks.items()}
-    order = list(notebooks)
+    address = {name: matter['output-file'] for name, (_, matter) in notebooks.items()}
+    order = [None, *notebooks, None]
     for index, (name, (nb, matter)) in enumerate(notebooks.items()):
-        around = {'previous': order[index - 1] if index else None, 'next': order[index + 1] if index + 1 < len(order) else None}
-        resources = {'site': site, 'matter': matter, 'contents': contents, 'address': address, 'here': name, **around,
+        resources = {'site': site, 'matter': matter, 'contents': contents, 'address': address, 'here': name,
+                     'previous': order[index], 'next': order[index + 2],
                      'labels': {item['href']: item['text'] for item in flat(contents)}}
         nb.metadata['language_info'] = {'name': 'python'}
         body, _ = exporter.from_notebook_node(nb, resources)

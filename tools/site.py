@@ -44,6 +44,7 @@ HIDDEN = {'hide', 'default_exp', 'exporti'}
 EXPORTED = {'export', 'exports', 'exporti'}
 PACKAGE = 'clipsonic.'
 HEADING = re.compile(r'#+ (?!.*\{#\S+\}$)')   # one without an id
+SHORT_NAMES = r'\b(typing|pathlib|collections\.abc|clipsonic\.\w+)\.'   # what an annotation is read without
 QUOTES = '\'"'
 SHORTEST_FOLD = 3      # lines of a cell that is folded
 LONGEST_DEFAULT = 40   # characters of a default in a signature or table; a longer one is cut
@@ -119,8 +120,8 @@ def kind(annotation):
         return f'{kind(base)}, {" to ".join(map(str, bounds))}'
     if get_origin(annotation) in (Union, UnionType):
         return ' or '.join(kind(part) if part is not type(None) else '`None`' for part in get_args(annotation))
-    words = re.sub(r'\b(typing|pathlib|collections\.abc|clipsonic\.\w+)\.', '', inspect.formatannotation(annotation))
-    return f'`{words.strip(QUOTES).replace(" | ", " or ")}`'
+    words = inspect.formatannotation(annotation).strip(QUOTES).replace(' | ', ' or ')
+    return f'`{re.sub(SHORT_NAMES, "", words)}`'
 
 def short(default):
     "The repr of a default; a long one is cut to the name of its type."
@@ -142,7 +143,7 @@ def signature(found, name):
     return line if len(line) <= 100 else f'{name}(\n    ' + ',\n    '.join(parts) + ')'
 
 def table(found):
-    "The parameters of a function, or the fields of a dataclass, with types, defaults and comments, as a Markdown table."
+    "The parameters of a function, or the fields of a dataclass, as a Markdown table; empty where none has a comment."
     if is_error(found): return ''
     found = function(found)
     rows = docments(found, full=True)
@@ -151,7 +152,7 @@ def table(found):
     if not inspect.isclass(found) and (returns.get('docment') or kind(returns.get('anno'))):
         rows['**returns**'] = returns | {'default': inspect.Parameter.empty}
     if not any(row.get('docment') for row in rows.values()): return ''
-    lines = ['| Parameter | Type | Default | |', '|:-----|:-----|:-----|:----------------|']   # in these widths (pandoc)
+    lines = ['| Parameter | Type | Default | |', '|:-----|:-----|:-----|:----------------|']   # pandoc takes the widths
     for name, row in rows.items():
         default = row.get('default', inspect.Parameter.empty)
         default = '' if default is inspect.Parameter.empty else f'`{short(default)}`'
@@ -168,7 +169,7 @@ def document(module, name, line):
     "The entry of one name, in Markdown: heading, link to the source, signature, docstring, table of parameters."
     found = lookup(module, name)
     source = github(f'clipsonic/{module.__name__.removeprefix(PACKAGE)}.py')
-    words = re.split(r'\n\nParameters\n-+\n', inspect.cleandoc(found.__doc__ or ''))[0]   # the table has the parameters
+    words = re.split(r'\n\nParameters\n-+\n', inspect.cleandoc(found.__doc__ or ''))[0]   # these are in the table
     if inspect.isclass(found) and words.startswith(f'{found.__name__}('): words = ''   # what `dataclass` writes
     parts = [f'<a class="source" href="{source}#L{line}">source</a>',
              f'{"####" if "." in name else "###"} {name} {{#{anchor(module.__name__.removeprefix(PACKAGE), name)}}}',
@@ -219,15 +220,17 @@ def folded(cell, summary):
 def is_check(node):
     "Whether a statement only checks: an assertion, or a call of fastcore.test."
     call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
-    return isinstance(node, ast.Assert) or call and re.match(r'(test_|show_fail|pytest\.raises)', ast.unparse(node.value.func))
+    return isinstance(node, ast.Assert) or call and ast.unparse(node.value.func).startswith('test_')
 
 class FoldPlumbing:
     "Imports and checks that show nothing are folded, unless they are short or the text before them ends with a colon."
     def __init__(self, nb): self.introduced = False
 
     def __call__(self, cell):
-        introduced, self.introduced = self.introduced, cell.cell_type == 'markdown' and cell.source.rstrip().endswith(':')
-        if introduced or cell.cell_type != 'code' or cell.outputs or len(cell.source.splitlines()) < SHORTEST_FOLD: return
+        introduced = self.introduced
+        self.introduced = cell.cell_type == 'markdown' and cell.source.rstrip().endswith(':')
+        if introduced or cell.cell_type != 'code' or cell.outputs: return
+        if len(cell.source.splitlines()) < SHORTEST_FOLD: return
         if re.search(r'^#\| (code-fold|echo)', cell.source, re.M): return
         try: body = ast.parse(cell.source).body
         except SyntaxError: return   # a magic
@@ -245,9 +248,10 @@ class DescribeFigures:
             if headings: self.heading, self.words = headings[-1], ''
             said = [line.strip() for line in prose.splitlines() if line.strip() and not re.match(r'[#|:>-]', line)]
             if said: self.words = ' '.join(said)
-        elif cell.cell_type == 'code' and '#| fig-alt' not in cell.source and any('image/png' in o.get('data', {}) for o in cell.outputs):
-            plain = re.sub(r'\[(.+?)\]\(.+?\)', r'\1', f'{self.heading}. {self.words}').replace('`', '').replace('$', '')
-            cell.source = f'#| fig-alt: {json.dumps("Figure: " + shortened(plain, 200), ensure_ascii=False)}\n{cell.source}'
+        elif cell.cell_type == 'code' and '#| fig-alt' not in cell.source:
+            if not any('image/png' in output.get('data', {}) for output in cell.outputs): return
+            plain = re.sub(r'\[(.+?)\]\(.+?\)|[`$]', r'\1', f'Figure: {self.heading}. {self.words}')
+            cell.source = f'#| fig-alt: {json.dumps(shortened(plain, 200), ensure_ascii=False)}\n{cell.source}'
 
 def shortened(text, length):
     "Text up to a word's end."
@@ -284,21 +288,22 @@ class Link:
         first = name.split('.')[0]
         if first == 'clipsonic': return modules().get(name.removeprefix('clipsonic.'))
         owners = [self.meaning[first]] if first in self.meaning else []
-        if not owners and re.search(r'[a-z][A-Z]|[A-Z][a-z]|\w[._]\w', name): owners = [m for m in modules() if name in exports(m)]
+        if not owners and re.search(r'[a-z][A-Z]|[A-Z][a-z]|\w[._]\w', name):
+            owners = [module for module in modules() if name in exports(module)]
         if len(owners) == 1 and name in exports(owners[0]): return f'{modules()[owners[0]]}#{anchor(owners[0], name)}'
 
     def target(self, code):
         "The address that a piece of code names, or None."
         if page := pages().get(code.removesuffix('.ipynb')): return page if code != 'index' else None
         if re.fullmatch(r'[\w.]+(\(\))?', code) and (link := self.documented(code.removesuffix('()'))): return link
-        for path in (code, f'nbs/{code}'):
-            if path in tracked(): return github(path)
+        for path in (code.rstrip('/'), f'nbs/{code.rstrip("/")}'):
+            if re.search('[./]', code) and path in tracked(): return github(path)
 
     def line(self, line):
         def link(match):
             address = self.target(match[1])
             return f'[`{match[1]}`]({address})' if address else match[0]
-        def page(match): return f']({pages().get(match[1], match[0])}{match[2] or ""})'
+        def page(match): return f']({pages()[match[1]]}{match[2] or ""})' if match[1] in pages() else match[0]
         def file(match):
             path = os.path.relpath(nbs/match[1], root)
             return f']({github(path)})' if path in tracked() and not path.endswith('.png') else match[0]
@@ -359,14 +364,15 @@ def write_sidebar(folder):
 
 def label(path):
     "Number and title of a notebook."
-    title = next(re.search(r'^# (.+)', cell.source, re.M)[1] for cell in read_nb(path).cells if cell.cell_type == 'markdown')
+    title = re.search(r'^# (.+)', '\n'.join(cell.source for cell in read_nb(path).cells), re.M)[1]
     number = re.match(r'(\d+)_', path.stem)
     return f'{number[1]} {title}' if number else title
 
 def build(out, plain=False, workers=None):
     "Write the site to a folder, which appears whole."
     quarto = None if plain else shutil.which('quarto')
-    if quarto is None and not plain: sys.exit('tools/site.py: no quarto here (https://quarto.org). `--plain FOLDER` renders without it')
+    if quarto is None and not plain:
+        sys.exit('tools/site.py: there is no quarto here (https://quarto.org); `--plain FOLDER` renders without it')
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         shutil.copytree(nbs, work/'nbs', ignore=shutil.ignore_patterns('*.ipynb', '.*', '_proc', '_docs'))
