@@ -44,7 +44,7 @@ HIDDEN = {'hide', 'default_exp', 'exporti'}
 EXPORTED = {'export', 'exports', 'exporti'}
 PACKAGE = 'clipsonic.'
 HEADING = re.compile(r'#+ (?!.*\{#\S+\}$)')   # one without an id
-SHORT_NAMES = r'\b(typing|pathlib|collections\.abc|clipsonic\.\w+)\.'   # what an annotation is read without
+SHORT_NAMES = r'\b(typing|pathlib|collections\.abc|clipsonic\.\w+|(?<=torch\.)_C)\.'   # what an annotation is read without
 QUOTES = '\'"'
 SHORTEST_FOLD = 3      # lines of a cell that is folded
 LONGEST_DEFAULT = 40   # characters of a default in a signature or table; a longer one is cut
@@ -134,7 +134,7 @@ def signature(found, name):
     parameters = inspect.signature(function(found)).parameters.values()
     parts, bare = [], False
     for p in parameters:
-        if p.name == 'self': continue
+        if p.name in ('self', 'cls'): continue
         if p.kind is p.KEYWORD_ONLY and not bare and not any(part.startswith('*') for part in parts): parts.append('*')
         bare |= p.kind is p.KEYWORD_ONLY
         star = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
@@ -195,7 +195,8 @@ class WriteApi:
                  if name in lines and (ast.get_docstring(node) or not inherited(module, name))]
         if 'exporti' in directives: shown = [name for name in shown if '.' in name]   # methods of public classes
         if 'exporti' in directives and not shown: return []
-        if shown and 'exports' not in directives: folded(cell, 'Source')
+        defines = any(isinstance(node, DEFINITIONS) for node in tree.body)
+        if defines and 'exports' not in directives: folded(cell, 'Source')
         return [mk_cell(document(module, name, lines[name]), 'markdown') for name in shown] + [cell]
 
     def __call__(self, cell): pass
@@ -334,8 +335,8 @@ class NameHeadings:
         if cell.cell_type == 'markdown':
             cell.source = outside_fences(cell.source, lambda line: self.named(line) if HEADING.match(line) else line)
 
-PROCESSORS = [FrontmatterProc, populate_language, WriteApi, strip_ansi, hide_line, filter_stream_, rm_header_dash,
-              clean_magics, FoldPlumbing, DescribeFigures, Link, NameHeadings]
+PROCESSORS = [FrontmatterProc, populate_language, DescribeFigures, WriteApi, strip_ansi, hide_line, filter_stream_,
+              rm_header_dash, clean_magics, FoldPlumbing, Link, NameHeadings]
 
 def process(path):
     "One notebook as its page wants it."
