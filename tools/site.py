@@ -250,7 +250,8 @@ class DescribeFigures:
             said = [line.strip() for line in prose.splitlines() if line.strip() and not re.match(r'[#|:>-]', line)]
             if said: self.words = ' '.join(said)
         elif cell.cell_type == 'code' and '#| fig-alt' not in cell.source:
-            if not any('image/png' in output.get('data', {}) for output in cell.outputs): return
+            kinds = [kind for output in cell.outputs for kind in output.get('data', {})]
+            if not any(kind.startswith('image/') for kind in kinds): return
             plain = re.sub(r'\[(.+?)\]\(.+?\)|[`$]', r'\1', f'Figure: {self.heading}. {self.words}')
             cell.source = f'#| fig-alt: {json.dumps(shortened(plain, 200), ensure_ascii=False)}\n{cell.source}'
 
