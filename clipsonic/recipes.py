@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from .checkpoint import load_config, load_strict, load_tensors
 from .clap import ClapConfig, PocketCLAP, pocket_clap
 from .clip import Captioner, Clip, ClipConfig, PocketTokenizer, with_article, build_clip, contrastive_loss, load_clip, pocket_preprocess
-from .core import Audio, InputError, clip_generators, randn_per_clip
+from .core import Audio, InputError, clip_generators, randn_per_clip, seeded_generator
 from .diffusion import Diffusion, cosine_betas
-from .engine import Recipe, TrainingConfig, step_generator
+from .engine import Recipe, TrainingConfig
 from .gan_vocoder import Generator, GeneratorConfig, add_weight_norm, discriminator_loss, feature_matching
 from .gan_vocoder import fused_state_dict, generator_loss, mel_l1, multi_period, multi_resolution
 from .gan_vocoder import multi_resolution_stft_loss, multi_scale
@@ -122,7 +122,7 @@ class PocketClipRecipe(Recipe):
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.model.mean, self.model.std))
         for number, items in shuffled_batches(len(self.index), self.training.batch_size, self.training.seed, start, rank, world_size):
             items = self.index[items]
-            g, rng = step_generator(self.training.seed + 1, number, rank), random.Random(f"{self.training.seed} {number} {rank}")
+            g, rng = seeded_generator(self.training.seed + 1, number, rank), random.Random(f"{self.training.seed} {number} {rank}")
             texts, keys = zip(*(self.captioner.draw(self.nouns[i], rng) for i in items))
             images = (augment(self.images[items].float() / 255, g) - mean) / std
             yield {"image": images.contiguous(memory_format=torch.channels_last), "tokens": self.tokenizer(texts), "image_keys": self.keys[items], "text_keys": torch.tensor(keys)}

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from clipsonic.core import CheckpointError, ClipsonicError, InputError
 from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, write_config
-from clipsonic.engine import Trainer, Recipe, TrainingConfig, step_generator, train
+from clipsonic.core import CheckpointError, ClipsonicError, InputError, seeded_generator
+from clipsonic.engine import Recipe, Trainer, TrainingConfig, flatten, train
 from clipsonic.threads import cpu_count, exactly_threads
 from conftest import naming
 
@@ -34,7 +34,8 @@ class Pair(Recipe):
     "Two networks with an optimiser each; the second learns to follow the first."
     name = "pair"
     def __init__(self, steps=12, **kwargs):
-        self.training = TrainingConfig(steps=steps, batch_size=4, lr=0.05, save_every=6, log_every=3, ema_decay=0.9, **kwargs)
+        self.training = TrainingConfig(steps=steps, batch_size=4, lr=0.05, save_every=6, log_every=3, ema_decay=0.9,
+                                       **kwargs)
         self.networks = {k: nn.Linear(2, 1) for k in ("leader", "follower")}
         for n in self.networks.values():
             for p in n.parameters(): nn.init.constant_(p, 0.1)
@@ -42,7 +43,7 @@ class Pair(Recipe):
     def optimizers(self): return {k: [k] for k in self.networks}
     def batches(self, start, rank, world_size):
         while True:
-            yield {"x": torch.randn(4, 2, generator=step_generator(9, start, rank))}
+            yield {"x": torch.randn(4, 2, generator=seeded_generator(9, start, rank))}
             start += 1
     def losses(self, batch, generator):
         noise = torch.randn((), generator=generator)
@@ -83,6 +84,61 @@ def test_threads_are_chosen_at_checkpoints_and_taken_up_again(tmp_path):
     with pytest.warns(UserWarning, match=naming(tmp_path / "run", "threads", most + 1, most)):
         assert go(1, steps=13, resume=True) == {1}
     assert torch.get_num_threads() == before
+
+class Mel(Pair):
+    "With settings that had other names before 0.1.0."
+    def checkpoint_config(self):
+        return {"kind": "denoiser", "mel": {"log_min": -11.5, "log_max": 2.0}, "unet": {"model_channels": 8},
+                "diffusion": {"prediction_type": "v_prediction"}}
+
+def test_a_run_of_before_the_renaming_is_resumed(tmp_path):
+    train(Mel(), tmp_path / "whole", progress=False, cpu=True)
+    train(Mel(), tmp_path / "old", steps=6, progress=False, cpu=True)
+    old = {"kind": "denoiser", "mel": {"low": -11.5, "high": 2.0}, "unet": {"channels": 8},
+           "diffusion": {"prediction": "velocity"}}
+    write_config(tmp_path / "old" / "training", {"kind": "training", "recipe": "pair", "config": old, "next": 6,
+                                                 "threads": load_config(tmp_path / "old" / "training")["threads"]})
+    training = {"ema": 0.9, "precision": "no", "warmup": 0}
+    write_config(tmp_path / "old" / "model", old | {"step": 6, "training": training})
+    with pytest.warns() as warned: train(Mel(), tmp_path / "old", resume=True, progress=False, cpu=True)
+    assert len(warned) == 1 and "config.diffusion.prediction" in str(warned[0].message)
+    whole, resumed = state(tmp_path / "whole"), state(tmp_path / "old")
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[k], resumed[k]) for k in whole)
+    assert load_config(tmp_path / "old" / "training")["config"] == Mel().checkpoint_config()
+    assert "next" not in load_config(tmp_path / "old" / "training")
+
+def test_tensorboard_hides_the_steps_after_the_checkpoint(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = tmp_path / "run" / "tensorboard" / "pair"
+    def go(number, **more):
+        train(Pair(), tmp_path / "run", progress=False, cpu=True, **more)
+        file = max(events.iterdir(), key=lambda path: path.stat().st_mtime_ns)   # names order them by the second
+        file.rename(events / f"events.out.tfevents.000000000{number}")
+    go(1, steps=6)
+    kept = shutil.copytree(tmp_path / "run", tmp_path / "kept")
+    go(2, steps=9, resume=True)
+    for name in "model", "training":   # killed after step 9 was logged, and before it was saved
+        shutil.rmtree(tmp_path / "run" / name)
+        shutil.copytree(kept / name, tmp_path / "run" / name)
+    go(3, resume=True)
+    board = EventAccumulator(str(events)).Reload()
+    assert [e.step for e in board.Scalars("leader/loss")] == [3, 6, 9, 12]
+    assert [e.step for e in board.Scalars("valid/w")] == [6, 12]
+    with (tmp_path / "run" / "log.csv").open() as file:
+        logged = [row["leader/loss"] for row in csv.DictReader(file) if row["leader/loss"]]
+    assert logged == [f"{e.value:.6g}" for e in board.Scalars("leader/loss")]
+
+def test_a_tracker_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="pigeon"): Trainer(Pair(), tmp_path, cpu=True, log_with="pigeon")
+
+def test_nested_settings_are_compared_one_by_one(tmp_path):
+    assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": [3]}) == {"a.b.c": 1, "a.d": 2, "e": [3]}
+    train(Mel(), tmp_path / "run", steps=1, progress=False, cpu=True)
+    other, config = Mel(), Mel().checkpoint_config()
+    other.checkpoint_config = lambda: config | {"mel": {"log_min": -9.0, "log_max": 2.0}}
+    with pytest.raises(CheckpointError, match=naming("mel.log_min", -11.5, -9.0)): other.init_from(tmp_path / "run")
+    Mel().init_from(tmp_path / "run")
 
 def test_a_killed_run_continues_from_its_checkpoint(tmp_path):
     code = SLOW_LINE.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run"))
@@ -137,7 +193,7 @@ def test_a_changed_state_is_found_by_its_digest(half, tmp_path):
     for name in "training/state.safetensors", "training/config.json":
         file = run / name
         whole = file.read_bytes()
-        at = len(whole) - 9 if name.endswith("safetensors") else whole.index(b'"next": 6') + 8
+        at = len(whole) - 9 if name.endswith("safetensors") else whole.index(b'"global_step": 6') + 15
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
         resumed(run, run / name, "another copy")
         file.write_bytes(whole)
@@ -178,8 +234,9 @@ def test_a_state_of_something_else_is_named(half, tmp_path, name):
     resumed(run, run / "training/state.safetensors", name.split("/")[-1].removesuffix(".step"))
 
 CONFIGS = [
-    ("global_step", 0), ("global_step", -6), ("global_step", 6.0), ("global_step", "6"), ("global_step", None), ("global_step", 10**30), ("recipe", 7),
-    ("recipe", None), ("config", None), ("config", []), ("config", {}), ("threads", 0), ("threads", "two")]
+    ("global_step", 0), ("global_step", -6), ("global_step", 6.0), ("global_step", "6"), ("global_step", None),
+    ("global_step", 10**30), ("recipe", 7), ("recipe", None),
+    ("config", None), ("config", []), ("config", {}), ("threads", 0), ("threads", "two")]
 
 @pytest.mark.parametrize("key, value", CONFIGS)
 def test_what_a_state_s_config_says_is_checked(half, tmp_path, key, value):
