@@ -11,9 +11,9 @@ from clipsonic.clap import ClapConfig, load_clap
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.engine import Trainer, train
 from clipsonic.gan_vocoder import Generator, GeneratorConfig
-from clipsonic.recipes import DENOISERS, VOCODERS, DenoiserRecipe, PocketClapRecipe, PRESETS, VocoderRecipe, _POCKET, recipe
 from clipsonic.mel import MelConfig
 from clipsonic.mel_inversion import ISTFTHeadConfig, MelInversionConfig
+from clipsonic.recipes import DENOISERS, PRESETS, VOCODERS, DenoiserRecipe, PocketClapRecipe, VocoderRecipe, recipe
 from clipsonic.shards import all_clips, synthetic_shards
 from clipsonic.unet import UNet
 from clipsonic.vocoder import Vocoder
@@ -21,11 +21,12 @@ from conftest import naming
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    "Folders of made-up shards by width of the embedding."
+    "Folders of synthetic shards by width of the embedding."
     made = {}
     def get(dim):
         if dim not in made:
-            synthetic_shards(made.setdefault(dim, tmp_path_factory.mktemp(f"shards{dim}")), clips=8, dim=dim, seconds=6.0)
+            made[dim] = tmp_path_factory.mktemp(f"shards{dim}")
+            synthetic_shards(made[dim], clips=8, dim=dim, seconds=6.0)
         return made[dim]
     return get
 
@@ -35,45 +36,47 @@ def test_the_paper_s_size(preset):
     with torch.device("meta"): unet = UNet(config.unet)
     condition = sum(p.numel() for p in unet.project.parameters()) + unet.null.numel()
     assert round((sum(p.numel() for p in unet.parameters()) - condition) / 1e6, 1) == 121.1
-    assert (training.lr, training.batch_size, training.ema, config.condition_dropout, config.timesteps) == (1e-4, 32,
-        0.9999, 0.1, 4000)
-    assert config.frames * config.mel.hop_length / config.mel.sample_rate == 2.048
+    assert (training.lr, training.batch_size, training.ema_decay) == (1e-4, 32, 0.9999)
+    assert (config.condition_dropout, config.timesteps, config.seconds) == (0.1, 4000, 2.048)
 
 @pytest.mark.parametrize("preset", ["clipsynth-music", "clipsynth-vggsound"])
 def test_clipsynth_s_geometry(preset):
     config, _ = DENOISERS[preset]
     assert config.unet.conditioning == "concat" and config.mel.hop_length == 1024
-    assert config.frames * config.mel.hop_length / config.mel.sample_rate == 4.096
+    assert config.seconds == 4.096
     assert config.template == ("a photo of playing {}" if preset == "clipsynth-music" else "a photo of {}")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["music", "vggsound", "clipsynth-music", "clipsynth-vggsound"])
 def test_a_real_step_at_full_size(preset, shards, tmp_path):
     config, training = DENOISERS[preset]
-    full = DenoiserRecipe(shards(768), preset, config, dataclasses.replace(training, batch_size=1, precision="no"))
+    training = dataclasses.replace(training, batch_size=1, mixed_precision="no")
+    full = DenoiserRecipe(shards(768), preset, config, training)
     engine = Trainer(full, tmp_path / "run", cpu=True)
     before = [p.detach().clone() for p in engine.unwrapped["model"].parameters()]
-    figures = engine.step(next(full.batches(0, 0, 1)))
-    assert 0.5 < figures["mse"] < 2, "a new network predicts nothing, and the noise has variance 1"
-    assert figures["skipped"] == 0
+    metrics = engine.step(next(full.batches(0, 0, 1)))
+    assert 0.5 < metrics["mse"] < 2, "a new network predicts nothing, and the noise has variance 1"
+    assert metrics["skipped"] == 0
     assert any(not torch.equal(a, b) for a, b in zip(before, engine.unwrapped["model"].parameters()))
+
+def tiny_denoiser(shards, **training):
+    "The pocket's denoiser, smaller."
+    config, pocket_training = DENOISERS["pocket"]
+    unet = dataclasses.replace(config.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(),
+                               condition_dim=32, norm_num_groups=16)
+    return DenoiserRecipe(shards(32), "pocket", dataclasses.replace(config, unet=unet),
+                          dataclasses.replace(pocket_training, **training))
 
 @pytest.mark.long
 def test_the_pocket_denoiser_learns_what_its_condition_says(shards, tmp_path):
-    tiny = dataclasses.replace(_POCKET, unet=dataclasses.replace(_POCKET.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(),
-                                                                condition_dim=32, norm_num_groups=16))
-    training = dataclasses.replace(DENOISERS["pocket"][1], batch_size=8, precision="no", lr=3e-3, warmup_steps=5,
-                                   lr_schedule="constant")
-    engine = Trainer(DenoiserRecipe(shards(32), "pocket", tiny, training), tmp_path / "run", steps=60, cpu=True)
+    tiny = tiny_denoiser(shards, batch_size=8, mixed_precision="no", lr=3e-3, warmup_steps=5, lr_schedule="constant")
+    engine = Trainer(tiny, tmp_path / "run", steps=60, cpu=True)
     stream = engine.recipe.batches(0, 0, 1)
     losses = [engine.step(next(stream))["mse"] for _ in range(60)]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
 
-def test_the_denoiser_reads_no_label(shards, tmp_path):
-    tiny = dataclasses.replace(_POCKET, unet=dataclasses.replace(_POCKET.unet, model_channels=16, channel_mult=(1, 2), attention_resolutions=(),
-                                                                condition_dim=32, norm_num_groups=16))
-    batch = next(DenoiserRecipe(shards(32), "pocket", tiny, DENOISERS["pocket"][1]).batches(0, 0, 1))
-    assert "label" not in batch
+def test_the_denoiser_reads_no_label(shards):
+    assert "label" not in next(tiny_denoiser(shards).batches(0, 0, 1))
 
 def test_refusals(shards, tmp_path):
     with pytest.raises(InputError, match=naming("preset 'pokcet'", "pocket-clip")): recipe("pokcet", shards(32))
@@ -90,9 +93,9 @@ def test_refusals(shards, tmp_path):
 def test_the_pocket_clap_learns_which_words_go_with_which_tone(tmp_path):
     synthetic_shards(tmp_path / "shards", clips=32, dim=8, seconds=4.0, labels=True)
     config = ClapConfig(embed_dim=16, audio_width=16, text_width=32, text_heads=2, text_layers=1)
-    small = PocketClapRecipe(tmp_path / "shards", tmp_path / "shards", config)
-    small.training = dataclasses.replace(small.training, batch_size=16, precision="no", warmup_steps=5, save_every=120,
-                                         ema_decay=0.9)
+    training = dataclasses.replace(PRESETS["pocket-clap"][2], batch_size=16, mixed_precision="no", warmup_steps=5,
+                                   save_every=120, ema_decay=0.9)
+    small = PocketClapRecipe(tmp_path / "shards", "pocket-clap", config, training, valid=tmp_path / "shards")
     assert train(small, tmp_path / "run", 120, cpu=True)["zero_shot"] > 0.6   # of eight tones; twenty seeds: 0.75 to 1
     about = load_config(tmp_path / "run")
     assert about["kind"] == "clap" and about["reads_labels"]
@@ -113,24 +116,25 @@ def test_the_vocoders_sizes(preset, millions, hop):
     with torch.device("meta"): network = Generator(config.network)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == millions
     assert config.network.mel.hop_length == hop
-    assert (config.features, config.mel) == (2, 45)
+    assert (config.lambda_features, config.lambda_mel) == (2, 45)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["bigvgan-base", "bigvgan", "hifigan", "clipsynth-hifigan"])
 def test_a_real_vocoder_step_at_full_size(preset, shards, tmp_path):
     config, training = VOCODERS[preset]
     engine = Trainer(VocoderRecipe(shards(8), preset, config, dataclasses.replace(training, batch_size=1,
-        precision="no")), tmp_path / "run", cpu=True)
+        mixed_precision="no")), tmp_path / "run", cpu=True)
     before = {name: next(network.parameters()).detach().clone() for name, network in engine.unwrapped.items()}
-    figures = engine.step(next(engine.recipe.batches(0, 0, 1)))
-    assert figures["skipped"] == 0 and figures["mel"] > 0 and figures["features"] > 0
+    metrics = engine.step(next(engine.recipe.batches(0, 0, 1)))
+    assert metrics["skipped"] == 0 and metrics["mel"] > 0 and metrics["features"] > 0
     assert all(not torch.equal(before[name], next(network.parameters())) for name, network in engine.unwrapped.items())
 
 TINY = {"inversion": (dict(network=MelInversionConfig(width=16, depth=1), discriminators={"mrd": 0.125}, segment=16384,
                            lambda_magnitude=20.0, lambda_mel=0.0, discriminator_batch=2, augment=True)),
         "head": (dict(network=ISTFTHeadConfig(MelInversionConfig(width=16, depth=1), depth=1),
                       discriminators={"mpd": 1 / 32, "mrd": 1 / 8}, segment=16384, lambda_stft=1.0)),
-        "bigvgan": (dict(network=GeneratorConfig(channels=16), discriminators={"mpd": 1 / 32, "mrd": 1 / 8}, augment=True)),
+        "bigvgan": (dict(network=GeneratorConfig(channels=16), discriminators={"mpd": 1 / 32, "mrd": 1 / 8},
+                         augment=True)),
         "hifigan": (dict(network=GeneratorConfig(channels=16, activation="leaky_relu"),
                          discriminators={"mpd": 1 / 32, "msd": 1 / 8}, lambda_stft=1.0))}
 
@@ -138,25 +142,25 @@ def tiny_vocoder(shards, kind, save_every=3, **more):
     config, training = VOCODERS["pocket-bigvgan"]
     with torch.random.fork_rng():
         torch.manual_seed(0)   # two of a kind begin alike
-        config = dataclasses.replace(config, **{"alone": 2, "stft": 0.0, **TINY[kind], **more})
-        training = dataclasses.replace(training, batch_size=4, precision="no", ema_decay=0.5, save_every=save_every,
-                                       log_every=3)
+        config = dataclasses.replace(config, **{"discriminator_start": 2, "lambda_stft": 0.0, **TINY[kind], **more})
+        training = dataclasses.replace(training, batch_size=4, mixed_precision="no", ema_decay=0.5, log_every=3,
+                                       save_every=save_every)
         return VocoderRecipe(shards(8), kind, config, training, valid=shards(8))
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", TINY)
 def test_a_vocoder_resumes_to_the_bit(shards, tmp_path, kind):
-    "Both nets and both optimisers, across the step at which the critics join; and what comes out is a vocoder."
+    "Both nets and both optimisers, across the step at which the discriminators join; and what comes out is a vocoder."
     from clipsonic.checkpoint import load_tensors
     from clipsonic.engine import train
     train(tiny_vocoder(shards, kind), tmp_path / "whole", steps=4, progress=False, cpu=True)
     train(tiny_vocoder(shards, kind), tmp_path / "parts", steps=3, progress=False, cpu=True)
-    figures = train(tiny_vocoder(shards, kind), tmp_path / "parts", steps=4, resume=True, progress=False, cpu=True)
+    metrics = train(tiny_vocoder(shards, kind), tmp_path / "parts", steps=4, resume=True, progress=False, cpu=True)
     whole, parts = (load_tensors(tmp_path / name / "training", "state") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
     assert any(k.startswith("optimizer/discriminator") for k in whole)
     assert any(k.startswith("optimizer/generator") for k in whole)
-    assert {"mel", "stft"} <= figures.keys()
+    assert {"mel", "stft"} <= metrics.keys()
     assert (tmp_path / "whole" / "samples" / "0000004" / "spectrograms.png").exists()
     assert (tmp_path / "whole" / "samples" / "0000004" / "0.wav").exists()
     saved = {"inversion": "mel-inversion", "head": "istft-head"}.get(kind, "vocoder")
@@ -164,18 +168,18 @@ def test_a_vocoder_resumes_to_the_bit(shards, tmp_path, kind):
     assert not any("parametrizations" in k or "discriminator" in k for k in saved)
     assert Vocoder.load(tmp_path / "whole", "cpu")(torch.full((1, 1, 64, 8), -6.0)).shape == (1, 1, 4096)
 
-def test_critics_and_generator_are_both_trained(shards, tmp_path):
+def test_discriminators_and_generator_are_both_trained(shards, tmp_path):
     engine = Trainer(tiny_vocoder(shards, "bigvgan", discriminator_start=0), tmp_path / "run", cpu=True)
     before = {name: copy.deepcopy(network) for name, network in engine.unwrapped.items()}
-    figures = engine.step(next(engine.recipe.batches(0, 0, 1)))
-    assert {"discriminator/loss", "generator/loss", "adversarial", "features", "mel"} <= figures.keys()
+    metrics = engine.step(next(engine.recipe.batches(0, 0, 1)))
+    assert {"discriminator/loss", "generator/loss", "adversarial", "features", "mel"} <= metrics.keys()
     for name, network in engine.unwrapped.items():
         assert any(not torch.equal(a, b) for a, b in zip(before[name].parameters(), network.parameters())), name
         assert all(p.requires_grad for p in network.parameters())
 
 @pytest.mark.long
 def test_a_vocoder_learns_its_tones(shards, tmp_path):
-    "Without critics the mel distance falls quickly; a run that starts from a checkpoint starts where that one was."
+    "Without discriminators the mel distance falls quickly; a run from a checkpoint starts where that one was."
     from clipsonic.engine import train
     def mel(path):
         with path.open(newline="") as file: return float(list(csv.DictReader(file))[-1]["valid/mel"])
@@ -189,13 +193,16 @@ def test_a_vocoder_learns_its_tones(shards, tmp_path):
 
 def test_a_head_starts_from_learned_magnitudes(shards, tmp_path):
     from clipsonic.engine import train
-    train(tiny_vocoder(shards, "inversion", discriminators={}), tmp_path / "inversion", steps=2, progress=False, cpu=True)
+    inversion = tiny_vocoder(shards, "inversion", discriminators={})
+    train(inversion, tmp_path / "inversion", steps=2, progress=False, cpu=True)
     learned = Vocoder.load(tmp_path / "inversion", "cpu").network.state_dict()
     head = tiny_vocoder(shards, "head")
     head.init_from(tmp_path / "inversion")
     assert all(torch.equal(v, learned[k]) for k, v in head.networks["vocoder"].inversion.state_dict().items())
-    other = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(mel=MelConfig(f_max=7000.0), width=16, depth=1))
-    with pytest.raises(InputError, match="inverts mels of"): tiny_vocoder(shards, "head", network=other).init_from(tmp_path / "inversion")
+    narrow = MelInversionConfig(mel=MelConfig(f_max=7000.0), width=16, depth=1)
+    other = dataclasses.replace(TINY["head"]["network"], inversion=narrow)
+    with pytest.raises(InputError, match=naming("f_max", 7000.0)):
+        tiny_vocoder(shards, "head", network=other).init_from(tmp_path / "inversion")
     wide = dataclasses.replace(TINY["head"]["network"], inversion=MelInversionConfig(width=32, depth=1))
     with pytest.raises(CheckpointError, match=naming(tmp_path / "inversion", "(16,)", "(32,)")):
         tiny_vocoder(shards, "head", network=wide).init_from(tmp_path / "inversion")
@@ -207,9 +214,14 @@ def test_what_a_vocoder_cannot_be_trained_on(shards, tmp_path):
     mel = dataclasses.replace(TINY["bigvgan"]["network"].mel, sample_rate=22050)
     wrong = dataclasses.replace(TINY["bigvgan"]["network"], mel=mel)
     with pytest.raises(InputError, match=naming(16000, 22050)): tiny_vocoder(shards, "bigvgan", network=wrong)
-    train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", steps=1, progress=False, cpu=True)
-    with pytest.raises(CheckpointError, match="holds a vocoder, not a mel-inversion"): train(tiny_vocoder(shards, "inversion"), tmp_path / "other", init_from=tmp_path / "run", progress=False, cpu=True)
+    go = lambda recipe, name, **more: train(recipe, tmp_path / name, progress=False, cpu=True, **more)
+    go(tiny_vocoder(shards, "bigvgan"), "run", steps=1)
+    with pytest.raises(CheckpointError, match="holds a vocoder, not a mel-inversion"):
+        go(tiny_vocoder(shards, "inversion"), "other", init_from=tmp_path / "run")
     other = dataclasses.replace(TINY["bigvgan"]["network"], resblock_kernels=(3,), resblock_dilations=((1, 3, 5),))
-    with pytest.raises(CheckpointError, match="other settings: model.resblock_kernels"): train(tiny_vocoder(shards, "bigvgan", network=other), tmp_path / "other", init_from=tmp_path / "run", progress=False, cpu=True)
-    with pytest.raises(CheckpointError, match="losses"): train(tiny_vocoder(shards, "bigvgan", lambda_mel=1.0), tmp_path / "run", resume=True, progress=False, cpu=True)
-    with pytest.raises(InputError, match="leave it out"): train(tiny_vocoder(shards, "bigvgan"), tmp_path / "run", init_from=tmp_path / "run", resume=True, progress=False, cpu=True)
+    with pytest.raises(CheckpointError, match="model.resblock_kernels"):
+        go(tiny_vocoder(shards, "bigvgan", network=other), "other", init_from=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="losses"):
+        go(tiny_vocoder(shards, "bigvgan", lambda_mel=1.0), "run", resume=True)
+    with pytest.raises(InputError, match=naming("init_from", tmp_path / "run")):
+        go(tiny_vocoder(shards, "bigvgan"), "run", init_from=tmp_path / "run", resume=True)
