@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 def is_cpu_float32(
     x: torch.Tensor,
 ) -> bool:
-    "Whether x is computed with on a CPU and in full precision"
+    "Whether operations on x run on a CPU and in full precision"
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
@@ -45,7 +45,7 @@ def weighted_sums(
     parts: list[torch.Tensor],  # as many as the matrix has columns
     out: list[torch.Tensor],  # as many as it has rows, written
 ):
-    "Weighted sums of some parts, wherever they lie in memory"
+    "Weighted sums of tensors, which may be views"
     for row, target in zip(matrix.tolist(), out):
         terms = [(factor, part) for factor, part in zip(row, parts) if factor]
         terms.sort(key=lambda term: term[0] != 1)  # a factor of 1 first, if there is one
@@ -96,7 +96,8 @@ def tile_blocks(
     shape: tuple[int, ...],  # batch, channel, height, width
 ) -> list[tuple[slice, slice]]:  # items, and rows, a multiple of four
     "The blocks in which a batch is processed: several items at a time, or some rows of one"
-    batch, rows, columns = shape[0], -(-shape[2] // 4), -(-shape[3] // 4)
+    batch = shape[0]
+    rows, columns = -(-shape[2] // 4), -(-shape[3] // 4)  # of tiles, rounded up
     tiles = 256  # at most: fewer would make the products slow, more would leave the processor's cache
     items, step = max(1, tiles // (rows * columns)), -(-rows // -(-rows * columns // tiles))
     row_slices = [slice(4 * r, 4 * min(r + step, rows)) for r in range(0, rows, step)]

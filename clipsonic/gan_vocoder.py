@@ -246,7 +246,7 @@ def context_frames(self: Generator) -> int:  # frames before and after that a fr
 
 # %% ../nbs/27_gan_vocoder.ipynb #3e7a984d
 class Discriminator(nn.Module):
-    "Convolutions with leaky ReLUs; a subclass says how the waveform is arranged before them"
+    "Convolutions with leaky ReLUs; a subclass defines how the waveform is arranged before them"
 
     def __init__(self, convs, last, norm=weight_norm):
         super().__init__()

@@ -25,7 +25,7 @@ from .threads import limit_threads, whole_vectors
 @dataclass(frozen=True)
 class UNetConfig:
     "Sizes of a `UNet`; the defaults are the size that the papers train. Raises InputError."
-    in_channels: Count = 1  # a mel spectrogram is a picture with one channel
+    in_channels: Count = 1  # a mel spectrogram is an image with one channel
     out_channels: Count = 2  # ε, and v for the variance
     model_channels: Size = 128  # width of the first level
     channel_mult: tuple[Count, ...] = (1, 2, 3, 4)  # width of each level, in multiples of `model_channels`
@@ -140,7 +140,7 @@ class Attention(nn.Module):
 
 # %% ../nbs/22_unet.ipynb #3c81c993
 class ConcatCondition(nn.Module):
-    "Concatenates an embedded condition to every position, and projects back to the channels there were"
+    "Concatenates an embedded condition to every position, and projects back to the original channels"
 
     def __init__(self, channels, condition_dim):
         super().__init__()
@@ -189,7 +189,8 @@ def build_up(
     widths: list[int],  # of the skips
 ) -> nn.ModuleList:
     "From the lowest level back to the input's"
-    skips, width, modules = list(widths), widths[-1], []
+    skips, width = list(widths), widths[-1]
+    modules: list = []
     for level, mult in reversed(list(enumerate(config.channel_mult))):
         attend = config.resolutions[level] in config.attention_resolutions
         for _ in range(config.num_res_blocks + 1):
