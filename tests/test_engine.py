@@ -129,6 +129,27 @@ def test_tensorboard_hides_the_steps_after_the_checkpoint(tmp_path):
         logged = [row["leader/loss"] for row in csv.DictReader(file) if row["leader/loss"]]
     assert logged == [f"{e.value:.6g}" for e in board.Scalars("leader/loss")]
 
+TWO = """
+import sys; sys.path.insert(0, {tests!r})
+from test_engine import Pair
+from clipsonic.engine import train
+train(Pair(), {out!r}, progress=False, cpu=True)
+"""
+
+@pytest.mark.long
+def test_two_processes_train_one_model(tmp_path):
+    "Each has its own batches, the gradients are averaged, and only one of them writes."
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(tests=os.path.dirname(__file__), out=str(tmp_path / "run")))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    subprocess.run(launch, check=True, capture_output=True)
+    with (tmp_path / "run" / "log.csv").open() as file: rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [3, 6, 6, 9, 12, 12]
+    train(Pair(), tmp_path / "alone", progress=False, cpu=True)
+    both, alone = state(tmp_path / "run"), state(tmp_path / "alone")
+    assert both.keys() == alone.keys()
+    assert not torch.equal(both["network/leader/weight"], alone["network/leader/weight"])
+
 def test_a_tracker_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="pigeon"): Trainer(Pair(), tmp_path, cpu=True, log_with="pigeon")
 

@@ -1,4 +1,4 @@
-"Generators and discriminators: against the original code's figures, in any setting, and in training."
+"Generators and discriminators: against the original code's numbers, in any setting, and in training."
 import dataclasses
 import json
 
@@ -20,7 +20,7 @@ def golden():
     with np.load(FIXTURE) as file: return {k: torch.from_numpy(v) for k, v in file.items() if v.dtype.kind == "f"}
 
 
-# the original code's figures
+# the original code's numbers
 
 @pytest.mark.parametrize("name, make", [("mpd", multi_period), ("mrd", multi_resolution), ("msd", multi_scale)])
 def test_discriminators_give_the_same_scores(golden, name, make):

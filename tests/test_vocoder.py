@@ -237,7 +237,7 @@ def test_another_hop(tmp_path):
         Vocoder(vocoder.network, MelConfig())
     with pytest.raises(InputError, match="sample_rate=16000; given is sample_rate=22050"):
         vocoder.check_mel(MelConfig(sample_rate=22050, hop_length=1024))
-    vocoder.check_mel(dataclasses.replace(config.mel, log_min=-9.0))  # the denoiser's scale is not the vocoder's business
+    vocoder.check_mel(dataclasses.replace(config.mel, log_min=-9.0))  # the scale of the denoiser's input
 
 
 @pytest.mark.parametrize("tanh, bound", [(True, "tanh"), (False, "clamp")])
