@@ -257,7 +257,7 @@ STATE = {"recipe": str, "config": dict, "global_step": Annotated[int, 1, 2**40],
          "threads": Annotated[int, 1, 4096] | None}
 
 @patch
-def check_settings(self:Trainer, config:dict) -> None: # of `training/`
+def check_settings(self:Trainer, config:dict) -> None: # of training/
     "Raises `CheckpointError` where a run has another recipe or other settings than this one, or a damaged `model/`."
     if config["recipe"] != self.recipe.name:
         raise CheckpointError(f"{self.out}: made by --preset {config['recipe']}, "

@@ -127,7 +127,7 @@ def empty_output(
 # %% ../nbs/06_fastconv.ipynb #c90b7f13
 def winograd(
     x: torch.Tensor,  # (batch, channel, height, width), float32 on a CPU
-    filters: torch.Tensor,  # (36, channel in, channel out), of `filter_transform`
+    filters: torch.Tensor,  # (36, channel in, channel out), of filter_transform
     bias: torch.Tensor,  # (channel out,)
 ) -> torch.Tensor:  # (batch, channel out, height, width), channels last in memory
     "A 3×3 convolution with a border of zeros"

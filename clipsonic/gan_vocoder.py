@@ -352,7 +352,7 @@ def multi_scale(
 
 # %% ../nbs/27_gan_vocoder.ipynb #7eb02350
 def discriminator_loss(
-    real: list,  # results of `Discriminators` for real sounds
+    real: list,  # results of Discriminators for real sounds
     made: list,  # and for generated ones
 ) -> torch.Tensor:  # scalar
     "HiFi-GAN eq. 1, summed over the discriminators"
@@ -360,14 +360,14 @@ def discriminator_loss(
 
 
 def generator_loss(
-    made: list,  # results of `Discriminators` for generated sounds
+    made: list,  # results of Discriminators for generated sounds
 ) -> torch.Tensor:  # scalar
     "HiFi-GAN eq. 2, summed over the discriminators"
     return sum(((1 - score) ** 2).mean() for score, _ in made)
 
 
 def feature_matching(
-    real: list,  # results of `Discriminators` for real sounds
+    real: list,  # results of Discriminators for real sounds
     made: list,  # and for those generated from their mels
 ) -> torch.Tensor:  # scalar
     "HiFi-GAN eq. 4, summed over layers and discriminators"

@@ -58,7 +58,7 @@ class MelInversionConfig:
     width: Size = 256  # channels of a frame
     depth: Count = 5  # ConvNeXt blocks
     kernel: Count = 7  # frames of a depthwise convolution, odd
-    expansion: Count = 4  # channels inside a block, in multiples of `width`
+    expansion: Count = 4  # channels inside a block, in multiples of width
 
     def __post_init__(self):
         if isinstance(self.mel, dict): object.__setattr__(self, "mel", MelConfig(**self.mel))

@@ -218,7 +218,7 @@ class DenoiserConfig:
     condition_dropout: float = 0.1   # share of clips that are trained without their condition
     condition_noise: float = 0.0     # length of the noise that is added to the unit-length embedding
     jitter: float = 0.0              # seconds by which a crop may be off its frame, at most
-    template: str = "a photo of {}"  # of the paper's text queries; `generate` takes it as an option
+    template: str = "a photo of {}"  # of the paper's text queries; generate takes it as an option
     steps: int = 11                  # of sampling; with the next two, 16 network evaluations (72_guidance_sweep)
     sampler: str = "dpm++2m"
     guidance_interval: tuple[float, float] = (100, 970)  # timesteps
@@ -712,7 +712,7 @@ PRESETS: dict[str, tuple] = {  # preset → recipe, configuration, training
 }
 
 # %% ../nbs/41_recipes.ipynb #11104426
-def recipe(preset:str,    # a name in `PRESETS`
+def recipe(preset:str,    # a name in PRESETS
            data,          # folder of shards; for "pocket-clip" and "pocket-prior-pd" of image-text tars
            valid=None,    # folder of shards of held-out videos
            clip:Clip|None=None, # for a prior: the CLIP that encodes the texts; None: the one named in the shards

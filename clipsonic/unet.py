@@ -28,7 +28,7 @@ class UNetConfig:
     in_channels: Count = 1  # a mel spectrogram is an image with one channel
     out_channels: Count = 2  # ε, and v for the variance
     model_channels: Size = 128  # width of the first level
-    channel_mult: tuple[Count, ...] = (1, 2, 3, 4)  # width of each level, in multiples of `model_channels`
+    channel_mult: tuple[Count, ...] = (1, 2, 3, 4)  # width of each level, in multiples of model_channels
     num_res_blocks: Count = 3  # residual blocks a level
     attention_resolutions: tuple[Count, ...] = (16, 8)  # levels with attention, by frames of a 64-frame input
     num_heads: Count = 4  # attention heads
@@ -259,7 +259,7 @@ def denoise(
     self: UNet,
     x: torch.Tensor,  # (batch, in_channels, mel, frame), noised, of any number of frames
     t: torch.Tensor,  # (batch,) timestep, 0 … 1000
-    embedded: torch.Tensor,  # (batch, P), a row of `embed_condition` for each item
+    embedded: torch.Tensor,  # (batch, P), a row of embed_condition for each item
 ) -> torch.Tensor:  # (batch, out_channels, mel, frame)
     "Predict the noise ε and the variance's interpolation v under an embedded condition"
     emb, parts = self.time(timestep_embedding(t, self.config.model_channels)), repeat(None)

@@ -30,7 +30,7 @@ from .threads import limit_threads
 class VocoderNetwork(Protocol):
     "What `Vocoder` needs of a `torch.nn.Module`"
     mel: MelConfig  # the mel spectrogram that it inverts
-    config: object  # a dataclass from which `type(network)(config)` builds the network again
+    config: object  # a dataclass from which type(network)(config) builds the network again
     context_frames: int  # frames before and after that a frame of the waveform depends on
 
     def decode(
@@ -54,7 +54,7 @@ class Vocoder:
 
     def __init__(
         self,
-        network: nn.Module | None = None,  # a `VocoderNetwork`; None: Griffin-Lim without learned magnitudes
+        network: nn.Module | None = None,  # a VocoderNetwork; None: Griffin-Lim without learned magnitudes
         mel: MelConfig | None = None,  # the mel that it must invert; None: the network's
     ):
         self.network = network or GriffinLim(mel or MelConfig())
@@ -107,7 +107,7 @@ def __call__(
 # %% ../nbs/28_vocoder.ipynb #1b1089e8
 def vocoder_settings(
     config: MelInversionConfig | ISTFTHeadConfig | GeneratorConfig,
-) -> dict:  # for `config.json`
+) -> dict:  # for config.json
     "A network's `kind` and configuration, as they are saved. Raises `InputError`"
     for kind, (config_type, _) in VOCODER_TYPES.items():
         if isinstance(config, config_type): return {"kind": kind, "model": asdict(config)}
@@ -117,9 +117,9 @@ def vocoder_settings(
 
 def save_vocoder(
     folder: str | Path,  # appears whole, or not at all
-    network: nn.Module,  # `MelInversion`, `ISTFTHead` or `Generator`
+    network: nn.Module,  # MelInversion, ISTFTHead or Generator
     dtype: torch.dtype | None = None,  # torch.float16 for half the size
-    about: dict | None = None,  # more for `config.json`
+    about: dict | None = None,  # more for config.json
 ):
     "Saves a vocoder for `Vocoder.load`. Raises `InputError`"
     settings = vocoder_settings(network.config)
@@ -171,7 +171,7 @@ def published_config(
 
 # %% ../nbs/28_vocoder.ipynb #b88967b5
 def published_name(
-    name: str,  # of a parameter of `Generator`
+    name: str,  # of a parameter of Generator
     config: GeneratorConfig,
 ) -> str:
     "The name of the same parameter in the published layouts"
@@ -239,8 +239,8 @@ def _published_settings(config):
 def convert_vocoder(
     file: str | Path,  # NVIDIA's or jik876's generator, such as bigvgan_generator.pt or generator_v1
     config: str | Path,  # the config.json that came with it
-    out: str | Path,  # folder for the checkpoint, for `Vocoder.load`; appears whole or not at all
-) -> Path:  # `out`
+    out: str | Path,  # folder for the checkpoint, for Vocoder.load; appears whole or not at all
+) -> Path:  # out
     "Converts a published generator, strictly. Raises `InputError` and `CheckpointError`"
     for path in (file, config):
         if not Path(path).is_file(): raise InputError(f"{path}: there is no such file")
