@@ -179,15 +179,17 @@ class Trainer:
                  batch_size:int|None=None, # clips per step and process, in place of the recipe's
                  log_with:str|None=None):  # a tracker of accelerate, such as "wandb"; None: TensorBoard if installed
         from accelerate import Accelerator
+        from accelerate.utils import is_tensorboard_available
         changes = {k: v for k, v in {"steps": steps, "batch_size": batch_size}.items() if v is not None}
         for name, value in changes.items():
             if value < 1: raise InputError(f"{name}={value}: expected 1 or more")
         self.recipe, self.out = recipe, Path(out)
         self.config = recipe.training = dataclasses.replace(recipe.training, **changes)
-        self.accelerator = Accelerator(mixed_precision=self.config.mixed_precision, cpu=cpu,
-                                       log_with=log_with or "tensorboard", project_dir=self.out / "tensorboard")
+        tracker = log_with or ("tensorboard" if is_tensorboard_available() else None)
+        self.accelerator = Accelerator(mixed_precision=self.config.mixed_precision, cpu=cpu, log_with=tracker,
+                                       project_dir=self.out / "tensorboard")
         if log_with and not self.accelerator.log_with:
-            raise InputError(f"log_with={log_with!r}: this tracker is not installed; install it, or leave it out")
+            raise InputError(f"log_with={log_with!r}: not installed; install it or leave it out")
         self.unwrapped = dict(recipe.networks)
         for network in self.unwrapped.values(): network.to(self.accelerator.device)
         self.ema = EMA({name: self.unwrapped[name] for name in recipe.exported}, self.config.ema_decay)
@@ -196,10 +198,10 @@ class Trainer:
         if self.config.compile:
             for network in recipe.networks.values(): network.compile()
         self.threads = steady_threads()  # until the next checkpoint
-        self.global_step = 0             # number of the next step
-        self.skipped_in_a_row = 0        # losses in a row that were not numbers
+        self.global_step = 0             # the next step
+        self.skipped_in_a_row = 0        # losses that were not numbers
 
-    def build_optimizer(self, names:list[str]) -> torch.optim.AdamW:
+    def build_optimizer(self, names:list[str]):
         "AdamW over the parameters of these networks."
         parameters = [p for name in names for p in self.unwrapped[name].parameters()]
         c = self.config

@@ -1,5 +1,6 @@
 """The training loop's edges: refusing, resuming, killed runs, losses that are not numbers."""
 import csv
+import importlib.util
 import os
 import re
 import shutil
@@ -152,6 +153,9 @@ def test_two_processes_train_one_model(tmp_path):
 
 def test_a_tracker_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="pigeon"): Trainer(Pair(), tmp_path, cpu=True, log_with="pigeon")
+    absent = next(name for name in ("aim", "dvclive", "comet_ml", "mlflow") if importlib.util.find_spec(name) is None)
+    with pytest.raises(InputError, match=naming("log_with", absent)), pytest.warns(UserWarning, match=absent):
+        Trainer(Pair(), tmp_path, cpu=True, log_with=absent)
 
 def test_nested_settings_are_compared_one_by_one(tmp_path):
     assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": [3]}) == {"a.b.c": 1, "a.d": 2, "e": [3]}
