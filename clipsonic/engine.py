@@ -171,16 +171,16 @@ def restore_optimizer(optimizer:torch.optim.AdamW, tensors:dict[str, torch.Tenso
 
 # %% ../nbs/40_engine.ipynb #5e9e4158
 class Trainer:
-    "A run: a recipe on this machine's devices, in a folder."
+    "A run: a recipe, its devices and its folder."
     def __init__(self, recipe:Recipe,  # what to train
                  out,                  # folder of the run
                  steps:int|None=None,  # in place of the recipe's
                  cpu:bool=False,       # even where there is a GPU
                  batch_size:int|None=None, # clips per step and process, in place of the recipe's
-                 log_with:str|None=None):  # a tracker of accelerate, such as "wandb"; None: TensorBoard if installed
+                 log_with:str|None=None):  # tracker of accelerate, as "wandb"; None: TensorBoard if installed
         from accelerate import Accelerator
         from accelerate.utils import is_tensorboard_available
-        changes = {k: v for k, v in {"steps": steps, "batch_size": batch_size}.items() if v is not None}
+        changes = {k: v for k, v in dict(steps=steps, batch_size=batch_size).items() if v is not None}
         for name, value in changes.items():
             if value < 1: raise InputError(f"{name}={value}: expected 1 or more")
         self.recipe, self.out = recipe, Path(out)
@@ -199,7 +199,7 @@ class Trainer:
             for network in recipe.networks.values(): network.compile()
         self.threads = steady_threads()  # until the next checkpoint
         self.global_step = 0             # the next step
-        self.skipped_in_a_row = 0        # losses that were not numbers
+        self.skipped_in_a_row = 0        # losses that are not numbers
 
     def build_optimizer(self, names:list[str]):
         "AdamW over the parameters of these networks."
