@@ -1,7 +1,7 @@
 """The network against the original's answers, its size, and what it does with odd inputs."""
-import math
 import copy
 import json
+import math
 from dataclasses import asdict
 
 import pytest
