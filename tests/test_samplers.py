@@ -12,7 +12,7 @@ from clipsonic.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m, count_nfe, cfg_de
 from conftest import naming
 
 def streams_of(noise):
-    return mock.patch('clipsonic.samplers.randn_streams',
+    return mock.patch('clipsonic.samplers.randn_per_clip',
                       lambda shape, generators: noise(torch.empty(len(generators), *shape)))
 
 def test_the_original_step():
