@@ -64,6 +64,22 @@ def test_lengths(samples, frames):
 def test_frames(seconds, frames):
     assert MelConfig().num_frames(seconds) == frames
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("frames", [0, 1, 64, 125])
+def test_seconds_of_frames(name, frames):
+    config = CONFIGS[name]
+    assert config.seconds(frames) == frames * config.hop_length / config.sample_rate
+    assert config.num_frames(config.seconds(frames)) == frames
+    assert round(config.seconds(frames) * config.sample_rate) == config.num_samples(frames)
+
+@pytest.mark.parametrize("floor", [5e-6, 1e-5, 1e-4, 1e-3])
+def test_silence_is_minus_one_with_any_floor(floor):
+    config = MelConfig(floor=floor)
+    assert config.log_min == math.log(floor) and config.log_max == 3
+    silence = normalize_mel(log_mel(torch.zeros(1, 1, 2048), config), config)
+    assert torch.allclose(silence, torch.full((1, 1, 64, 4), -1.), atol=1e-6)
+    assert MelConfig(floor=floor, log_min=-9.).log_min == -9  # as an older config has it
+
 @pytest.mark.parametrize("waveform", [torch.zeros(1, 1, 0), torch.zeros(100), torch.zeros(1, 2, 100),
                                       torch.zeros(1, 1, 100).int()])
 def test_bad_waveform(waveform):
@@ -97,7 +113,8 @@ def test_autocast_does_not_round(noise):
 
 def test_unit_is_linear_and_back():
     mel = torch.linspace(-20, 10, 100)
-    assert torch.allclose(denormalize_mel(normalize_mel(mel)), mel, atol=1e-5) and normalize_mel(mel).max() > 1  # nothing is clamped
+    assert torch.allclose(denormalize_mel(normalize_mel(mel)), mel, atol=1e-5)
+    assert normalize_mel(mel).max() > 1  # nothing is clamped
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("frames", [1, 2, 5])
