@@ -48,7 +48,8 @@ def test_texts_pictures_priors_and_sounds(pocket):
     noise = torch.randn(1, 1, 64_000, generator=torch.Generator().manual_seed(1)) / 10
     same(lambda: [*pocket.clip.encode_text_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]),
                   pocket.vocoder(mel),
-                  pocket.system('pd').embed_query('a photo of rain', clip_generators(1, 2)), clap.encode_audio(noise, 16_000)])
+                  pocket.system('pd').embed_query('a photo of rain', clip_generators(1, 2)),
+                  clap.encode_audio(noise, 16_000)])
 
 @pytest.mark.long
 def test_a_sound_from_the_first_word_to_the_last_bit(pocket):
