@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from clipsonic.core import Audio, InputError
-from clipsonic.mel import (MelConfig, denormalize_mel, griffin_lim, hz_to_mel, log_mel, mel_filterbank, mel_pseudo_inverse,
-                           plot_mel, stft_magnitude, normalize_mel)
+from clipsonic.mel import (MelConfig, denormalize_mel, griffin_lim, hz_to_mel, log_mel, mel_filterbank,
+                           mel_pseudo_inverse, normalize_mel, plot_mel, stft_magnitude)
 from conftest import naming
 
 CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024),
@@ -111,7 +111,7 @@ def test_autocast_does_not_round(noise):
         magnitude = mel_pseudo_inverse(mel)
     assert torch.equal(mel, log_mel(noise)) and torch.equal(magnitude, mel_pseudo_inverse(mel))
 
-def test_unit_is_linear_and_back():
+def test_normalizing_is_linear_and_inverted():
     mel = torch.linspace(-20, 10, 100)
     assert torch.allclose(denormalize_mel(normalize_mel(mel)), mel, atol=1e-5)
     assert normalize_mel(mel).max() > 1  # nothing is clamped
@@ -141,8 +141,8 @@ def test_griffin_lim_is_aligned(name):
         sound = torch.zeros(1, 1, length)
         sound[..., start:start+200] = burst
         energy = griffin_lim(stft_magnitude(sound, config), config)[0, 0]**2
-        centres = [(e * torch.arange(length)).sum() / e.sum() for e in (energy, sound[0, 0]**2)]
-        assert abs(centres[0] - centres[1]) < config.hop_length / 4, (start, centres)
+        centers = [(e * torch.arange(length)).sum() / e.sum() for e in (energy, sound[0, 0]**2)]
+        assert abs(centers[0] - centers[1]) < config.hop_length / 4, (start, centers)
 
 def test_same_alone_and_in_any_batch(noise):
     batch = torch.cat([noise, noise.flip(0), 0.1 * noise])

@@ -1,4 +1,4 @@
-"""Samplers against the original's sampling runs, and against a normal distribution whose exact denoiser is a formula."""
+"""Samplers against the original's sampling runs, and against a normal distribution with an exact denoiser."""
 from unittest import mock
 
 import numpy as np
@@ -27,7 +27,8 @@ def test_the_original_step():
 def test_the_original_sampling_run(name, sampler, options):
     noise = Noise()
     with noise_of(noise):
-        x = sampler(same_as_theirs(), Diffusion(), 1.4 * wave(4, 1, 16, 16), generators=[None] * 4, steps=STEPS, **options)
+        x = sampler(same_as_theirs(), Diffusion(), 1.4 * wave(4, 1, 16, 16), generators=[None] * 4, steps=STEPS,
+                    **options)
     close(x, golden()[name], 1e-4)    # ten evaluations: each step is held to 1e-5 above
 
 # ---- data ~ N(mean, std²): the best denoiser and the exact variance of a reverse step are formulas
@@ -143,7 +144,7 @@ def test_generators_must_match(name, options, generators):
     with pytest.raises(InputError, match=naming('generators', len(generators) if generators else 'none', 2)):
         SAMPLERS[name](None, Diffusion(), torch.zeros(2, 1, 1, 1), generators=generators, steps=2, **options)
 
-# ---- DPM-Solver++ 2M: the noise-free trajectory between two normals is known, so the order of the error can be measured
+# ---- DPM-Solver++ 2M: the noise-free trajectory between two normals is known, so the error's order is too
 def cosine(T): return Diffusion(cosine_betas(T))
 def linear(T): return Diffusion(np.linspace(1e-4, 0.02, 1000).repeat(T // 1000) * (1000 / T))
 
@@ -170,7 +171,8 @@ def test_second_order(make, T, counts):
 @pytest.mark.parametrize('s', [0.15, 0.5])
 def test_it_ends_nearer_than_ddim(timestep_spacing, s):
     for k in 8, 12, 25, 100:
-        assert distance(dpmpp_2m, Diffusion(), k, timestep_spacing, s) < distance(ddim, Diffusion(), k, timestep_spacing, s)
+        errors = [distance(sampler, Diffusion(), k, timestep_spacing, s) for sampler in (dpmpp_2m, ddim)]
+        assert errors[0] < errors[1]
     assert distance(dpmpp_2m, Diffusion(), 100, timestep_spacing, s) < 2e-3
 
 @pytest.mark.parametrize('timestep_spacing', TIMESTEP_SPACINGS)
@@ -219,7 +221,7 @@ def test_spacings(diffusion):
     T = diffusion.T
     counts = {k for k in [*range(1, 65), 100, 250, 999, 1000, 3900, 3984, 3985, T - 1, T] if k <= T}
     for k in counts:
-        kept = {timestep_spacing: diffusion.spaced_timesteps(k, timestep_spacing) for timestep_spacing in TIMESTEP_SPACINGS}
+        kept = {spacing: diffusion.spaced_timesteps(k, spacing) for spacing in TIMESTEP_SPACINGS}
         for steps in kept.values():
             assert len(steps) == k and steps[0] >= 0 and steps[-1] < T and (np.diff(steps) > 0).all()
             assert steps.dtype.kind == 'i'
@@ -279,8 +281,8 @@ def counting(calls):
                                                   (3., (0, 500), 'trailing')])
 def test_the_null_branch_is_evaluated_inside_the_interval_only(w, interval, timestep_spacing):
     calls, condition = [], torch.ones(3, 1)
-    dpmpp_2m(cfg_denoiser(counting(calls), condition, torch.zeros(1), w, interval), Diffusion(), torch.zeros(3, 1, 2, 2),
-               steps=12, timestep_spacing=timestep_spacing)
+    model = cfg_denoiser(counting(calls), condition, torch.zeros(1), w, interval)
+    dpmpp_2m(model, Diffusion(), torch.zeros(3, 1, 2, 2), steps=12, timestep_spacing=timestep_spacing)
     low, high = interval or (0, 1000)
     assert [n for n, _ in calls] == [3 if w == 1 or not low <= time <= high else 6 for _, time in calls]
     assert sum(n for n, _ in calls) == 3 * count_nfe(Diffusion(), 12, w, interval, timestep_spacing)
@@ -300,15 +302,16 @@ def test_rescaling():
     denoiser, x = counting([]), wave(3, 1, 8, 8)
     q, null = torch.tensor([[1.], [2.], [3.]]), torch.tensor([-1.])
     time = torch.ones(3)
-    told, mixed = denoiser(x, time, q), cfg_denoiser(denoiser, q, null, 3.)(x, time)
+    cond, guided = denoiser(x, time, q), cfg_denoiser(denoiser, q, null, 3.)(x, time)
     spread = lambda out: out[:, :1].flatten(1).std(1)
     full, part = (cfg_denoiser(denoiser, q, null, 3., guidance_rescale=share)(x, time) for share in (1., 0.7))
-    close(spread(full), spread(told), 1e-5)
-    close(part[:, :1], 0.7 * full[:, :1] + 0.3 * mixed[:, :1], 1e-5)
-    assert torch.equal(full[:, 1:], told[:, 1:])
-    assert torch.equal(cfg_denoiser(denoiser, q, null, 3., guidance_rescale=0.)(x, time), mixed)
+    close(spread(full), spread(cond), 1e-5)
+    close(part[:, :1], 0.7 * full[:, :1] + 0.3 * guided[:, :1], 1e-5)
+    assert torch.equal(full[:, 1:], cond[:, 1:])
+    assert torch.equal(cfg_denoiser(denoiser, q, null, 3., guidance_rescale=0.)(x, time), guided)
     close(cfg_denoiser(denoiser, q[2:], null, 3., guidance_rescale=0.7)(x[2:], time[2:]), part[2:], 1e-6)
-    silent = cfg_denoiser(lambda x, time, condition: torch.cat([0 * x, x], 1), q, null, 3., guidance_rescale=1.)(x, time)
+    def zero(x, time, condition): return torch.cat([0 * x, x], 1)
+    silent = cfg_denoiser(zero, q, null, 3., guidance_rescale=1.)(x, time)
     assert torch.equal(silent[:, :1], 0 * x)
 
 @pytest.mark.parametrize('interval', [(600, 200), (300, 300), (-1, 500), (0, 1001), (float('nan'), 500), 500, (1, 2, 3),
