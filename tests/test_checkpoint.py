@@ -17,7 +17,7 @@ from clipsonic.checkpoint import (RENAMED, config_digest, describe, load_config,
                                   write_config)
 from clipsonic.clap import load_clap
 from clipsonic.clip import load_clip
-from clipsonic.core import CheckpointError, ClipsonicError, Count, InputError, Size
+from clipsonic.core import CheckpointError, Count, InputError, Size
 from clipsonic.engine import train
 from clipsonic.mel_inversion import ISTFTHead, ISTFTHeadConfig
 from clipsonic.pipeline import Pipeline, pack
