@@ -74,7 +74,7 @@ def write_video(
     if first is None: raise InputError("a video needs at least one frame")
     first, rate = _even(first), Fraction(frame_rate).limit_denominator(1001)
     with atomic_file(path) as partial, av.open(str(partial), "w") as file:
-        picture = file.add_stream("libx264", rate=rate, width=first.shape[1], height=first.shape[0], pix_fmt="yuv420p")
+        video = file.add_stream("libx264", rate=rate, width=first.shape[1], height=first.shape[0], pix_fmt="yuv420p")
         sound = _sound_stream(file, audio) if audio else None
         pending = _sound_frames(audio) if audio else iter(())
         for n, image in enumerate(_chain(first, frames)):
@@ -82,10 +82,10 @@ def write_video(
                 raise InputError(f"frame {n} is {image.shape[:2]}, the first was {first.shape[:2]}")
             frame = av.VideoFrame.from_ndarray(image, "rgb24")
             frame.pts, frame.time_base = n, 1 / rate
-            file.mux(picture.encode(frame))
+            file.mux(video.encode(frame))
             _mux_sound(file, sound, pending, n / rate)
         _mux_sound(file, sound, pending)
-        for stream in filter(None, (picture, sound)): file.mux(stream.encode(None))
+        for stream in filter(None, (video, sound)): file.mux(stream.encode(None))
 
 # %% ../nbs/02_video.ipynb #258487f9
 def _has_video_magic(head: bytes) -> bool:
@@ -143,7 +143,7 @@ def open_media(
         try:
             with container:
                 if container.format.name == "tty" or not (container.streams.video or container.streams.audio):
-                    raise MediaError(f"{path} holds neither pictures nor sound", "not a video")
+                    raise MediaError(f"{path} holds neither video nor audio", "not a video")
                 yield container
         except InputError: raise
         except av.PatchWelcomeError as error:
@@ -172,8 +172,8 @@ class MediaInfo:
         "Raises MediaError where the file has no track of this kind that can be decoded here."
         if getattr(self, kind) is not None: return
         if kind in self.undecodable:
-            raise MediaError(f"{self.path}: nothing here can decode its {'pictures' if kind == 'video' else 'sound'}; "
-                             "encode the file anew with a program that can", "no decoder")
+            raise MediaError(f"{self.path}: FFmpeg has no decoder for its {kind}; encode the file anew with a program "
+                             "that has", "no decoder")
         if kind == "audio": raise MediaError(f"{self.path} has no audio track", "no audio track")
         raise MediaError(f"{self.path} has sound but no picture", "no picture")
 
@@ -251,7 +251,8 @@ HEIF = ("heic", "heix", "heim", "heis", "mif1", "avif")   # brands of images in 
 
 def _about(container, path, seconds=None):
     "The MediaInfo of an open file."
-    (videos, v), (audios, a) = (_tracks(container, kind) for kind in ("video", "audio"))
+    videos, v = _tracks(container, "video")
+    audios, a = _tracks(container, "audio")
     rates = []
     if v is not None: rates = [float(rate) for rate in (v.average_rate, v.base_rate) if rate]   # DV: average 60000
     video = {} if v is None else dict(video=v.codec_context.name, width=v.codec_context.width,
@@ -285,7 +286,8 @@ def _duration(frame, stream):
 def _frames_from_here(container, stream, start, repairs):
     "Pairs (seconds after `start`, frame) of `stream` from the file's position; damaged packets are skipped."
     import av
-    now, last, shift, bare = -math.inf, None, _origin(container) + start, _is_bare(container)
+    now, last = -math.inf, None
+    shift, bare = _origin(container) + start, _is_bare(container)
     def end(): return now + _duration(last, stream) if last else -start
     decoder = _decoder(stream)
     if not decoder.is_open: decoder.thread_count = 1  # many files are decoded in parallel processes
@@ -339,7 +341,8 @@ def _check_span(start, seconds):
 # %% ../nbs/02_video.ipynb #a7d1c3e9
 def _expected_end(container, stream):
     "The end of a track in seconds by its headers; 0 where they have none, or an estimate as in many songs."
-    name, whole, origin = container.format.name, (container.duration or 0) / 1e6, _origin(container)
+    name, origin = container.format.name, _origin(container)
+    whole = (container.duration or 0) / 1e6
     lacking = any(kind in name for kind in ("mp4", "matroska", "flv")) and _is_torn(container)
     if _has_no_index(container): return 0.   # no such header either
     exact = name == "flac" or name in ("wav", "aiff", "au") and stream.codec_context.name.startswith("pcm_")
@@ -356,7 +359,8 @@ def _boxes(file, at, end):
     "Kind, begin and end of the content of each box of an mp4 between two positions; the last may be incomplete."
     while at + 8 <= end:
         file.seek(at)
-        size, kind, begin = int.from_bytes(file.read(4), "big"), file.read(4), at + 8
+        size, begin = int.from_bytes(file.read(4), "big"), at + 8
+        kind = file.read(4)
         if size == 1: size, begin = int.from_bytes(file.read(8), "big"), at + 16
         if size == 0: size = end - at
         if size < begin - at: return
@@ -380,10 +384,9 @@ def _is_torn(container):
 def _check_end(container, stream, path, start, last, end):
     "Raises MediaError where a track ends at `last`, before `end` and the end in its header, in seconds after `start`."
     expected = min(_expected_end(container, stream) - start, end)
-    what = "pictures" if stream.type == "video" else "sound"
-    if last + .5 < expected and (what == "sound" or _is_torn(container)):
-        raise MediaError(f"{path} is cut off: {what} up to {start + expected:.1f} s promised, "
-                         f"up to {max(start + last, 0.):.1f} s there", "truncated")
+    if last + .5 < expected and (stream.type == "audio" or _is_torn(container)):
+        raise MediaError(f"{path} is cut off: its {stream.type} ends at {max(start + last, 0.):.1f} s, and at "
+                         f"{start + expected:.1f} s by its header", "truncated")
 
 # %% ../nbs/02_video.ipynb #6d2c94b0
 def _has_pause(container):
@@ -483,12 +486,12 @@ def _image(frame, short_side, pixel_aspect=1):
 def _on_screen(container, stream, path, start, end, repairs):
     "Triples (from, until, frame), in seconds after `start`; the last one until the end of the file. Raises MediaError."
     since = shown = None
-    for now, frame in _decoded(container, stream, start, 0., repairs):
+    for now, frame in _decoded(container, stream, start, lead=0., repairs=repairs):
         if shown is not None: yield since, now, shown
         since, shown = now, frame
     if shown is None: return
     last = since + _duration(shown, stream)
-    _check_end(container, stream, path, start, last, end)
+    _check_end(container, stream, path, start=start, last=last, end=end)
     if end == math.inf: end = max(last, (_seconds(container) or 0.) - start)
     if end > last + .5: repairs.append(("last picture held", f"from {start + last:.2f} s on"))
     yield since, end, shown
@@ -511,7 +514,7 @@ def read_frames(
         end = min(seconds or math.inf, (_seconds(file) or math.inf) - start if file.duration else math.inf)
         turn, first = 0, min(.5 / rate, max(end, 0.) / 2)
         times, images = [], []
-        for since, until, frame in _on_screen(file, stream, path, start, end, repairs):
+        for since, until, frame in _on_screen(file, stream, path, start=start, end=end, repairs=repairs):
             while (due := first + turn / rate) < min(until, end):
                 turn += 1
                 if since > max(due, .1): continue   # the video track has not begun
@@ -520,7 +523,7 @@ def read_frames(
             if due >= end: break
     if images and times[0] > first: repairs.append(("pictures begin late", f"first seen at {start + times[0]:.2f} s"))
     if images: return times, images
-    if turn: raise MediaError(f"{path} has no picture from {start:g} s to {start + end:g} s, only later", "no picture")
+    if turn: raise MediaError(f"{path} has no frame from {start:g} s to {start + end:g} s, only later", "no picture")
     raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
 # %% ../nbs/02_video.ipynb #9d40e6a2
@@ -551,7 +554,8 @@ def _channels(layout):
 def _audio_runs(path, frames, repairs):
     "Runs (wave (time), seconds of its first sample, rate) of timed AVFrames: a new one after a change or a gap of 1 s."
     import av
-    runs, form, count = [], None, 0
+    runs, form = [], None
+    count = 0  # samples of the run
     lost, twice = [], []
     for now, frame in frames:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
@@ -648,7 +652,7 @@ def _by_pyav(path, start, seconds, repairs):
     after, end = 0., seconds or math.inf
     def frames():
         nonlocal after
-        for now, frame in _decoded(file, stream, start, .1, repairs):
+        for now, frame in _decoded(file, stream, start, lead=.1, repairs=repairs):
             if (after := now + frame.samples / frame.sample_rate) > -.1 and now < end + .1: yield now, frame
             if after >= end + .1: break
     with open_media(path) as file:
@@ -658,7 +662,7 @@ def _by_pyav(path, start, seconds, repairs):
             runs = [run for run in runs if run[1] < track_end]
             runs = [(wave[:round((track_end - first) * rate)], first, rate) for wave, first, rate in runs]
             after = track_end
-        _check_end(file, stream, path, start, after, end)
+        _check_end(file, stream, path, start=start, last=after, end=end)
     if not any(first < end and first + len(wave) / rate > 0 for wave, first, rate in runs):
         if after > end:
             raise MediaError(f"{path} has no sound from {start:g} s to {start + end:g} s, only later", "silent")
@@ -706,16 +710,17 @@ def _video_packets(path):
     with open_media(path) as file:
         stream = _chosen(file, path, "video", [])
         yield stream
-        start, last, end, hidden = round(_origin(file) / stream.time_base), -math.inf, 0., []
+        start, hidden = round(_origin(file) / stream.time_base), []
+        last, end = -math.inf, 0.
         for packet in file.demux(stream):
             if not packet.size: continue  # PyAV's last packet
             if packet.dts is None and packet.pts is None:
-                raise InputError(f"the pictures of {path} have no times: put them into a video first, as by "
+                raise InputError(f"the video stream of {path} has no times: put it into a container first, as by "
                                  "ffmpeg -framerate 25 -i IN -c copy OUT.mp4")
             if packet.dts is not None:
                 if packet.dts < last:
-                    raise InputError(f"the pictures of {path} cannot be copied as they are, for its clock is set back: "
-                                     "it has several edits, or was joined of recordings; encode it anew, as by "
+                    raise InputError(f"the video stream of {path} cannot be copied, because its clock is set back: "
+                                     "it has several edits, or is a concatenation; encode it anew, as by "
                                      "ffmpeg -i IN OUT.mp4")
                 last = packet.dts
                 packet.dts -= start
@@ -726,7 +731,7 @@ def _video_packets(path):
             if packet.is_discard: continue   # needed only if a frame is shown after it
             yield from hidden
             hidden.clear()
-        _check_end(file, stream, path, 0., end, math.inf)
+        _check_end(file, stream, path, start=0., last=end, end=math.inf)
 
 # %% ../nbs/02_video.ipynb #1fc7a96e
 def _matroska_takes(source):
@@ -764,13 +769,13 @@ def write_soundtrack(
     with atomic_file(path) as partial:
         try:
             with av.open(str(partial), "w") as file:
-                pictures, sound = _copied_stream(file, source), _sound_stream(file, audio, VIDEO_CODECS[ending])
+                copy, sound = _copied_stream(file, source), _sound_stream(file, audio, VIDEO_CODECS[ending])
                 pending = _sound_frames(audio)
                 for packet in packets:
                     if packet.is_discard and (packet.pts or 0) < 0 and ending in (".mkv", ".webm"):
-                        raise InputError(f"{video} was trimmed and hides pictures, which {ending} cannot: "
+                        raise InputError(f"{video} was trimmed and hides frames, which {ending} cannot: "
                                          "write an .mp4, or encode it anew")
-                    now, packet.stream = float((packet.dts or packet.pts or 0) * packet.time_base), pictures
+                    now, packet.stream = float((packet.dts or packet.pts or 0) * packet.time_base), copy
                     file.mux(packet)
                     _mux_sound(file, sound, pending, now)
                 _mux_sound(file, sound, pending)
@@ -778,8 +783,8 @@ def write_soundtrack(
         except (av.FFmpegError, ValueError) as error:
             if isinstance(error, (OSError, InputError)): raise
             takes = ending != ".mkv" and _matroska_takes(source)
-            remedy = "write an .mkv, which takes nearly all" if takes else "encode them anew, as H.264"
-            raise InputError(f"the {codec} pictures of {video} do not go into {ending}: {remedy}") from error
+            remedy = "write an .mkv, which supports nearly all" if takes else "encode it anew, as H.264"
+            raise InputError(f"the {codec} stream of {video} cannot be written to {ending}: {remedy}") from error
 
 # %% ../nbs/02_video.ipynb #54180252
 def _by_profile(image):
@@ -828,7 +833,7 @@ def read_image(
     except UnidentifiedImageError as error:
         with open(path, "rb") as file: brand = file.read(12)[4:].decode("latin-1")
         heif = brand in {f"ftyp{each}" for each in HEIF}
-        why = ("is a HEIC picture, which cannot be read here: convert it to JPEG or PNG" if heif
+        why = ("is a HEIC image, which cannot be read here: convert it to JPEG or PNG" if heif
                else "is not an image that can be read")
         raise InputError(f"{path} {why}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
