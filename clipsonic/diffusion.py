@@ -32,28 +32,30 @@ class Diffusion:
     def __init__(
         self,
         betas: np.ndarray | None = None,  # (T,) variance of the noise that each step adds; None: the paper's schedule
-        timestep_map: np.ndarray | None = None,  # (T,) what the network is told at each step, 0 … 1000; None: t·1000/T
-        prediction_type: str = "epsilon",  # what the network's first output is: "epsilon", the noise; "velocity", √ᾱ·ε − √(1−ᾱ)·x_0; or "start", x_0
+        timestep_map: np.ndarray | None = None,  # (T,) the network's time input at each step, 0 … 1000; None: t·1000/T
+        prediction_type: str = "epsilon",  # the network's first output: "epsilon", "v_prediction" or "sample" (x_0)
     ):
-        if prediction_type not in ("epsilon", "v_prediction", "sample"): raise InputError(f"prediction is {prediction_type!r}: expected 'epsilon', 'velocity' or 'start'")
+        if prediction_type not in ("epsilon", "v_prediction", "sample"):
+            raise InputError(f"prediction_type is {prediction_type!r}: expected 'epsilon', 'v_prediction' or 'sample'")
         self.prediction_type = prediction_type
         self.betas = cosine_betas() if betas is None else np.asarray(betas, dtype=np.float64)
         if self.betas.ndim != 1 or not self.betas.size or not ((self.betas > 0) & (self.betas < 1)).all():
             raise InputError(f"betas are {self.betas}: expected a list of numbers between 0 and 1")
         self.T = len(self.betas)
-        self.timestep_map = np.arange(self.T) * (1000 / self.T) if timestep_map is None else np.asarray(timestep_map, dtype=np.float64)
+        if timestep_map is None: timestep_map = np.arange(self.T) * (1000 / self.T)
+        self.timestep_map = np.asarray(timestep_map, dtype=np.float64)
         self.alpha_bar = np.cumprod(1 - self.betas)
         self.alpha_bar_prev = np.append(1.0, self.alpha_bar[:-1])
         # q(x_{t−1} | x_t, x_0): IDDPM equations 10 and 11
         self.posterior_variance = self.betas * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
-        second = self.posterior_variance[1] if self.T > 1 else self.betas[0]  # the first variance is 0 and has no logarithm
+        second = self.posterior_variance[1] if self.T > 1 else self.betas[0]  # the first is 0 and has no logarithm
         self.posterior_log_variance_clipped = np.log(np.append(second, self.posterior_variance[1:]))
         self.posterior_mean_coef1 = self.betas * np.sqrt(self.alpha_bar_prev) / (1 - self.alpha_bar)
         self.posterior_mean_coef2 = (1 - self.alpha_bar_prev) * np.sqrt(1 - self.betas) / (1 - self.alpha_bar)
 
     def extract(
         self,
-        table: np.ndarray,  # (T,) one number a step
+        table: np.ndarray,  # (T,) one number per step
         t: torch.Tensor,  # (batch,) steps, 0 … T−1
         x: torch.Tensor,  # (batch, …) what the numbers are for; gives shape, precision and device
     ) -> torch.Tensor:  # (batch, 1, …), broadcastable to x
@@ -70,7 +72,8 @@ def q_sample(
     noise: torch.Tensor,  # like x0, standard normal
 ) -> torch.Tensor:  # like x0
     "Noise a clean signal to step t (IDDPM equation 9)"
-    return self.extract(np.sqrt(self.alpha_bar), t, x0) * x0 + self.extract(np.sqrt(1 - self.alpha_bar), t, x0) * noise
+    signal, sigma = np.sqrt(self.alpha_bar), np.sqrt(1 - self.alpha_bar)
+    return self.extract(signal, t, x0) * x0 + self.extract(sigma, t, x0) * noise
 
 # %% ../nbs/20_diffusion.ipynb #70565d3a
 @patch
@@ -81,7 +84,8 @@ def predict_x0(
     eps: torch.Tensor,  # like xt, the noise in it
 ) -> torch.Tensor:  # like xt
     "The clean signal that this noise implies"
-    scale, noise = self.extract(np.sqrt(1 / self.alpha_bar), t, xt), self.extract(np.sqrt(1 / self.alpha_bar - 1), t, xt)
+    scale = self.extract(np.sqrt(1 / self.alpha_bar), t, xt)
+    noise = self.extract(np.sqrt(1 / self.alpha_bar - 1), t, xt)
     return scale * xt - noise * eps
 
 
@@ -93,14 +97,15 @@ def predict_eps(
     x0: torch.Tensor,  # like xt, clean
 ) -> torch.Tensor:  # like xt
     "The noise that this clean signal implies"
-    scale, noise = self.extract(np.sqrt(1 / self.alpha_bar), t, xt), self.extract(np.sqrt(1 / self.alpha_bar - 1), t, xt)
+    scale = self.extract(np.sqrt(1 / self.alpha_bar), t, xt)
+    noise = self.extract(np.sqrt(1 / self.alpha_bar - 1), t, xt)
     return (scale * xt - x0) / noise
 
 # %% ../nbs/20_diffusion.ipynb #fe7b99a5
 @patch
 def q_posterior(
     self: Diffusion,
-    x0: torch.Tensor,  # (batch, …) clean, or a guess of it
+    x0: torch.Tensor,  # (batch, …) clean, or an estimate of it
     xt: torch.Tensor,  # like x0, at step t
     t: torch.Tensor,  # (batch,) steps
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mean, like x0; log-variance, (batch, 1, …)
@@ -113,13 +118,14 @@ def q_posterior(
 def x0_from_output(
     self: Diffusion,
     output: torch.Tensor,  # (batch, channel, …) the network's first output: ε, velocity or x_0
-    xt: torch.Tensor,  # like output, what it saw
+    xt: torch.Tensor,  # like output, the network's input
     t: torch.Tensor,  # (batch,) steps
 ) -> torch.Tensor:  # like xt
     "The clean signal that the network's output implies"
     if self.prediction_type == "sample": return output
     if self.prediction_type == "epsilon": return self.predict_x0(xt, t, output)
-    return self.extract(np.sqrt(self.alpha_bar), t, xt) * xt - self.extract(np.sqrt(1 - self.alpha_bar), t, xt) * output
+    signal, sigma = np.sqrt(self.alpha_bar), np.sqrt(1 - self.alpha_bar)
+    return self.extract(signal, t, xt) * xt - self.extract(sigma, t, xt) * output
 
 
 @patch
@@ -132,18 +138,19 @@ def target(
     "What the network's first output should be: the noise, the velocity, or the clean signal"
     if self.prediction_type == "sample": return x0
     if self.prediction_type == "epsilon": return noise
-    return self.extract(np.sqrt(self.alpha_bar), t, x0) * noise - self.extract(np.sqrt(1 - self.alpha_bar), t, x0) * x0
+    signal, sigma = np.sqrt(self.alpha_bar), np.sqrt(1 - self.alpha_bar)
+    return self.extract(signal, t, x0) * noise - self.extract(sigma, t, x0) * x0
 
 # %% ../nbs/20_diffusion.ipynb #9b83dcab
 @patch
 def p_mean_variance(
     self: Diffusion,
-    output: torch.Tensor,  # (batch, 2·channel, …) the network's ε (or velocity) and v
-    xt: torch.Tensor,  # (batch, channel, …) what it saw
+    output: torch.Tensor,  # (batch, 2·channel, …) the network's ε (or velocity, or x_0) and v
+    xt: torch.Tensor,  # (batch, channel, …) the network's input
     t: torch.Tensor,  # (batch,) steps
-    clip_denoised: bool = False,  # hold the guess of x_0 in [−1, 1]; for sampling
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # mean, log-variance and guess of x_0, each like xt
-    "The step before as the network believes it, pθ(x_{t−1} | x_t) (IDDPM equations 13 and 15)"
+    clip_denoised: bool = False,  # clamp the estimate of x_0 to [−1, 1]; for sampling
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # mean, log-variance and estimate of x_0, each like xt
+    "The network's distribution of the step before, pθ(x_{t−1} | x_t) (IDDPM equations 3, 13 and 15)"
     first, v = output.chunk(2, dim=1)
     x0 = self.x0_from_output(first, xt, t)
     if clip_denoised: x0 = x0.clamp(-1, 1)
@@ -157,34 +164,37 @@ def model_timesteps(
     self: Diffusion,
     t: torch.Tensor,  # (batch,) steps
 ) -> torch.Tensor:  # (batch,) float, 0 … 1000
-    "What the network is told: t·1000/T"
+    "The network's time input: t·1000/T"
     return torch.as_tensor(self.timestep_map, dtype=torch.float32, device=t.device)[t]
 
 # %% ../nbs/20_diffusion.ipynb #637859c3
 def normal_kl(
-    mean1: torch.Tensor,
-    log_variance1: torch.Tensor,
-    mean2: torch.Tensor,
-    log_variance2: torch.Tensor,
+    mean1: torch.Tensor,  # of any shape
+    log_variance1: torch.Tensor,  # like mean1
+    mean2: torch.Tensor,  # like mean1
+    log_variance2: torch.Tensor,  # like mean1
 ) -> torch.Tensor:  # elementwise, in nats
-    "Divergence of the second normal distribution from the first"
+    "Kullback–Leibler divergence of the first normal distribution from the second"
     return 0.5 * (log_variance2 - log_variance1 - 1 + (log_variance1 - log_variance2).exp()
                   + (mean1 - mean2) ** 2 * (-log_variance2).exp())
 
 # %% ../nbs/20_diffusion.ipynb #8d3d8f04
-def approx_standard_normal_cdf(x: torch.Tensor) -> torch.Tensor:
-    "The standard normal distribution's integral up to x, by the tanh approximation"
+def approx_standard_normal_cdf(
+    x: torch.Tensor,  # of any shape
+) -> torch.Tensor:  # like x, 0 … 1
+    "The cumulative distribution of the standard normal, by the tanh approximation"
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def discretized_gaussian_log_likelihood(
-    x: torch.Tensor,  # in [−1, 1]
-    mean: torch.Tensor,
-    log_variance: torch.Tensor,
-) -> torch.Tensor:  # elementwise, in nats
-    "Log-probability of the bin around x, of 256; the outermost reach to infinity"
+    x: torch.Tensor,  # of any shape, in [−1, 1]
+    mean: torch.Tensor,  # broadcastable to x
+    log_variance: torch.Tensor,  # broadcastable to x
+) -> torch.Tensor:  # like x, in nats
+    "Log-probability of the bin around x, one of 256; the outermost bins reach to infinity"
     precision = (-0.5 * log_variance).exp()
-    upper, lower = approx_standard_normal_cdf((x - mean + 1 / 255) * precision), approx_standard_normal_cdf((x - mean - 1 / 255) * precision)
+    upper = approx_standard_normal_cdf((x - mean + 1 / 255) * precision)
+    lower = approx_standard_normal_cdf((x - mean - 1 / 255) * precision)
     mass = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
     return mass.clamp(min=1e-12).log()
 
@@ -211,7 +221,7 @@ def hybrid_loss(
     x0: torch.Tensor,  # (batch, channel, …) clean, in [−1, 1]
     t: torch.Tensor,  # (batch,) steps, drawn uniformly by the caller
     noise: torch.Tensor,  # like x0, drawn by the caller
-    **cond,  # handed on to the model: the condition and its mask
+    **cond,  # passed to the model: the condition and its mask
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # loss, and its parts "mse" and "vlb", each (batch,)
     "L_simple + 0.001·L_vlb, at one step per item (IDDPM equation 16)"
     xt = self.q_sample(x0, t, noise)
@@ -224,23 +234,25 @@ def hybrid_loss(
 # %% ../nbs/20_diffusion.ipynb #365459f0
 @patch(as_prop=True)
 def log_snr(self: Diffusion) -> np.ndarray:  # (T,) falling
-    "λ = ½ log(ᾱ/(1−ᾱ)): how much signal there is for the noise, at each step"
+    "λ = ½ log(ᾱ/(1−ᾱ)), half the log signal-to-noise ratio, at each step"
     return 0.5 * np.log(self.alpha_bar / (1 - self.alpha_bar))
 
 # %% ../nbs/20_diffusion.ipynb #baf39157
-LAMBDA_MIN = -5.1  # the λ where "logsnr" begins; deeper down only if there are not steps enough above
+LAMBDA_MIN = -5.1  # the λ where "logsnr" begins; it begins lower if there are too few steps above
 
 
 @patch
 def spaced_timesteps(
     self: Diffusion,
     steps: int,  # how many, 1 … T
-    timestep_spacing: str = "linspace",  # "uniform": from step 0 to T−1; "trailing": from T/steps − 1 to T−1; "logsnr": even in λ, from step 0 to λ = −5.1. A single step is the noisy end
+    timestep_spacing: str = "linspace",  # 0 … T−1; "trailing": T/steps − 1 … T−1; "logsnr": even in λ, 0 … λ = −5.1
 ) -> np.ndarray:  # (steps,) whole numbers, rising, all different
-    "The steps that a walk of so many goes through. Raises InputError."
+    "The steps of a sampling run; a single step is the noisiest. Raises InputError."
     if steps not in range(1, self.T + 1):
         raise InputError(f"steps is {steps}: this model was trained with {self.T}, so 1 to {self.T} are possible")
-    if timestep_spacing not in TIMESTEP_SPACINGS: raise InputError(f"unknown spacing {timestep_spacing!r}: choose from {', '.join(map(repr, TIMESTEP_SPACINGS))}")
+    if timestep_spacing not in TIMESTEP_SPACINGS:
+        known = ", ".join(map(repr, TIMESTEP_SPACINGS))
+        raise InputError(f"timestep_spacing is {timestep_spacing!r}: choose from {known}")
     steps, T = int(steps), self.T
     if timestep_spacing == "trailing": return (np.arange(1, steps + 1) * (T / steps)).round().astype(int) - 1
     if timestep_spacing == "linspace" and steps == 1: return np.array([T - 1])
@@ -248,7 +260,7 @@ def spaced_timesteps(
     snr = self.log_snr
     wanted = np.linspace(max(snr[-1], LAMBDA_MIN), snr[0], steps)[::-1]
     nearest = np.interp(wanted, snr[::-1], np.arange(T)[::-1]).round().astype(int)
-    # where λ changes by more than a stride from one step to the next, several want the same: they take its neighbours
+    # where λ changes by more than a stride from one step to the next, several strides share a step: take its neighbors
     spare = np.maximum.accumulate(nearest - np.arange(steps)).clip(0, max(nearest[-1] - steps + 1, 0))
     return spare + np.arange(steps)
 
@@ -270,7 +282,8 @@ def truncated(
     self: Diffusion,
     strength: float,  # share of the steps, above 0, at most 1
 ) -> Diffusion:
-    "The same process, broken off while there still is signal. Raises InputError."
-    if not 0 < strength <= 1: raise InputError(f"strength is {strength}: expected a number above 0 (nothing changes), at most 1 (nothing stays)")
+    "The first steps of the same process. Raises InputError."
+    if not 0 < strength <= 1:
+        raise InputError(f"strength is {strength}: expected a number above 0 (no change), at most 1 (nothing is kept)")
     steps = max(1, round(strength * self.T))
     return Diffusion(self.betas[:steps], self.timestep_map[:steps], self.prediction_type)

@@ -17,76 +17,84 @@ from .request import check_guidance
 
 # %% ../nbs/21_samplers.ipynb #638fe856
 def rescale_noise_cfg(
-    guided: torch.Tensor,  # (batch, channel, …) the guided answer
-    cond: torch.Tensor,  # like mixed, the conditional answer
+    guided: torch.Tensor,  # (batch, channel, …) the guided output
+    cond: torch.Tensor,  # like guided, the conditional output
     phi: float,  # φ, 0 … 1
-) -> torch.Tensor:  # like mixed
-    "Each item a share of the way to the spread of the conditional answer (Lin et al., 2024, equations 15 and 16)"
-    spread = lambda x: x.flatten(1).std(1).clamp(min=1e-12).view(-1, *[1] * (x.ndim - 1))
-    return guided * (phi * spread(cond) / spread(guided) + 1 - phi)
+) -> torch.Tensor:  # like guided
+    "Rescale each item towards the standard deviation of the conditional output (Lin et al., 2024, equations 15 and 16)"
+    def std(x): return x.flatten(1).std(1).clamp(min=1e-12).view(-1, *[1] * (x.ndim - 1))
+    return guided * (phi * std(cond) / std(guided) + 1 - phi)
 
 # %% ../nbs/21_samplers.ipynb #b6d5f391
 def cfg_denoiser(
-    denoiser: Callable,  # (x, time, condition) -> (batch, 2·channel, …)
+    denoiser: Callable,  # (x, time, condition) → (batch, 2·channel, …)
     condition: torch.Tensor,  # (batch, …) one per item
-    null: torch.Tensor,  # what stands for "no condition"; broadcastable to condition
-    guidance_scale: float = 1.0,  # guidance; 0: unconditional, 1: plain conditional, above 1: more than that
-    guidance_interval: tuple[float, float] | None = None,  # times between which w holds, 0 (clean) ≤ low < high ≤ 1000 (noise); outside it is 1. None: everywhere
-    guidance_rescale: float = 0.0,  # share, 0 … 1, of the way back to the spread of the conditional answer; 0: none
-) -> Callable:  # (x, time) -> (batch, 2·channel, …), as the samplers call it: one time for the whole batch
+    null: torch.Tensor,  # the null condition; broadcastable to condition
+    guidance_scale: float = 1.0,  # w; 0: unconditional, 1: plain conditional, above 1: stronger guidance
+    guidance_interval: tuple[float, float] | None = None,  # times, 0 (clean) ≤ low < high ≤ 1000 (noise); None: all
+    guidance_rescale: float = 0.0,  # φ of `rescale_noise_cfg`, 0 … 1
+) -> Callable:  # (x, time) → (batch, 2·channel, …), as the samplers call it: one time for the whole batch
     "The denoiser under classifier-free guidance (CLIPSonic §2, footnote 2). Raises InputError."
     check_guidance(guidance_interval, guidance_rescale)
     if guidance_scale == 1: return lambda x, time: denoiser(x, time, condition)
-    both, (low, high) = torch.cat([null.expand_as(condition), condition]), guidance_interval or (0, math.inf)
+    both = torch.cat([null.expand_as(condition), condition])
+    low, high = guidance_interval or (0, math.inf)
 
     def model(x, time):
         if not low <= time[0] <= high: return denoiser(x, time, condition)
         uncond, cond = denoiser(torch.cat([x, x]), torch.cat([time, time]), both).chunk(2)
         eps, v = cond.chunk(2, dim=1)
         guided = (1 - guidance_scale) * uncond.chunk(2, dim=1)[0] + guidance_scale * eps
-        return torch.cat([rescale_noise_cfg(guided, eps, guidance_rescale) if guidance_rescale else guided, v], dim=1)
+        if guidance_rescale: guided = rescale_noise_cfg(guided, eps, guidance_rescale)
+        return torch.cat([guided, v], dim=1)
 
     return model
 
 # %% ../nbs/21_samplers.ipynb #6f9060b6
 def count_nfe(
     diffusion: Diffusion,  # the schedule that the model was trained with
-    steps: int,  # of the walk
-    guidance_scale: float = 1.5,  # guidance
+    steps: int,  # of the sampling run
+    guidance_scale: float = 1.5,  # 1: no guidance
     guidance_interval: tuple[float, float] | None = None,  # as in `cfg_denoiser`
-    timestep_spacing: str = "linspace",  # which steps, of `TIMESTEP_SPACINGS`; mind that dpm_solver's own is "logsnr"
+    timestep_spacing: str = "linspace",  # one of `TIMESTEP_SPACINGS`; the default of `dpmpp_2m` is "logsnr"
 ) -> int:  # steps … 2·steps
-    "How often the network answers for one clip, with and without the condition. Raises InputError."
+    "Number of network evaluations (NFE) for one clip, with and without the condition. Raises InputError."
     check_guidance(guidance_interval, 0.0)
-    schedule, (low, high) = diffusion.respace(steps, timestep_spacing), guidance_interval or (0, math.inf)
+    schedule = diffusion.respace(steps, timestep_spacing)
+    low, high = guidance_interval or (0, math.inf)
     times = schedule.model_timesteps(torch.arange(schedule.T))
     return schedule.T + (guidance_scale != 1) * int(((low <= times) & (times <= high)).sum())
 
-# %% ../nbs/21_samplers.ipynb #18b5d7c2
-def check_generators(generators, noise):
-    "Raises InputError unless there is a stream for each item"
+# %% ../nbs/21_samplers.ipynb #6e93d572
+def check_generators(
+    generators: list[torch.Generator] | None,  # one per item
+    noise: torch.Tensor,  # (batch, …)
+):
+    "Raises InputError unless there is a generator for each item"
     if generators is None or len(generators) != len(noise):
         given = "none" if generators is None else len(generators)
-        raise InputError(f"{given} noise streams were given for {len(noise)} items: expected one each (`clip_generators`)")
+        raise InputError(f"{given} noise streams were given for {len(noise)} items: "
+                         "expected one generator each (`clip_generators`)")
 
-# %% ../nbs/21_samplers.ipynb #6e93d572
+
 @torch.no_grad()
 def ddpm(
-    model: Callable,  # (x, time) -> (batch, 2·channel, …): ε (or velocity) and v
+    model: Callable,  # (x, time) → (batch, 2·channel, …): ε (or velocity, or x_0) and v
     diffusion: Diffusion,  # the schedule that the model was trained with
-    noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, where the walk starts
+    noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, the start of the run
     generators: list[torch.Generator],  # one per item, for the noise of the steps
     steps: int | None = None,  # evaluations of the model, 1 … T; None: all T
-    clip_denoised: bool = True,  # hold each guess of x_0 in [−1, 1]
-    callback: Callable | None = None,  # called after each step with (done, steps, guess of x_0)
-    timestep_spacing: str = "linspace",  # which steps, of `TIMESTEP_SPACINGS`
+    clip_denoised: bool = True,  # clamp each estimate of x_0 to [−1, 1]
+    callback: Callable | None = None,  # called after each step with (done, steps, estimate of x_0)
+    timestep_spacing: str = "linspace",  # one of `TIMESTEP_SPACINGS`
 ) -> torch.Tensor:  # like noise
     "Ancestral sampling with the learned variance (IDDPM §2 and §4). Raises InputError."
     check_generators(generators, noise)
     schedule, x = diffusion.respace(diffusion.T if steps is None else steps, timestep_spacing), noise
     for i in reversed(range(schedule.T)):
         t = torch.full((len(x),), i, device=x.device)
-        mean, log_variance, x0 = schedule.p_mean_variance(model(x, schedule.model_timesteps(t)).to(x.dtype), x, t, clip_denoised)
+        output = model(x, schedule.model_timesteps(t)).to(x.dtype)
+        mean, log_variance, x0 = schedule.p_mean_variance(output, x, t, clip_denoised)
         x = mean if i == 0 else mean + (0.5 * log_variance).exp() * randn_per_clip(x.shape[1:], generators).to(x)
         if callback: callback(schedule.T - i, schedule.T, x0)
     return x
@@ -94,15 +102,15 @@ def ddpm(
 # %% ../nbs/21_samplers.ipynb #b0cd82d7
 @torch.no_grad()
 def ddim(
-    model: Callable,  # (x, time) -> (batch, channel or more, …): ε, velocity or x_0; what follows it, such as v, is not used
+    model: Callable,  # (x, time) → (batch, channel or more, …): ε, velocity or x_0; channels after it are not used
     diffusion: Diffusion,  # the schedule that the model was trained with
-    noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, where the walk starts
+    noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, the start of the run
     generators: list[torch.Generator] | None = None,  # one per item; not needed where eta is 0
     steps: int | None = None,  # evaluations of the model, 1 … T; None: all T
     eta: float = 0.0,  # share of fresh noise, 0 … 1
-    clip_denoised: bool = True,  # hold each guess of x_0 in [−1, 1]
-    callback: Callable | None = None,  # called after each step with (done, steps, guess of x_0)
-    timestep_spacing: str = "linspace",  # which steps, of `TIMESTEP_SPACINGS`
+    clip_denoised: bool = True,  # clamp each estimate of x_0 to [−1, 1]
+    callback: Callable | None = None,  # called after each step with (done, steps, estimate of x_0)
+    timestep_spacing: str = "linspace",  # one of `TIMESTEP_SPACINGS`
 ) -> torch.Tensor:  # like noise
     "Denoising diffusion implicit sampling (Song et al., 2021, equation 12). Raises InputError."
     if not 0 <= eta <= 1: raise InputError(f"eta is {eta}: expected 0 (no fresh noise) to 1")
@@ -110,11 +118,12 @@ def ddim(
     schedule, x = diffusion.respace(diffusion.T if steps is None else steps, timestep_spacing), noise
     for i in reversed(range(schedule.T)):
         t = torch.full((len(x),), i, device=x.device)
-        x0 = schedule.x0_from_output(model(x, schedule.model_timesteps(t))[:, : x.shape[1]].to(x.dtype), x, t)
+        output = model(x, schedule.model_timesteps(t))[:, : x.shape[1]].to(x.dtype)
+        x0 = schedule.x0_from_output(output, x, t)
         if clip_denoised: x0 = x0.clamp(-1, 1)
-        eps = schedule.predict_eps(x, t, x0)  # not the model's: x_0 may have been clipped
-        before, sigma = schedule.alpha_bar_prev[i], eta * schedule.posterior_variance[i] ** 0.5
-        x = before**0.5 * x0 + (1 - before - sigma**2) ** 0.5 * eps
+        eps = schedule.predict_eps(x, t, x0)  # not the model's: x_0 may have been clamped
+        alpha_bar_prev, sigma = schedule.alpha_bar_prev[i], eta * schedule.posterior_variance[i] ** 0.5
+        x = alpha_bar_prev**0.5 * x0 + (1 - alpha_bar_prev - sigma**2) ** 0.5 * eps
         if sigma > 0: x = x + sigma * randn_per_clip(x.shape[1:], generators).to(x)
         if callback: callback(schedule.T - i, schedule.T, x0)
     return x
@@ -122,30 +131,32 @@ def ddim(
 # %% ../nbs/21_samplers.ipynb #a622703e
 @torch.no_grad()
 def dpmpp_2m(
-    model: Callable,  # (x, time) -> (batch, channel or more, …): ε, velocity or x_0; what follows it, such as v, is not used
+    model: Callable,  # (x, time) → (batch, channel or more, …): ε, velocity or x_0; channels after it are not used
     diffusion: Diffusion,  # the schedule that the model was trained with
-    noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, where the walk starts
-    generators: list[torch.Generator] | None = None,  # not used: nothing random is added
+    noise: torch.Tensor,  # (batch, channel, …) standard normal: x_T, the start of the run
+    generators: list[torch.Generator] | None = None,  # not used: no noise is added
     steps: int | None = None,  # evaluations of the model, 1 … T; None: all T
-    clip_denoised: bool = True,  # hold each guess of x_0 in [−1, 1]
-    callback: Callable | None = None,  # called after each step with (done, steps, guess of x_0)
-    timestep_spacing: str = "logsnr",  # which steps, of `TIMESTEP_SPACINGS`
+    clip_denoised: bool = True,  # clamp each estimate of x_0 to [−1, 1]
+    callback: Callable | None = None,  # called after each step with (done, steps, estimate of x_0)
+    timestep_spacing: str = "logsnr",  # one of `TIMESTEP_SPACINGS`
 ) -> torch.Tensor:  # like noise
     "DPM-Solver++ 2M, second order from one evaluation a step (Lu et al., 2022, Algorithm 2). Raises InputError."
-    schedule, x, last = diffusion.respace(diffusion.T if steps is None else steps, timestep_spacing), noise, None
-    snr = schedule.log_snr
+    schedule, x = diffusion.respace(diffusion.T if steps is None else steps, timestep_spacing), noise
+    lambdas, x0_previous = schedule.log_snr, None
     for i in reversed(range(schedule.T)):
         t = torch.full((len(x),), i, device=x.device)
-        x0 = schedule.x0_from_output(model(x, schedule.model_timesteps(t))[:, : x.shape[1]].to(x.dtype), x, t)
+        output = model(x, schedule.model_timesteps(t))[:, : x.shape[1]].to(x.dtype)
+        x0 = schedule.x0_from_output(output, x, t)
         if clip_denoised: x0 = x0.clamp(-1, 1)
-        aim = x0
+        x0_extrapolated = x0  # D
         if 0 < i < schedule.T - 1:
-            ahead, behind = snr[i - 1] - snr[i], snr[i] - snr[i + 1]
-            if ahead <= 2 * behind: aim = x0 + ahead / (2 * behind) * (x0 - last)
-        before = schedule.alpha_bar_prev[i]
-        x, last = before**0.5 * aim + (1 - before) ** 0.5 * schedule.predict_eps(x, t, aim), x0
+            h, h_last = lambdas[i - 1] - lambdas[i], lambdas[i] - lambdas[i + 1]
+            if h <= 2 * h_last: x0_extrapolated = x0 + h / (2 * h_last) * (x0 - x0_previous)
+        alpha_bar_prev, eps = schedule.alpha_bar_prev[i], schedule.predict_eps(x, t, x0_extrapolated)
+        x = alpha_bar_prev**0.5 * x0_extrapolated + (1 - alpha_bar_prev) ** 0.5 * eps
+        x0_previous = x0
         if callback: callback(schedule.T - i, schedule.T, x0)
     return x
 
-# %% ../nbs/21_samplers.ipynb #1e5419b6
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++2m": dpmpp_2m}  # by the names that `generate` and the terminal know
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm++2m": dpmpp_2m}  # by the names of `generate` and the command line

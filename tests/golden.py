@@ -1,4 +1,4 @@
-"""Golden figures of openai/improved-diffusion, at weights and inputs that a formula gives, so that only answers are
+"""Golden numbers of openai/improved-diffusion, at weights and inputs that a formula gives, so that only answers are
 stored.
 
 `python tests/golden.py CHECKOUT`, with CHECKOUT a folder that holds that repository, runs it and rewrites the fixture.
@@ -19,10 +19,11 @@ HOW = ('Made by tests/golden.py from openai/improved-diffusion (commit {commit})
        'channel_mult=(1, 2, 2), num_heads=4, use_scale_shift_norm=True), cosine schedule of 4000 steps, '
        'learned variance range, rescaled MSE and time. Weights, inputs and noise are squares modulo a prime: '
        'see fill and wave.')
-UNET = dict(model_channels=32, channel_mult=(1, 2, 2), num_res_blocks=1, attention_resolutions=(32, 16), num_heads=4, condition_dim=8)
+UNET = dict(model_channels=32, channel_mult=(1, 2, 2), num_res_blocks=1, attention_resolutions=(32, 16), num_heads=4,
+            condition_dim=8)
 TIMES = torch.tensor([0, 1, 1999, 3999])        # where losses and posteriors are compared
 ROWS = np.r_[0:20, 20:3980:20, 3980:4000]       # rows of the tables that are stored
-STEPS = 10                                      # of the shortened walks
+STEPS = 10                                      # of the shortened sampling runs
 
 def wave(*shape, k=0):
     "Numbers in (−1, 1) that look random and are the same everywhere."
@@ -62,7 +63,7 @@ class Noise:
         return 1.4 * wave(*like.shape, k=100 + self.calls)
 
 def golden():
-    "The stored figures: name → tensor."
+    "The stored numbers: name → tensor."
     with np.load(FIXTURE) as f: return {k: torch.from_numpy(f[k]) for k in f.files if k != 'how'}
 
 def make(checkout):

@@ -1,4 +1,4 @@
-"Checkpoints that are missing, foreign, damaged or half written, and what is said of them."
+"Checkpoints that are missing, foreign, damaged, half written or from before 0.1.0, and the errors that name it."
 import json
 import shutil
 import signal
@@ -6,19 +6,30 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 import torch
 
-from clipsonic.checkpoint import (RENAMED_TENSORS, config_digest, describe, load_config, load_network, load_strict, load_tensors, parsed,
-                                  rename_settings, save_checkpoint, unwrapped, resolve_model, write_config)
+from clipsonic.checkpoint import (RENAMED, config_digest, describe, load_config, load_network, load_strict,
+                                  load_tensors, parsed, rename_settings, resolve_model, save_checkpoint, unwrapped,
+                                  write_config)
 from clipsonic.clap import load_clap
-from clipsonic.core import CheckpointError, ClipsonicError, Count, InputError, Size
+from clipsonic.clip import load_clip
+from clipsonic.core import CheckpointError, Count, InputError, Size
+from clipsonic.engine import train
+from clipsonic.mel_inversion import ISTFTHead, ISTFTHeadConfig
 from clipsonic.pipeline import Pipeline, pack
+from clipsonic.prior import load_prior
 from clipsonic.scores import load_classifier
 from clipsonic.systems import load_denoiser
+from clipsonic.vocoder import Vocoder, save_vocoder
 from conftest import naming
+from test_engine import Pair, state
+from tiny import drawn
+
+OLDER = json.loads((Path(__file__).parent / "fixtures" / "older_configs.json").read_text(encoding="utf-8"))
 
 def network(width=4): return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Linear(width, 1))
 
@@ -57,7 +68,7 @@ def test_config_needs_a_kind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 def test_folders_that_are_no_checkpoint(folder, tmp_path):
-    raises(f"{tmp_path}/walk", load_config, tmp_path / "walk")
+    raises(f"{tmp_path}/none", load_config, tmp_path / "none")
     raises(f"{folder}/card.md file", load_config, folder / "card.md")
     raises(f"{tmp_path}/empty config.json", load_config, make(tmp_path / "empty"))
     (make(tmp_path / "photos") / "dog.jpg").write_text("")
@@ -223,6 +234,10 @@ def as_before(folder):
     write_config(folder, config)
     return folder
 
+def assert_same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
 def test_a_denoiser_with_older_names_is_read(runs, tmp_path):
     today = runs / "denoiser" / "model"
     before = as_before(shutil.copytree(today, tmp_path / "denoiser"))
@@ -232,7 +247,7 @@ def test_a_denoiser_with_older_names_is_read(runs, tmp_path):
         old = load_denoiser(before, "cpu")
     new = load_denoiser(today, "cpu")
     assert old.unet.config == new.unet.config
-    assert all(torch.equal(a, b) for a, b in zip(old.unet.state_dict().values(), new.unet.state_dict().values(), strict=True))
+    assert_same(old.unet, new.unet)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_denoiser(before, "cpu")  # once is enough
@@ -261,11 +276,90 @@ def test_older_names_excuse_nothing_else(runs, tmp_path):
     write_config(before, config)
     raises("unet is 3: expected an object", load_denoiser, before)
 
+@pytest.mark.parametrize("name", OLDER)
+def test_shipped_configs_from_before_are_today_s(name):
+    "The fixture holds what the shipped configs said before 0.1.0, where it was something else (long lists: the first)."
+    config, today = json.loads(json.dumps(OLDER[name])), load_config(resolve_model("pocket").parent / name)
+    assert rename_settings(config)
+    for key, value in config.items():
+        if key == "known_sounds": assert value == today[key][:len(value)]
+        elif key == "known_words": assert value == {sound: today[key][sound] for sound in value}
+        else: assert value == today[key], key
+    assert config.keys() <= today.keys() and rename_settings(config) == {}
+
+def before(config):
+    "A config with the names and values of before 0.1.0."
+    config = json.loads(json.dumps(config))
+    for older, entry in RENAMED[config["kind"]].items():
+        now, values = (entry, {}) if isinstance(entry, str) else entry
+        *above, key = now.split(".")
+        section = config
+        for name in above: section = section.get(name) or {}
+        if key not in section: continue
+        value = section.pop(key)
+        put(config, older, {new: old for old, new in values.items()}.get(value, value) if values else value)
+    return config
+
+def older_copy(folder, copy):
+    "A copy of a checkpoint as a version before 0.1.0 saved it, under its digests."
+    shutil.copytree(folder, copy)
+    for file in copy.rglob("config.json"):
+        write_config(file.parent, before(json.loads(file.read_text(encoding="utf-8"))))
+    return copy
+
+LOADED = {  # kind → folder of today, function that loads it, its network
+    "clip": ("pocket/clip", load_clip, lambda loaded: loaded.model),
+    "clap": ("pocket-clap", load_clap, lambda loaded: loaded.model),
+    "classifier": ("pocket-listener", load_classifier, lambda loaded: loaded),
+    "prior": ("pocket/prior-pd", load_prior, lambda loaded: loaded.network),
+    "vocoder": ("pocket-bigvgan", Vocoder.load, lambda loaded: loaded.network),
+    "mel-inversion": ("pocket/vocoder", Vocoder.load, lambda loaded: loaded.network),
+    "denoiser": ("pocket/denoiser", load_denoiser, lambda loaded: loaded.unet)}
+
+@pytest.mark.parametrize("kind", LOADED)
+def test_a_checkpoint_from_before_is_loaded(kind, tmp_path):
+    name, load, network = LOADED[kind]
+    today = resolve_model("pocket").parent / name
+    old = older_copy(today, tmp_path / "old")
+    assert load_config(today, kind) and json.loads((old / "config.json").read_text()) != load_config(today, kind)
+    with pytest.warns(UserWarning, match="names from before 0.1.0"): loaded = load(old, device="cpu")
+    assert_same(network(loaded), network(load(today, device="cpu")))
+
+def test_an_istft_head_from_before_is_loaded(tmp_path):
+    head = drawn(ISTFTHead(ISTFTHeadConfig()), 5)
+    save_vocoder(tmp_path / "head", head, about={"losses": {"discriminators": None, "lambda_mel": 45.0}})
+    old = older_copy(tmp_path / "head", tmp_path / "old")
+    config = json.loads((old / "config.json").read_text())
+    assert config["losses"] == {"critics": None, "mel": 45.0} and "low" in config["model"]["inversion"]["mel"]
+    with pytest.warns(UserWarning, match="model.inversion.mel.low.*losses.critics"): loaded = Vocoder.load(old, "cpu")
+    assert_same(loaded.network, head)
+
+def test_a_pipeline_from_before_is_loaded(runs, tmp_path):
+    old = older_copy(runs / "model", tmp_path / "old")
+    assert "knows" in json.loads((old / "config.json").read_text())
+    with pytest.warns(UserWarning, match="knows.*known_sounds"): config = load_config(old)
+    assert config["known_sounds"] == load_config(runs / "model")["known_sounds"]
+    with pytest.warns(UserWarning, match="names from before 0.1.0"): pipeline = Pipeline.load(old, "cpu")
+    today = Pipeline.load(runs / "model", "cpu")
+    assert_same(pipeline.denoiser.unet, today.denoiser.unet)
+
+def test_a_run_from_before_goes_on(tmp_path):
+    train(Pair(), tmp_path / "whole", progress=False, cpu=True)
+    train(Pair(), tmp_path / "run", steps=6, progress=False, cpu=True)
+    for part in "model", "training":
+        config = json.loads((tmp_path / "run" / part / "config.json").read_text())
+        if part == "training": config["next"] = config.pop("global_step")
+        write_config(tmp_path / "run" / part, config)
+    with pytest.warns(UserWarning, match="next.*global_step"):
+        train(Pair(), tmp_path / "run", resume=True, progress=False, cpu=True)
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "run")
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[key], parts[key]) for key in whole)
+
 def test_names_and_values_of_any_kind_are_renamed(monkeypatch):
-    monkeypatch.setitem(RENAMED_TENSORS, "toy", {
-        "guidance": "guidance_scale", "how.prediction": ("how.prediction_type", {"v_prediction": "v_prediction"}),
+    monkeypatch.setitem(RENAMED, "toy", {
+        "guidance": "guidance_scale", "how.prediction": ("how.prediction_type", {"velocity": "v_prediction"}),
         "steps": "sampling.steps", "way": ("way", {"left": "west"}), "part.a.b": "part.a.c"})
-    config = {"kind": "toy", "guidance": 2.0, "how": {"prediction_type": "v_prediction"}, "steps": 3, "way": "left",
+    config = {"kind": "toy", "guidance": 2.0, "how": {"prediction": "velocity"}, "steps": 3, "way": "left",
               "part": {"a": {"b": [1]}}}
     new = {"kind": "toy", "guidance_scale": 2.0, "how": {"prediction_type": "v_prediction"}, "sampling": {"steps": 3},
            "way": "west", "part": {"a": {"c": [1]}}}
@@ -280,7 +374,7 @@ def test_names_and_values_of_any_kind_are_renamed(monkeypatch):
         assert rename_settings(again := json.loads(json.dumps(same))) == {} and again == same
 
 def test_no_setting_of_today_is_an_older_name():
-    for names in RENAMED_TENSORS.values():
+    for names in RENAMED.values():
         today = [entry if isinstance(entry, str) else entry[0] for entry in names.values()]
         assert len(set(today)) == len(today)
         assert not {before for before, now in zip(names, today) if before != now} & set(today)
@@ -337,10 +431,12 @@ def put(config, path, value):
     config[last] = value
 
 DAMAGE = [
-    ("denoiser", "unet.model_channels", "16"), ("denoiser", "unet.model_channels", 4096), ("denoiser", "unet.channel_mult", [1, 0]),
-    ("denoiser", "unet.attention_resolutions", None), ("denoiser", "mel.hop_length", 0), ("denoiser", "mel.log_min", [0]),
+    ("denoiser", "unet.model_channels", "16"), ("denoiser", "unet.model_channels", 4096),
+    ("denoiser", "unet.channel_mult", [1, 0]),
+    ("denoiser", "unet.attention_resolutions", None), ("denoiser", "mel.hop_length", 0),
+    ("denoiser", "mel.log_min", [0]),
     ("denoiser", "mel", 3), ("denoiser", "diffusion.timesteps", 10**9), ("denoiser", "diffusion.schedule", "linear"),
-    ("denoiser", "diffusion.prediction", 1), ("denoiser", "clip", "tiny"), ("denoiser", "steps", 0),
+    ("denoiser", "diffusion.prediction_type", 1), ("denoiser", "clip", "tiny"), ("denoiser", "steps", 0),
     ("denoiser", "sampler", "none"), ("denoiser", "frames", 10**6), ("denoiser", "guidance_interval", [900, 100]),
     ("denoiser", "guidance_interval", [0]), ("clip", "model.text_heads", 3), ("clip", "model.std", [0, 1, 1]),
     ("clip", "model.mean", [0, 0]), ("clip", "model.image_size", None),

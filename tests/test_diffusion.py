@@ -1,4 +1,4 @@
-"""Schedule, posterior and loss against the original's figures and against first principles."""
+"""Schedule, posterior and loss against the original's numbers and against first principles."""
 import math
 
 import numpy as np
@@ -13,8 +13,9 @@ from conftest import naming
 def test_the_original_tables():
     d, g = Diffusion(), golden()
     np.testing.assert_allclose(d.betas, g['betas'], atol=1e-14)
-    for name in ('log_variance', 'mean_x0', 'mean_xt'):
-        np.testing.assert_allclose(getattr(d, name)[ROWS], g[name], rtol=1e-10)
+    for table, theirs in ((d.posterior_log_variance_clipped, 'log_variance'), (d.posterior_mean_coef1, 'mean_x0'),
+                          (d.posterior_mean_coef2, 'mean_xt')):
+        np.testing.assert_allclose(table[ROWS], g[theirs], rtol=1e-10)
 
 def test_the_original_posterior():
     x, x0 = 1.4 * wave(4, 1, 16, 16), wave(4, 1, 16, 16, k=1)
@@ -87,8 +88,8 @@ def test_variance_interpolates_between_its_bounds():
 def test_bins_sum_to_one():
     levels = torch.linspace(-1, 1, 256)
     for mean in (-0.97, 0., 0.501):
-        assert discretized_gaussian_log_likelihood(levels, torch.tensor(mean), torch.tensor(-6.)).exp().sum() == pytest.approx(1,
-            abs=1e-4)
+        mass = discretized_gaussian_log_likelihood(levels, torch.tensor(mean), torch.tensor(-6.)).exp()
+        assert mass.sum() == pytest.approx(1, abs=1e-4)
 
 def test_divergence_is_torchs():
     from torch.distributions import Normal, kl_divergence
@@ -113,22 +114,23 @@ def test_half_precision_model_and_double_data():
     assert loss.dtype == torch.float32 and loss.isfinite().all()
     assert d.q_sample(x0.double(), torch.tensor([5, 6]), x0.double()).dtype == torch.float64
 
-def test_the_network_sees_a_thousand_times():
+def test_the_network_s_time_runs_to_a_thousand():
     for T in (4000, 1000, 10):
-        assert Diffusion(cosine_betas(T)).model_timesteps(torch.tensor([0, T - 1])).tolist() == pytest.approx([0,
-            1000 - 1000 / T])
+        times = Diffusion(cosine_betas(T)).model_timesteps(torch.tensor([0, T - 1])).tolist()
+        assert times == pytest.approx([0, 1000 - 1000 / T])
     assert math.isclose(Diffusion().respace(3).model_timesteps(torch.tensor([1])).item(), 2000 / 4, abs_tol=0.25)
 
-def test_velocity_is_the_same_thing_seen_from_another_side():
-    "A network that knows ε and one that knows the velocity believe in the same step, and a perfect one has no error."
+def test_epsilon_and_velocity_give_the_same_step():
+    "The true ε and the true velocity imply the same distribution of the step before, and no error."
     eps, velocity = Diffusion(), Diffusion(prediction_type='v_prediction')
     x0, t = wave(4, 1, 4, 4), torch.tensor([1, 400, 2000, 3000])
     noise, v = wave(4, 1, 4, 4, k=1), wave(4, 1, 4, 4, k=2)
     xt, target = eps.q_sample(x0, t, noise), velocity.target(x0, t, noise)
-    for a, b in zip(eps.p_mean_variance(torch.cat([noise, v], 1), xt, t), velocity.p_mean_variance(torch.cat([target, v], 1), xt, t)):
-        close(a, b, 1e-4)
+    by_eps = eps.p_mean_variance(torch.cat([noise, v], 1), xt, t)
+    by_velocity = velocity.p_mean_variance(torch.cat([target, v], 1), xt, t)
+    for a, b in zip(by_eps, by_velocity, strict=True): close(a, b, 1e-4)
     _, parts = velocity.hybrid_loss(lambda x, time: torch.cat([target, v], 1), x0, t, noise)
     close(parts['mse'], torch.zeros(4))
     assert velocity.respace(7).prediction_type == 'v_prediction'
-    with pytest.raises(InputError, match=naming('prediction_type', "'sideways'", "'velocity'")):
+    with pytest.raises(InputError, match=naming('prediction_type', "'sideways'", "'v_prediction'")):
         Diffusion(prediction_type='sideways')

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from clipsonic.core import Audio, InputError
-from clipsonic.mel import (MelConfig, denormalize_mel, griffin_lim, hz_to_mel, log_mel, mel_filterbank, mel_pseudo_inverse,
-                           plot_mel, stft_magnitude, normalize_mel)
+from clipsonic.mel import (MelConfig, denormalize_mel, griffin_lim, hz_to_mel, log_mel, mel_filterbank,
+                           mel_pseudo_inverse, normalize_mel, plot_mel, stft_magnitude)
 from conftest import naming
 
 CONFIGS = {"papers": MelConfig(), "clipsynth": MelConfig(hop_length=1024),
@@ -64,6 +64,22 @@ def test_lengths(samples, frames):
 def test_frames(seconds, frames):
     assert MelConfig().num_frames(seconds) == frames
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("frames", [0, 1, 64, 125])
+def test_seconds_of_frames(name, frames):
+    config = CONFIGS[name]
+    assert config.seconds(frames) == frames * config.hop_length / config.sample_rate
+    assert config.num_frames(config.seconds(frames)) == frames
+    assert round(config.seconds(frames) * config.sample_rate) == config.num_samples(frames)
+
+@pytest.mark.parametrize("floor", [5e-6, 1e-5, 1e-4, 1e-3])
+def test_silence_is_minus_one_with_any_floor(floor):
+    config = MelConfig(floor=floor)
+    assert config.log_min == math.log(floor) and config.log_max == 3
+    silence = normalize_mel(log_mel(torch.zeros(1, 1, 2048), config), config)
+    assert torch.allclose(silence, torch.full((1, 1, 64, 4), -1.), atol=1e-6)
+    assert MelConfig(floor=floor, log_min=-9.).log_min == -9  # as an older config has it
+
 @pytest.mark.parametrize("waveform", [torch.zeros(1, 1, 0), torch.zeros(100), torch.zeros(1, 2, 100),
                                       torch.zeros(1, 1, 100).int()])
 def test_bad_waveform(waveform):
@@ -95,9 +111,10 @@ def test_autocast_does_not_round(noise):
         magnitude = mel_pseudo_inverse(mel)
     assert torch.equal(mel, log_mel(noise)) and torch.equal(magnitude, mel_pseudo_inverse(mel))
 
-def test_unit_is_linear_and_back():
+def test_normalizing_is_linear_and_inverted():
     mel = torch.linspace(-20, 10, 100)
-    assert torch.allclose(denormalize_mel(normalize_mel(mel)), mel, atol=1e-5) and normalize_mel(mel).max() > 1  # nothing is clamped
+    assert torch.allclose(denormalize_mel(normalize_mel(mel)), mel, atol=1e-5)
+    assert normalize_mel(mel).max() > 1  # nothing is clamped
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("frames", [1, 2, 5])
@@ -124,8 +141,8 @@ def test_griffin_lim_is_aligned(name):
         sound = torch.zeros(1, 1, length)
         sound[..., start:start+200] = burst
         energy = griffin_lim(stft_magnitude(sound, config), config)[0, 0]**2
-        centres = [(e * torch.arange(length)).sum() / e.sum() for e in (energy, sound[0, 0]**2)]
-        assert abs(centres[0] - centres[1]) < config.hop_length / 4, (start, centres)
+        centers = [(e * torch.arange(length)).sum() / e.sum() for e in (energy, sound[0, 0]**2)]
+        assert abs(centers[0] - centers[1]) < config.hop_length / 4, (start, centers)
 
 def test_same_alone_and_in_any_batch(noise):
     batch = torch.cat([noise, noise.flip(0), 0.1 * noise])

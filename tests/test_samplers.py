@@ -1,4 +1,4 @@
-"""Samplers against the original's walks, and against a normal distribution whose exact denoiser is a formula."""
+"""Samplers against the original's sampling runs, and against a normal distribution with an exact denoiser."""
 from unittest import mock
 
 import numpy as np
@@ -11,37 +11,40 @@ from clipsonic.diffusion import TIMESTEP_SPACINGS, Diffusion, cosine_betas
 from clipsonic.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m, count_nfe, cfg_denoiser
 from conftest import naming
 
-def streams_of(noise):
-    return mock.patch('clipsonic.samplers.randn_streams',
+def noise_of(noise):
+    return mock.patch('clipsonic.samplers.randn_per_clip',
                       lambda shape, generators: noise(torch.empty(len(generators), *shape)))
 
 def test_the_original_step():
     x, i = 1.4 * wave(4, 1, 16, 16), torch.tensor([0, 1, 5, 9])
-    short, net = Diffusion().respace(STEPS), same_as_theirs()
-    with torch.no_grad(): mean, log_variance, _ = short.p_mean_variance(net(x, short.model_timesteps(i)), x, i, clip_denoised=True)
+    schedule, net = Diffusion().respace(STEPS), same_as_theirs()
+    with torch.no_grad(): output = net(x, schedule.model_timesteps(i))
+    mean, log_variance, _ = schedule.p_mean_variance(output, x, i, clip_denoised=True)
     close(mean + (i > 0).view(-1, 1, 1, 1) * (log_variance / 2).exp() * Noise()(x), golden()['step'])
 
 @pytest.mark.parametrize('name, sampler, options', [('ddpm', ddpm, {}), ('ddim', ddim, {}),
                                                     ('ddim_eta', ddim, {'eta': 0.7})])
-def test_the_original_walk(name, sampler, options):
+def test_the_original_sampling_run(name, sampler, options):
     noise = Noise()
-    with streams_of(noise):
-        x = sampler(same_as_theirs(), Diffusion(), 1.4 * wave(4, 1, 16, 16), generators=[None] * 4, steps=STEPS, **options)
+    with noise_of(noise):
+        x = sampler(same_as_theirs(), Diffusion(), 1.4 * wave(4, 1, 16, 16), generators=[None] * 4, steps=STEPS,
+                    **options)
     close(x, golden()[name], 1e-4)    # ten evaluations: each step is held to 1e-5 above
 
 # ---- data ~ N(mean, std²): the best denoiser and the exact variance of a reverse step are formulas
 MEAN, STD = 0.2, 0.15
 
 def exact(diffusion, steps, variance='exact', timestep_spacing='linspace'):
-    "The perfect model for normal data. v is the exact variance of this walk's steps, or sits at one of its bounds."
-    short = diffusion.respace(steps, timestep_spacing)
-    ab, before = short.alpha_bar, short.alpha_bar_prev
+    "The perfect model for normal data. v is the exact variance of this run's steps, or sits at one of its bounds."
+    schedule = diffusion.respace(steps, timestep_spacing)
+    ab, before = schedule.alpha_bar, schedule.alpha_bar_prev
     total = before * STD**2 + 1 - before        # variance of x_{t−1}
-    true = total * short.betas / (total * (1 - short.betas) + short.betas)
-    v = {'exact': 2 * (np.log(true) - short.posterior_log_variance_clipped) / (np.log(short.betas) - short.posterior_log_variance_clipped + 1e-300) - 1,
+    true = total * schedule.betas / (total * (1 - schedule.betas) + schedule.betas)
+    low, high = schedule.posterior_log_variance_clipped, np.log(schedule.betas)
+    v = {'exact': 2 * (np.log(true) - low) / (high - low + 1e-300) - 1,
          'large': np.ones(steps), 'small': -np.ones(steps)}[variance]
     def model(x, time):
-        i = int(np.abs(short.timestep_map - time[0].item()).argmin())
+        i = int(np.abs(schedule.timestep_map - time[0].item()).argmin())
         eps = (1 - ab[i])**0.5 * (x - ab[i]**0.5 * MEAN) / (ab[i] * STD**2 + 1 - ab[i])
         return torch.cat([eps, torch.full_like(x, v[i])], 1)
     return model
@@ -105,7 +108,8 @@ def test_a_clip_does_not_depend_on_its_neighbours(name, options):
     net = same_as_theirs()
     def sample(first, n):
         generators = clip_generators(5, n, first)
-        return SAMPLERS[name](net, Diffusion(), randn_per_clip((1, 8, 8), generators), generators=generators, steps=3, **options)
+        noise = randn_per_clip((1, 8, 8), generators)
+        return SAMPLERS[name](net, Diffusion(), noise, generators=generators, steps=3, **options)
     close(sample(0, 3)[2:], sample(2, 1), 1e-4)
 
 def test_inputs_are_left_alone():
@@ -136,16 +140,16 @@ def test_impossible_eta(eta):
 
 @pytest.mark.parametrize('name, options', [('ddpm', {}), ('ddim', {'eta': 1.})])
 @pytest.mark.parametrize('generators', [None, clip_generators(0, 3)])
-def test_streams_must_match(name, options, generators):
+def test_generators_must_match(name, options, generators):
     with pytest.raises(InputError, match=naming('generators', len(generators) if generators else 'none', 2)):
         SAMPLERS[name](None, Diffusion(), torch.zeros(2, 1, 1, 1), generators=generators, steps=2, **options)
 
-# ---- DPM-Solver++ 2M: the noise-free walk between two normals is known, so the order of the error can be measured
+# ---- DPM-Solver++ 2M: the noise-free trajectory between two normals is known, so the error's order is too
 def cosine(T): return Diffusion(cosine_betas(T))
 def linear(T): return Diffusion(np.linspace(1e-4, 0.02, 1000).repeat(T // 1000) * (1000 / T))
 
 def distance(sampler, diffusion, steps, timestep_spacing='logsnr', s=0.5, prediction_type='epsilon', **options):
-    "From where walks with the perfect model of N(MEAN, s²) end to where they should, root mean square"
+    "Root mean square error of the ends of sampling runs with the exact model of N(MEAN, s²)"
     def model(x, time):
         ab = diffusion.alpha_bar[int(np.searchsorted(diffusion.timestep_map, time[0].item() - 1e-4))]
         return (1 - ab)**0.5 * (x - ab**0.5 * MEAN) / (ab * s**2 + 1 - ab)
@@ -155,10 +159,10 @@ def distance(sampler, diffusion, steps, timestep_spacing='logsnr', s=0.5, predic
     return (sampler(model, diffusion, z, steps=steps, clip_denoised=False, timestep_spacing=timestep_spacing, **options)
             - truth).pow(2).mean().sqrt().item()
 
-@pytest.mark.parametrize('schedule, T, counts', [(cosine, 999_000, (40, 80, 160, 320)),
+@pytest.mark.parametrize('make, T, counts', [(cosine, 999_000, (40, 80, 160, 320)),
                                                  (linear, 999_000, (40, 80, 160, 320)), (cosine, 4000, (25, 50, 100))])
-def test_second_order(schedule, T, counts):
-    diffusion = schedule(T)
+def test_second_order(make, T, counts):
+    diffusion = make(T)
     for sampler, order in (dpmpp_2m, 2), (ddim, 1):
         errors = [distance(sampler, diffusion, k) for k in counts]
         assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(order, abs=0.1)
@@ -167,7 +171,8 @@ def test_second_order(schedule, T, counts):
 @pytest.mark.parametrize('s', [0.15, 0.5])
 def test_it_ends_nearer_than_ddim(timestep_spacing, s):
     for k in 8, 12, 25, 100:
-        assert distance(dpmpp_2m, Diffusion(), k, timestep_spacing, s) < distance(ddim, Diffusion(), k, timestep_spacing, s)
+        errors = [distance(sampler, Diffusion(), k, timestep_spacing, s) for sampler in (dpmpp_2m, ddim)]
+        assert errors[0] < errors[1]
     assert distance(dpmpp_2m, Diffusion(), 100, timestep_spacing, s) < 2e-3
 
 @pytest.mark.parametrize('timestep_spacing', TIMESTEP_SPACINGS)
@@ -175,12 +180,13 @@ def test_it_ends_nearer_than_ddim(timestep_spacing, s):
 def test_all_reach_the_exact_distribution(name, timestep_spacing):
     diffusion, generators = Diffusion(), clip_generators(0, 4)
     noise = randn_per_clip((1, 1, 4096), generators).double()
-    x = SAMPLERS[name](exact(diffusion, 200, timestep_spacing=timestep_spacing), diffusion, noise, generators=generators, steps=200, clip_denoised=False,
+    model = exact(diffusion, 200, timestep_spacing=timestep_spacing)
+    x = SAMPLERS[name](model, diffusion, noise, generators=generators, steps=200, clip_denoised=False,
                        timestep_spacing=timestep_spacing)
     assert x.mean().item() == pytest.approx(MEAN, abs=0.005) and x.std().item() == pytest.approx(STD, rel=0.05)
 
 def test_a_step_by_hand():
-    "Algorithm 2 of the paper, written out with λ, on the steps of a short walk."
+    "Algorithm 2 of the paper, written out with λ, on the steps of a short run."
     diffusion, net = Diffusion(), same_as_theirs()
     x = 1.4 * wave(2, 1, 16, 16)
     ours = dpmpp_2m(net, diffusion, x, steps=6)
@@ -215,7 +221,7 @@ def test_spacings(diffusion):
     T = diffusion.T
     counts = {k for k in [*range(1, 65), 100, 250, 999, 1000, 3900, 3984, 3985, T - 1, T] if k <= T}
     for k in counts:
-        kept = {timestep_spacing: diffusion.spaced_timesteps(k, timestep_spacing) for timestep_spacing in TIMESTEP_SPACINGS}
+        kept = {spacing: diffusion.spaced_timesteps(k, spacing) for spacing in TIMESTEP_SPACINGS}
         for steps in kept.values():
             assert len(steps) == k and steps[0] >= 0 and steps[-1] < T and (np.diff(steps) > 0).all()
             assert steps.dtype.kind == 'i'
@@ -224,7 +230,8 @@ def test_spacings(diffusion):
         noisy = int((diffusion.log_snr >= -5.1).sum()) - 1
         assert kept['logsnr'][-1] in (max(noisy, k - 1), max(noisy + 1, k - 1))
         assert k == 1 or kept['logsnr'][0] == 0
-    assert all((diffusion.spaced_timesteps(T, timestep_spacing) == range(T)).all() for timestep_spacing in TIMESTEP_SPACINGS)
+    for timestep_spacing in TIMESTEP_SPACINGS:
+        assert (diffusion.spaced_timesteps(T, timestep_spacing) == range(T)).all()
 
 def test_logsnr_strides_are_even():
     diffusion = Diffusion()
@@ -237,7 +244,7 @@ def test_logsnr_strides_are_even():
 
 @pytest.mark.parametrize('name', ['ddim', 'dpm++2m'])
 @pytest.mark.parametrize('timestep_spacing', TIMESTEP_SPACINGS)
-def test_the_same_walk_from_noise_velocity_and_start(name, timestep_spacing):
+def test_the_same_run_from_epsilon_velocity_and_sample(name, timestep_spacing):
     def model(prediction_type):
         diffusion = Diffusion(prediction_type=prediction_type)
         def answer(x, time):
@@ -247,19 +254,19 @@ def test_the_same_walk_from_noise_velocity_and_start(name, timestep_spacing):
             return diffusion.target(x0, t, eps)
         return answer, diffusion
     start = randn_per_clip((1, 4, 4), clip_generators(0, 2)).double()
-    walks = [SAMPLERS[name](*model(prediction_type), start, steps=12, timestep_spacing=timestep_spacing)
+    runs = [SAMPLERS[name](*model(prediction_type), start, steps=12, timestep_spacing=timestep_spacing)
              for prediction_type in ('epsilon', 'v_prediction', 'sample')]
-    close(walks[1], walks[0], 1e-6)
-    close(walks[2], walks[0], 1e-6)
+    close(runs[1], runs[0], 1e-6)
+    close(runs[2], runs[0], 1e-6)
 
 @pytest.mark.parametrize('name', ['ddim', 'dpm++2m'])
 def test_variance_is_not_used(name):
     net = same_as_theirs()
     start = wave(1, 1, 8, 8)
-    walks = [SAMPLERS[name](lambda x, time: change(net(x, time)), Diffusion(), start, steps=5)
+    runs = [SAMPLERS[name](lambda x, time: change(net(x, time)), Diffusion(), start, steps=5)
              for change in (lambda out: out, lambda out: out[:, :1],
                             lambda out: torch.cat([out[:, :1], out[:, 1:] * float('nan')], 1))]
-    assert torch.equal(walks[0], walks[1]) and torch.equal(walks[0], walks[2])
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
 
 # ---- guidance in part
 def counting(calls):
@@ -274,8 +281,8 @@ def counting(calls):
                                                   (3., (0, 500), 'trailing')])
 def test_the_null_branch_is_evaluated_inside_the_interval_only(w, interval, timestep_spacing):
     calls, condition = [], torch.ones(3, 1)
-    dpmpp_2m(cfg_denoiser(counting(calls), condition, torch.zeros(1), w, interval), Diffusion(), torch.zeros(3, 1, 2, 2),
-               steps=12, timestep_spacing=timestep_spacing)
+    model = cfg_denoiser(counting(calls), condition, torch.zeros(1), w, interval)
+    dpmpp_2m(model, Diffusion(), torch.zeros(3, 1, 2, 2), steps=12, timestep_spacing=timestep_spacing)
     low, high = interval or (0, 1000)
     assert [n for n, _ in calls] == [3 if w == 1 or not low <= time <= high else 6 for _, time in calls]
     assert sum(n for n, _ in calls) == 3 * count_nfe(Diffusion(), 12, w, interval, timestep_spacing)
@@ -295,15 +302,16 @@ def test_rescaling():
     denoiser, x = counting([]), wave(3, 1, 8, 8)
     q, null = torch.tensor([[1.], [2.], [3.]]), torch.tensor([-1.])
     time = torch.ones(3)
-    told, mixed = denoiser(x, time, q), cfg_denoiser(denoiser, q, null, 3.)(x, time)
+    cond, guided = denoiser(x, time, q), cfg_denoiser(denoiser, q, null, 3.)(x, time)
     spread = lambda out: out[:, :1].flatten(1).std(1)
     full, part = (cfg_denoiser(denoiser, q, null, 3., guidance_rescale=share)(x, time) for share in (1., 0.7))
-    close(spread(full), spread(told), 1e-5)
-    close(part[:, :1], 0.7 * full[:, :1] + 0.3 * mixed[:, :1], 1e-5)
-    assert torch.equal(full[:, 1:], told[:, 1:])
-    assert torch.equal(cfg_denoiser(denoiser, q, null, 3., guidance_rescale=0.)(x, time), mixed)
+    close(spread(full), spread(cond), 1e-5)
+    close(part[:, :1], 0.7 * full[:, :1] + 0.3 * guided[:, :1], 1e-5)
+    assert torch.equal(full[:, 1:], cond[:, 1:])
+    assert torch.equal(cfg_denoiser(denoiser, q, null, 3., guidance_rescale=0.)(x, time), guided)
     close(cfg_denoiser(denoiser, q[2:], null, 3., guidance_rescale=0.7)(x[2:], time[2:]), part[2:], 1e-6)
-    silent = cfg_denoiser(lambda x, time, condition: torch.cat([0 * x, x], 1), q, null, 3., guidance_rescale=1.)(x, time)
+    def zero(x, time, condition): return torch.cat([0 * x, x], 1)
+    silent = cfg_denoiser(zero, q, null, 3., guidance_rescale=1.)(x, time)
     assert torch.equal(silent[:, :1], 0 * x)
 
 @pytest.mark.parametrize('interval', [(600, 200), (300, 300), (-1, 500), (0, 1001), (float('nan'), 500), 500, (1, 2, 3),

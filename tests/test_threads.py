@@ -48,29 +48,30 @@ def test_texts_pictures_priors_and_sounds(pocket):
     noise = torch.randn(1, 1, 64_000, generator=torch.Generator().manual_seed(1)) / 10
     same(lambda: [*pocket.clip.encode_text_tokens(['a photo of a dog']), pocket.clip.encode_image([picture]),
                   pocket.vocoder(mel),
-                  pocket.system('pd').embed_query('a photo of rain', clip_generators(1, 2)), clap.encode_audio(noise, 16_000)])
+                  pocket.system('pd').embed_query('a photo of rain', clip_generators(1, 2)),
+                  clap.encode_audio(noise, 16_000)])
 
 @pytest.mark.long
 def test_a_sound_from_the_first_word_to_the_last_bit(pocket):
     same(lambda: [pocket.generate('a dog barking', seed=1, seconds=s, progress=False).waveform for s in (5.5,)])
 
 @pytest.mark.long
-def test_figures(tmp_path):
+def test_metrics(tmp_path):
     for folder, seed in ('made', 1), ('real', 2):
         (tmp_path/folder).mkdir()
         for i in range(12):
             wave = torch.randn(1, 40_000, generator=torch.Generator().manual_seed(100 * seed + i))
             wave = wave.cumsum(1).diff(n=seed)
             Audio(wave / wave.abs().max(), 16_000).save(tmp_path/folder/f'{i}.wav')
-    def figures(threads):
+    def metrics_of(threads):
         with exactly_threads(threads):
-            found = evaluate([tmp_path/'made'], [tmp_path/'real'], metrics=['fad', 'kl', 'is', 'nearest'],
+            found = evaluate([tmp_path/'made'], [tmp_path/'real'], metrics=['fad', 'kl', 'inception_score', 'nearest'],
                              cache_file=':memory:', device='cpu', progress=False)
-        return {name: figure for name, figure in found.items() if 'value' in figure}
-    first = figures(1)
+        return {name: metric for name, metric in found.items() if 'value' in metric}
+    first = metrics_of(1)
     assert {'fad', 'kl_pocket', 'inception_score_pocket', 'nearest'} == set(first)
-    assert all(np.isfinite(figure['value']) for figure in first.values())
-    assert all(figures(threads) == first for threads in THREADS[1:])
+    assert all(np.isfinite(metric['value']) for metric in first.values())
+    assert all(metrics_of(threads) == first for threads in THREADS[1:])
 
 def test_elementwise_functions_of_any_length():
     for length in (1, 1000, 32_768, 32_769, 100_003, 129_150):
