@@ -124,7 +124,7 @@ class FeatureCache:
         self.db.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT, digest TEXT)")
         self.db.execute("CREATE TABLE IF NOT EXISTS features "
                         "(by TEXT, digest TEXT, columns INTEGER, crc INTEGER, data BLOB, PRIMARY KEY (by, digest))")
-        self.db.execute("CREATE TEMP TABLE asked (key TEXT PRIMARY KEY)")
+        self.db.execute("CREATE TEMP TABLE wanted (key TEXT PRIMARY KEY)")
 
     def warn(self, what, reason):
         name = f"{self.path} " if self.path else ""
@@ -154,14 +154,14 @@ def recover(
 @patch
 def lookup(
     self: FeatureCache,
-    keys: Iterable[str],  # for the table `asked`
+    keys: Iterable[str],  # for the table `wanted`
     query: str,  # of SQL
     *values,  # for its question marks
 ) -> list[tuple]:  # rows; none where the file turns out to be damaged
     "The rows that a query finds for these keys"
     try:
-        self.db.execute("DELETE FROM asked")
-        self.db.executemany("INSERT OR IGNORE INTO asked VALUES (?)", ((key,) for key in keys))
+        self.db.execute("DELETE FROM wanted")
+        self.db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key,) for key in keys))
         self.db.commit()
         return self.db.execute(query, values).fetchall()
     except sqlite3.DatabaseError as error:
@@ -190,9 +190,10 @@ def file_hashes(
     sounds: list[AudioFile],
 ) -> dict[str, str]:  # name → SHA-256 of the file's bytes; files that cannot be read are left out
     "Hashes of files; only files that have changed are read"
-    query = "SELECT path, stamp, digest FROM asked JOIN files ON path = key"
+    query = "SELECT path, stamp, digest FROM wanted JOIN files ON path = key"
     rows = self.lookup((as_text(s.path) for s in sounds), query)
-    known, found, fresh = {path: (stamp, digest) for path, stamp, digest in rows}, {}, []
+    known = {path: (stamp, digest) for path, stamp, digest in rows}
+    found, fresh = {}, []
     for sound in sounds:
         path = as_text(sound.path)
         try:
@@ -215,7 +216,7 @@ def get(
     digests: Iterable[str],  # hashes of files
 ) -> dict[str, torch.Tensor]:  # hash of a file → (row, feature) float32
     "The cached ones of these files; damaged rows are left out"
-    query = "SELECT digest, columns, crc, data FROM asked JOIN features ON by = ? AND digest = key"
+    query = "SELECT digest, columns, crc, data FROM wanted JOIN features ON by = ? AND digest = key"
     rows = [row for row in self.lookup(digests, query, by) if zlib.crc32(row[3], row[1]) == row[2]]
     return {digest: torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, columns)
             for digest, columns, _, data in rows}
@@ -249,7 +250,7 @@ def _map_ahead(work, items, workers):
 
 
 def _load(sound, embedder):
-    "The waveform for an embedder, or the MediaError that says why there is none"
+    "The waveform for an embedder, or the MediaError for its absence"
     try:
         audio = load_for_scoring(sound.path)
         return embedder.preprocess(audio)
@@ -350,7 +351,8 @@ class Evaluation:
     ) -> dict[str, torch.Tensor]:  # name → (row, feature)
         "Features of a set. Raises `InputError` for bad files, unless they are skipped and others remain"
         if (which, embedder) not in self.rows:
-            rows, bad = extract_features(self.sounds[which], embedder, self.cache, self.workers, self.progress)
+            rows, bad = extract_features(self.sounds[which], embedder, self.cache, workers=self.workers,
+                                         progress=self.progress)
             self.bad[which] |= bad
             if not self.skip_bad or not rows: raise_bad_files(which, bad, bool(rows))
             self.rows[which, embedder] = rows
@@ -531,7 +533,7 @@ def chosen_metrics(
     "The metrics to compute. Raises `InputError` for an unknown name, and for a metric that lacks something"
     if metrics is None: return [m for m, (needs, _) in METRICS.items() if needs <= given and m not in OPT_IN]
     metrics = list(dict.fromkeys(metrics))
-    if not metrics: raise InputError(f"no metric was asked for: choose from {', '.join(METRICS)}")
+    if not metrics: raise InputError(f"metrics=[]: choose at least one metric from {', '.join(METRICS)}")
     for metric in metrics:
         if metric not in METRICS: raise InputError(f"metric {metric!r}: expected some of {', '.join(METRICS)}")
         lacking = []
@@ -583,7 +585,7 @@ def _given(e, by_default, classifier):
 
 # %% ../nbs/53_evaluate.ipynb #0d53a1d1
 def shared(e: Evaluation) -> list[str]:
-    "Generated sounds that are in the reference too, byte for byte; a warning says that they test nothing"
+    "Generated sounds that are in the reference too, byte for byte; a warning lists them"
     if "reference" not in e.sounds: return []
     made, real = (e.cache.file_hashes(e.sounds[which]) for which in ("generated", "reference"))
     hashes = set(real.values())
@@ -598,12 +600,12 @@ def shared(e: Evaluation) -> list[str]:
 def _metrics(e, metrics, classifier, pocket):
     "Metrics, and why others were left out; the names in `pocket` get the suffix `_pocket`."
     given, unfit = _given(e, metrics is None, classifier)
-    chosen, found, left_out = chosen_metrics(metrics, given - unfit.keys(), unfit), {}, {}
+    found, left_out = {}, {}
     if metrics is None:  # those for which all is present, but something is unfit
         for name, (needs, _) in METRICS.items():
             if name not in OPT_IN and needs <= given and needs & unfit.keys():
                 left_out[name] = "; ".join(unfit[need] for need in sorted(needs & unfit.keys()))
-    for name in chosen:
+    for name in chosen_metrics(metrics, given - unfit.keys(), unfit):
         try: result = METRICS[name][1](e)
         except Lacking as error:
             if metrics is not None and not e.skip_bad: raise InputError(f"metric {name!r}: {error}") from error
@@ -686,7 +688,7 @@ def evaluate(
         progress=progress)
     pocket = () if classifier in CNN14 else BY_CLASSIFIER
     if inception is None: pocket += ("fid",)
-    try: result = _result(e, metrics, classifier, pocket, others)
+    try: result = _result(e, metrics=metrics, classifier=classifier, pocket=pocket, others=others)
     finally: e.cache.db.close()
     if out is not None: write_json(out, result)
     return result

@@ -109,7 +109,7 @@ def nuclear_norm(
     m = matrix if len(matrix) <= matrix.shape[1] else matrix.T
     squares = torch.linalg.eigvalsh(m @ m.T).clamp(min=0)  # ascending
     roots = squares.sqrt()
-    rounding = 4 * len(m)**0.5 * torch.finfo(m.dtype).eps * squares[-1]  # of an eigenvalue, twice what was seen
+    rounding = 4 * len(m)**0.5 * torch.finfo(m.dtype).eps * squares[-1]  # of an eigenvalue, twice the measured one
     error = rounding * (0.5 / roots).sum()  # not finite where a root is zero
     return roots.sum() if error < 1e-10 * roots.sum() else torch.linalg.svdvals(m).sum()
 

@@ -139,7 +139,8 @@ def front_end(
         hann = torch.hann_window(window, dtype=torch.float64)
         turns = torch.arange(window // 2 + 1)[:, None] * torch.arange(window) % window
         kernels = torch.polar(hann.expand(turns.shape), -2 * math.pi / window * turns.double())[:, None]
-        bands = melscale_fbanks(window // 2 + 1, low, high, CNN14_BANDS, sample_rate, norm="slaney", mel_scale="slaney")
+        bands = melscale_fbanks(window // 2 + 1, low, high, n_mels=CNN14_BANDS, sample_rate=sample_rate, norm="slaney",
+                                mel_scale="slaney")
     return {"real": kernels.real.float(), "imag": kernels.imag.float(), "bands": bands}
 
 # %% ../nbs/33_published.ipynb #ed50595f

@@ -93,19 +93,19 @@ def generated_sets(
 ) -> Iterator[tuple[str, torch.Tensor, list[str]]]:  # name of the set, (N, 1, 64000) waveforms, labels
     "The generated sets: prompts through the prior and without one, and photos. Raises InputError."
     if keep is not None: Path(keep).mkdir(parents=True, exist_ok=True)
-    def render(name, *query):
+    def render(name, queries, **options):
         file = None if keep is None else Path(keep) / f"{name}.safetensors"
-        return render_cached(pipeline, *query, keep=file, progress=progress)
+        return render_cached(pipeline, queries, keep=file, progress=progress, **options)
 
     plain, paraphrases = read_labeled_prompts(prompts)
     asked = [label for label, _ in plain + paraphrases]
     texts = [prompt for _, prompt in plain + paraphrases]
     priors = [system for system in ("pd", "sd") if system in pipeline.priors]
     for system in (*priors[:1], "zs"):
-        yield f"prompts, {system.upper()}", render(f"prompts-{system}", texts, "prompt", 0, system), asked
+        yield f"prompts, {system.upper()}", render(f"prompts-{system}", texts, kind="prompt", system=system), asked
     frames = [read_frames(video)[1] for video in videos]
     images = [each[len(each) // 2] for each in frames]
-    yield "photos, IQ", render("photos", images, "image", 2000), labels
+    yield "photos, IQ", render("photos", images, kind="image", first_seed=2000), labels
 
 # %% ../nbs/75_recognisable.ipynb #7dd43466
 def _protocol(pipeline, every):

@@ -171,7 +171,8 @@ def reconstruct(
             made.pop(name, None)
             try: real = read_audio(source.file.path, player.mel.sample_rate)
             except (MediaError, InputError) as error:
-                bad.append(SkippedFile(name, source.id, None, getattr(error, "reason", "unreadable"), str(error)))
+                reason = getattr(error, "reason", "unreadable")
+                bad.append(SkippedFile(name, source.id, start=None, reason=reason, detail=str(error)))
                 continue
             back = copy_synthesis(real, player)
             _wav_path(out, name).parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,7 @@ def reconstruct(
             if n % 20 == 19: _write_report(report, made.values(), unused + bad)
         results.append(made[name])
     _write_report(report, made.values(), unused + bad)
-    if not results: raise InputError(f"no sound could be read from {inputs}: {report} says why of each file")
+    if not results: raise InputError(f"no sound could be read from {inputs}: {report} has the reason for each file")
     result = ReconstructionReport(out, results, unused + bad)
     if progress: print(result)
     return result

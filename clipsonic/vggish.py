@@ -22,7 +22,8 @@ from .core import CheckpointError, InputError, exact_float32, pick_device
 
 # %% ../nbs/32_vggish.ipynb #fbc6752d
 VGGISH_SAMPLE_RATE = 16000                           # Hz
-WINDOW, HOP, N_FFT = 400, 160, 512                   # samples: 25 ms, 10 ms, and the next power of two
+WINDOW, HOP = 400, 160                               # samples: 25 ms, 10 ms
+N_FFT = 512                                          # the next power of two
 VGGISH_BANDS, VGGISH_FRAMES = 64, 96                 # of one example
 VGGISH_SAMPLES = WINDOW + (VGGISH_FRAMES - 1) * HOP  # 15600, or 0.975 s: the length of an example
 
@@ -33,8 +34,9 @@ def mel_weights() -> torch.Tensor:  # (257, 64) float64; shared, so never change
     def mel(hertz): return 1127 * (1 + torch.as_tensor(hertz, dtype=torch.float64) / 700).log()
     bins = mel(torch.linspace(0, VGGISH_SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64))[:, None]
     edges = torch.linspace(mel(125.0), mel(7500.0), VGGISH_BANDS + 2, dtype=torch.float64)
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    return torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp(min=0)
+    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rise, fall).clamp(min=0)
 
 # %% ../nbs/32_vggish.ipynb #787b5fcc
 def _examples(
