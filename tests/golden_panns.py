@@ -39,11 +39,12 @@ def weight(name, shape):
 def published(sample_rate):
     "All tensors of a published file, by its names."
     with torch.device('meta'): layout = Cnn14(sample_rate).state_dict()
-    ours = {k: weight(k, tuple(v.shape)) for k, v in layout.items() if k not in CNN14_NAMES.values()} | front_end(sample_rate)
+    trained = [name for name in layout if name not in CNN14_NAMES.values()]
+    ours = {name: weight(name, tuple(layout[name].shape)) for name in trained} | front_end(sample_rate)
     return {theirs: ours.pop(name) for theirs, name in CNN14_NAMES.items()} | ours
 
 def sounds(sample_rate):
-    "Name → waveform, float32. Noise everywhere, as where nothing is, rounding would be heard."
+    "Name → waveform, float32. Noise everywhere: in a band without energy, only rounding would be compared."
     time = np.arange(int(1.3 * sample_rate)) / sample_rate
     noise = wave(len(time), 3)
     found = {'rise': 0.5 * np.sin(2 * np.pi * (300 * time + 1500 * time**2)) + 0.02 * noise,

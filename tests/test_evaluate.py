@@ -18,8 +18,8 @@ import torch
 from clipsonic.cli import main
 from clipsonic.core import Audio, InputError, MediaError
 from clipsonic.embedders import Embedder, classifier_embedder, load_embedder
-from clipsonic.evaluate import (METRICS, FeatureCache, evaluate, metric_lines, find_sounds, load_for_scoring, extract_features,
-                                read_prompts, sounds_and_others)
+from clipsonic.evaluate import (METRICS, FeatureCache, evaluate, extract_features, find_sounds, load_for_scoring,
+                                metric_lines, read_prompts, sounds_and_others)
 from clipsonic.fad import frechet_distance
 from clipsonic.video import read_audio
 from conftest import naming
@@ -41,11 +41,11 @@ def folder_of(path, n, **options):
 
 def loudness(waveform): return waveform.unfold(1, 1600, 1600)[0].square().mean(1, keepdim=True)[:2].T.contiguous()
 
-EAR = Embedder('loudness', '0', 16000, loudness, min_seconds=0.2)
+METER = Embedder('loudness', '0', 16000, loudness, min_seconds=0.2)
 
 def quiet(generated, reference=None, prompts=None, **options):
-    return evaluate(generated, reference, prompts, **dict(cache_file=':memory:', device='cpu', progress=False)
-                    | options)
+    defaults = dict(cache_file=':memory:', device='cpu', progress=False)
+    return evaluate(generated, reference=reference, prompts=prompts, **defaults | options)
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory): return folder_of(tmp_path_factory.mktemp('sets') / 'made', 12)
@@ -93,14 +93,14 @@ def damaged(folder, n, rng):
             soundfile.write(path, sound, 16000, subtype='FLOAT'); expected[path.stem] = 'not finite'
         elif kind == 9: soundfile.write(path, burst(i, 0.02), 16000); expected[path.stem] = 'too short'
         elif kind == 10: soundfile.write(path, burst(i) * 1e-5, 16000, subtype='FLOAT'); expected[path.stem] = 'silent'
-        # long enough for itself, not for what listens
+        # long enough for itself, not for the embedder
         else: soundfile.write(path, burst(i, 0.15), 16000); expected[path.stem] = 'too short'
     return expected
 
 @pytest.mark.long
 def test_a_thousand_damaged_files_each_end_in_a_named_outcome(tmp_path):
     expected = damaged(tmp_path / 'bad', 1000, np.random.default_rng(0))
-    rows, bad = extract_features(find_sounds(tmp_path / 'bad'), EAR, FeatureCache(tmp_path / 'cache'), progress=False)
+    rows, bad = extract_features(find_sounds(tmp_path / 'bad'), METER, FeatureCache(tmp_path / 'cache'), progress=False)
     assert len(rows) + len(bad) == 1000 and not rows.keys() & bad.keys()
     outcome = {name: None for name in rows} | {name: error.reason for name, error in bad.items()}
     counts = Counter(outcome.values())
@@ -111,8 +111,8 @@ def test_a_thousand_damaged_files_each_end_in_a_named_outcome(tmp_path):
     assert all(str(tmp_path / 'bad' / name) in str(error) for name, error in bad.items())
     assert all(torch.isfinite(x).all() for x in rows.values())
     with pytest.raises(InputError, match=naming(len(bad), 'generated', 'not finite', '--skip-bad')):
-        quiet(tmp_path / 'bad', embedder=EAR, metrics=['fad'], reference=tmp_path / 'bad')
-    result = quiet(tmp_path / 'bad', tmp_path / 'bad', embedder=EAR, metrics=['fad', 'nearest'], skip_bad=True)
+        quiet(tmp_path / 'bad', embedder=METER, metrics=['fad'], reference=tmp_path / 'bad')
+    result = quiet(tmp_path / 'bad', tmp_path / 'bad', embedder=METER, metrics=['fad', 'nearest'], skip_bad=True)
     assert {b['file']: b['reason'] for b in result['files']['bad']
             if b['file'].startswith('generated/')} == {f'generated/{s.file}': bad[s.name].reason
                                                        for s in find_sounds(tmp_path / 'bad') if s.name in bad}
@@ -136,45 +136,46 @@ def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_
     assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics[::-1], workers=0,
                  cache_file=cache) == quiet(made, real, prompts, metrics=metrics, workers=2,
                                             cache_file=':memory:') == first
-    with patch('clipsonic.evaluate.heard', side_effect=AssertionError('it listened')):
+    with patch('clipsonic.evaluate.load_for_scoring', side_effect=AssertionError('a file was decoded')):
         assert quiet(tmp_path / 'made', tmp_path / 'real', prompts, metrics=metrics, workers=2,
                      cache_file=cache) == first
     half = [made / f'{i:03d}.wav' for i in range(6)]
-    one, two = (extract_features(find_sounds(part), load_embedder(device='cpu'), FeatureCache(':memory:'), progress=False)[0]
-                for part in (half, made))
+    one, two = (extract_features(find_sounds(part), load_embedder(device='cpu'), FeatureCache(':memory:'),
+                                 progress=False)[0] for part in (half, made))
     assert all(torch.equal(one[k], two[k]) for k in one) and len(one) == 6
 
-def rows_of(ear, folder): return torch.cat([ear(read_audio(file, None)) for file in sorted(folder.iterdir())])
+def rows_of(embedder, folder): return torch.cat([embedder(read_audio(file, None)) for file in sorted(folder.iterdir())])
 
-def test_figures_are_those_of_the_measures(made, real, prompts):
-    ear = load_embedder(device='cpu')
-    sets = [rows_of(ear, folder) for folder in (made, real)]
+def test_metrics_are_those_of_their_functions(made, real, prompts):
+    embedder = load_embedder(device='cpu')
+    sets = [rows_of(embedder, folder) for folder in (made, real)]
     result = quiet(made, real, prompts, metrics=['fad', 'clap', 'nearest'], n_resamples=0)
     assert result['fad']['value'] == frechet_distance(*sets) and result['fad']['low'] is None
-    texts = torch.cat([ear.text([a['prompt']]) for _, a in sorted(read_prompts(prompts, find_sounds(made)).items())])
+    by_name = sorted(read_prompts(prompts, find_sounds(made)).items())
+    texts = torch.cat([embedder.text([row['prompt']]) for _, row in by_name])
     assert result['clap']['value'] == pytest.approx((sets[0] * texts).sum(1).double().mean().item(), abs=1e-7)
     assert result['nearest']['value'] == pytest.approx((sets[0] @ sets[1].T).amax(1).double().mean().item(), abs=1e-6)
 
-def test_the_pockets_networks_say_the_same_on_any_number_of_threads(real):
+def test_the_pockets_networks_give_the_same_on_any_number_of_threads(real):
     "On a machine of any size, whoever asks"
     before, sounds = torch.get_num_threads(), [read_audio(f, None) for f in sorted(real.iterdir())]
-    heard_on = {}
+    features_on = {}
     try:
         for threads in 1, 2, 3:
             torch.set_num_threads(threads)
-            ears = load_embedder(device='cpu'), classifier_embedder(device='cpu')
-            texts = ears[0].text(['a dog barking'])
-            heard_on[threads] = torch.cat([ear(s) for s in sounds for ear in ears] + [texts], 1)
+            embedders = load_embedder(device='cpu'), classifier_embedder(device='cpu')
+            texts = embedders[0].text(['a dog barking'])
+            features_on[threads] = torch.cat([embedder(s) for s in sounds for embedder in embedders] + [texts], 1)
             assert torch.get_num_threads() == threads
     finally: torch.set_num_threads(before)
-    assert torch.equal(heard_on[1], heard_on[2]) and torch.equal(heard_on[1], heard_on[3])
+    assert torch.equal(features_on[1], features_on[2]) and torch.equal(features_on[1], features_on[3])
 
-def test_a_file_that_changed_is_heard_again_and_a_row_that_lies_is_not_believed(made, tmp_path):
+def test_a_changed_file_is_embedded_again_and_a_damaged_row_is_left_out(made, tmp_path):
     folder, cache = shutil.copytree(made, tmp_path / 'made'), tmp_path / 'cache.sqlite'
     def count():
         calls, kept = [], FeatureCache(cache)
-        ear = replace(EAR, embed=lambda waveform: calls.append(1) or loudness(waveform))
-        rows, _ = extract_features(find_sounds(folder), ear, kept, progress=False)
+        embedder = replace(METER, embed=lambda waveform: calls.append(1) or loudness(waveform))
+        rows, _ = extract_features(find_sounds(folder), embedder, kept, progress=False)
         kept.db.close()
         return len(calls), {name: row.tolist() for name, row in rows.items()}
     first = count()
@@ -198,7 +199,8 @@ def test_a_cache_that_somebody_writes_to_is_left_alone(made, tmp_path):
     db.execute('BEGIN EXCLUSIVE')
     impatient = patch('sqlite3.connect', lambda path, timeout: connect(path, timeout=0.1))
     with impatient, pytest.warns(UserWarning, match=naming(cache, 'locked', '--cache')) as told:
-        assert quiet(made, embedder=EAR, metrics=['inception_score'], cache_file=cache) == quiet(made, embedder=EAR, metrics=['inception_score'])
+        cached = quiet(made, embedder=METER, metrics=['inception_score'], cache_file=cache)
+        assert cached == quiet(made, embedder=METER, metrics=['inception_score'])
     assert len(told) == 1 and cache.is_file() and not (tmp_path / 'cache.sqlite.broken').exists()
 
 @pytest.mark.parametrize('environment', [{'HOME': '/dev/null'}, {'CLIPSONIC_CACHE': '/dev/null/x'}, {}])
@@ -210,13 +212,13 @@ def test_no_place_for_a_cache_ends_nothing(made, tmp_path, monkeypatch, environm
         def nobody(uid): raise KeyError(uid)
         monkeypatch.setattr(pwd, 'getpwuid', nobody)
     with pytest.warns(UserWarning, match=naming('cache', '--cache', 'CLIPSONIC_CACHE')) as told:
-        result = quiet(made, embedder=EAR, metrics=['inception_score'], cache_file=None)
-    assert len(told) == 1 and result == quiet(made, embedder=EAR, metrics=['inception_score'])
+        result = quiet(made, embedder=METER, metrics=['inception_score'], cache_file=None)
+    assert len(told) == 1 and result == quiet(made, embedder=METER, metrics=['inception_score'])
 
 @pytest.mark.parametrize('limit, reason', [('busy_timeout = 20', 'locked'), ('max_page_count = 6', 'is full')])
 def test_a_cache_that_takes_nothing_new_is_read_on(made, tmp_path, limit, reason):
     cache, sounds = FeatureCache(tmp_path / 'cache.sqlite'), find_sounds(made)
-    before, _ = extract_features(sounds[:2], EAR, cache, progress=False)
+    before, _ = extract_features(sounds[:2], METER, cache, progress=False)
     cache.db.execute(f'PRAGMA {limit}')
     other = sqlite3.connect(tmp_path / 'cache.sqlite', isolation_level=None)
     if reason == 'locked': other.execute('BEGIN IMMEDIATE')  # who writes lets others read
@@ -224,7 +226,7 @@ def test_a_cache_that_takes_nothing_new_is_read_on(made, tmp_path, limit, reason
         for _ in range(2):
             rows, bad = extract_features(sounds, Embedder('wide', '0', 16000, lambda w: torch.ones(300, 30)), cache,
                                   progress=False)
-        again, _ = extract_features(sounds[:2], replace(EAR, embed=None), cache, progress=False)  # nobody listens
+        again, _ = extract_features(sounds[:2], replace(METER, embed=None), cache, progress=False)  # all is cached
     assert len(told) == 1 and len(rows) == 12 and not bad and all(torch.equal(again[k], before[k]) for k in before)
 
 def test_a_cache_that_breaks_while_it_is_read_is_worked_out_anew(made, tmp_path):
@@ -296,7 +298,7 @@ def test_a_prompt_may_hold_a_comma_in_quotes_and_names_may_hold_anything(tmp_pat
     asked = read_prompts(tmp_path / 'p.csv', find_sounds(folder))
     assert {name: a['prompt'] for name, a in asked.items()} == {'50 %': 'a dog, then a cat', 'caf\xe9 %d': 'rain',
                                                                 'a, b;c': 'say ""hi""', 'a': 'one', 'a.wav': 'two'}
-    assert quiet(folder, embedder=EAR, metrics=['inception_score'])['inception_score_pocket']['n'] == 5
+    assert quiet(folder, embedder=METER, metrics=['inception_score'])['inception_score_pocket']['n'] == 5
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='names are any bytes on Linux alone')
 def test_a_name_that_is_no_text_ends_nothing(made, tmp_path):
@@ -304,7 +306,8 @@ def test_a_name_that_is_no_text_ends_nothing(made, tmp_path):
     folder.mkdir()
     for name in (b'caf\xe9.wav', b'b.wav'): shutil.copy(made / '000.wav', os.fsencode(folder) + b'/' + name)
     for _ in range(2):
-        result = quiet(folder, embedder=EAR, metrics=['inception_score'], skip_bad=True, cache_file=tmp_path / 'cache.sqlite')
+        result = quiet(folder, embedder=METER, metrics=['inception_score'], skip_bad=True,
+                       cache_file=tmp_path / 'cache.sqlite')
         assert result['inception_score_pocket']['n'] == 2 - len(result['files']['bad'])
         assert {b['file'] for b in result['files']['bad']} <= {r'generated/caf\xe9.wav'}
         json.dumps(result, ensure_ascii=False).encode()
@@ -314,7 +317,7 @@ def test_names_in_another_unicode_form_belong_together(tmp_path):
         (tmp_path / side).mkdir()
         for i in range(2): soundfile.write(tmp_path / side / f'{name} {i}.wav', burst(i), 16000)
     with pytest.warns(UserWarning, match=naming(2, 'generated', 'reference', 'caf\xe9 0.wav', 'caf\xe9 1.wav')):
-        result = quiet(tmp_path / 'made', tmp_path / 'real', embedder=EAR)
+        result = quiet(tmp_path / 'made', tmp_path / 'real', embedder=METER)
     assert result['kl_pocket']['n'] == 2 and abs(result['kl_pocket']['value']) < 1e-9
     assert result['left_out'] == {} and result['files']['shared'] == ['caf\xe9 0.wav', 'caf\xe9 1.wav']
 
@@ -395,9 +398,10 @@ def test_files_beside_the_sounds_are_no_sounds_and_videos_are(tmp_path):
     sounds, others = sounds_and_others(folder)
     assert [s.name for s in sounds] == ['a', 'b', 'c']
     assert others == ['about.json', 'notes.txt', 'picture.png', 'prompts.csv']
-    result = quiet(folder, embedder=EAR, metrics=['inception_score'])
-    assert result['inception_score_pocket']['n'] == 3 and result['files']['others'] == [f'generated/{name}' for name in others]
-    assert re.search(naming(4, ', '.join(f'generated/{name}' for name in others)), metric_lines(result)[-1])
+    result = quiet(folder, embedder=METER, metrics=['inception_score'])
+    listed = [f'generated/{name}' for name in others]
+    assert result['inception_score_pocket']['n'] == 3 and result['files']['others'] == listed
+    assert re.search(naming(4, ', '.join(listed)), metric_lines(result)[-1])
     with pytest.raises(MediaError): load_for_scoring(folder / 'notes.txt')
     assert load_for_scoring(folder / 'b.mp4').seconds > 0.5
 
@@ -432,7 +436,8 @@ def test_published_networks_come_from_their_files(made, real, prompts, tmp_path,
                    classifier='cnn14', classifier_weights=tmp_path / 'cnn14.pth', inception=tmp_path / 'inception.pth',
                    metrics=['fad', 'fid', 'kl', 'inception_score', 'clap'])
     assert {name: f['by'] for name, f in result.items() if 'value' in f} == {
-        'fad': 'vggish', 'fid': 'inception-v3', 'kl': 'cnn14-16k', 'inception_score': 'cnn14-16k', 'clap': 'CLAP pocket-clap'}
+        'fad': 'vggish', 'fid': 'inception-v3', 'kl': 'cnn14-16k', 'inception_score': 'cnn14-16k',
+        'clap': 'CLAP pocket-clap'}
     assert result['fad']['value'] > 0 and result['fid']['value'] > 0 and result['kl']['value'] > 0
     assert result['protocol']['embedders']['vggish']['hop'] == 0.96
     with pytest.raises(InputError, match=naming("'accuracy'", 'classifier')):

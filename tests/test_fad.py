@@ -316,7 +316,7 @@ def test_infinity_refuses_too_few_clips():
     with pytest.raises(InputError, match=naming("features", 63, 4, "FAD∞", 64)):
         fad_infinity(draw(63, 4), draw(64, 4), g)
     with pytest.raises(InputError, match=naming("reference", 63)): fad_infinity(draw(64, 4), draw(63, 4), g)
-    with pytest.raises(InputError, match="deals=1"): fad_infinity(draw(64, 4), draw(64, 4), g, n_splits=1)
+    with pytest.raises(InputError, match="n_splits=1"): fad_infinity(draw(64, 4), draw(64, 4), g, n_splits=1)
 
 
 def test_halves_deal_every_clip_once_and_ask_the_generator_only():
@@ -340,7 +340,7 @@ def test_the_bootstrap_interval_holds_the_mean_of_plain_fad(d, n):
     expected = found[:, 0].mean()
     assert ((found[:, 1] <= expected) & (expected <= found[:, 2])).float().mean() > 0.88
     assert ((found[:, 2] - found[:, 1]) / 3.92).mean() < 2 * found[:, 0].std()  # wide, but not absurd
-    with pytest.raises(InputError, match="resamples=19"): bootstrap_interval(draw(5, 2), draw(5, 2), g, n_resamples=19)
+    with pytest.raises(InputError, match="n_resamples=19"): bootstrap_interval(draw(5, 2), draw(5, 2), g, n_resamples=19)
 
 
 def test_the_floor_is_plain_fad_of_two_sets_of_one_distribution():

@@ -13,9 +13,9 @@ from golden_panns import FIXTURE, FOURIER, STORED, logits, published, sounds
 from clipsonic import published as module
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.mel import MelConfig, normalize_mel
-from clipsonic.published import (CNN14_FILES, INCEPTION_FILE, CNN14_NAMES, SHA256, Cnn14, check_published, embed_inception,
-                                 build_inception, front_end, load_cnn14, load_inception, log_probabilities,
-                                 read_weights, spectrogram_image, run_cnn14)
+from clipsonic.published import (CNN14_FILES, CNN14_NAMES, INCEPTION_FILE, SHA256, Cnn14, build_inception,
+                                 check_published, embed_inception, front_end, load_cnn14, load_inception,
+                                 log_probabilities, read_weights, run_cnn14, spectrogram_image)
 from clipsonic.scores import kl_divergence
 from conftest import naming
 
@@ -155,7 +155,8 @@ def test_cnn14_layout_is_the_published(golden):
     for rate, layout in json.loads(golden["layouts"]).items():
         with torch.device("meta"): ours = Cnn14(int(rate)).state_dict()
         assert len(layout) == 84
-        assert {CNN14_NAMES.get(k, k): tuple(v) for k, v in layout.items()} == {k: tuple(v.shape) for k, v in ours.items()}
+        shapes = {CNN14_NAMES.get(name, name): tuple(shape) for name, shape in layout.items()}
+        assert shapes == {name: tuple(tensor.shape) for name, tensor in ours.items()}
     assert CNN14_NAMES.keys() <= layout.keys()
 
 
@@ -207,11 +208,11 @@ def test_log_probabilities():
     assert logs.dtype == torch.float64 and logs.isfinite().all()
     torch.testing.assert_close(logs.exp().sum(-1), torch.ones(3, 5, dtype=torch.float64))
     assert log_probabilities(x, 1e-6).min() >= np.log(1e-6)
-    for wrong, added, says in ((x / 0, 0, ["logits", "finite"]),
+    for wrong, eps, says in ((x / 0, 0, ["logits", "finite"]),
                                (torch.ones(3, dtype=torch.long), 0, ["logits", "floats"]),
-                               (torch.tensor(1.0), 0, ["logits", "class"]), (x, -1, ["added", -1]),
-                               (x, torch.nan, ["added", "nan"])):
-        with pytest.raises(InputError, match=naming(*says)): log_probabilities(wrong, added)
+                               (torch.tensor(1.0), 0, ["logits", "class"]), (x, -1, ["eps", -1]),
+                               (x, torch.nan, ["eps", "nan"])):
+        with pytest.raises(InputError, match=naming(*says)): log_probabilities(wrong, eps)
 
 
 # files

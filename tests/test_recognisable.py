@@ -1,4 +1,4 @@
-"What a measurement renders is kept, and taken again only for the same model and queries."
+"Rendered sounds are cached, for the same model and queries only."
 from collections import Counter
 
 import pytest
@@ -16,13 +16,13 @@ def pipe(runs): return Pipeline.load(runs / "model", "cpu")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_kept_sounds(pipe, tmp_path):
+def test_cached_sounds(pipe, tmp_path):
     asked, file = ["dog", "rain"], tmp_path / "prompts.safetensors"
     first = render_cached(pipe, asked, "prompt", 3, "zs", file)
     assert first.shape == (2, 1, 64000) and torch.equal(render_cached(pipe, asked, "prompt", 3, "zs", file), first)
     assert torch.equal(render_cached(pipe, asked[1:], "prompt", 4, "zs"), first[1:])
-    picture = Image.new("RGB", (9, 9))
-    for other in (["dog", "flute"], "prompt", 3, "zs"), (asked, "prompt", 4, "zs"), ([picture], "image", 3, None):
+    image = Image.new("RGB", (9, 9))
+    for other in (["dog", "flute"], "prompt", 3, "zs"), (asked, "prompt", 4, "zs"), ([image], "image", 3, None):
         with pytest.raises(InputError, match=naming(file, "model", "queries")): render_cached(pipe, *other, file)
 
 

@@ -43,7 +43,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, monkeypatch):
     for n in range(3): tone(0.5, 300 + 100 * n).save(home / f"{n}.wav")
     whole = reconstruct(home, tmp_path / "whole", "griffin-lim", progress=False)
     import clipsonic.reconstruct as module
-    calls, real = [], module.mel_and_back
+    calls, real = [], module.copy_synthesis
     def dies(audio, vocoder):
         calls.append(audio)
         if len(calls) == 3: raise KeyboardInterrupt
@@ -132,7 +132,7 @@ def test_bad_requests(tmp_path):
 
 
 def test_vocoders_side_by_side(tmp_path):
-    "Tones through two vocoders, heard by a new listener: the rows that `comparison` draws."
+    "Tones through two vocoders, classified by an untrained classifier: the rows of `vocoder_table`."
     import io
     import numpy as np
     import soundfile
@@ -151,16 +151,16 @@ def test_vocoders_side_by_side(tmp_path):
     write_info(tmp_path / "shards", {"clipsonic-000000.tar": 4}, clip={"name": "none", "hash": ""}, dim=8,
                sample_rate=16000, frame_rate=1.0, total_seconds=4.0, labelled=4)
     config = ClassifierConfig(("high", "low"), MelConfig(hop_length=1024), width=4)
-    save_classifier(tmp_path / "listener", Classifier(config).eval())
+    save_classifier(tmp_path / "classifier", Classifier(config).eval())
     tiny_vocoder(tmp_path / "v")
-    rows = compare_vocoders({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards", {"it": tmp_path / "listener"},
-                   tmp_path / "out.json", length=16384)
+    rows = compare_vocoders({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards",
+                            listeners={"it": tmp_path / "classifier"}, out=tmp_path / "out.json", length=16384)
     assert list(rows) == ["original", "floor", "tiny"]
     assert rows["original"]["mel"]["mean"] == rows["original"]["stft"]["mean"] == 0
     assert all(rows[name]["stft"]["mean"] > 0 and rows[name]["it"]["n"] == 4 and rows[name]["hash"]
                for name in ("floor", "tiny"))
     table = vocoder_table(tmp_path / "out.json").data
-    assert table.count("\n") == 4 and "| floor |" in table and "named right, it" in table
+    assert table.count("\n") == 4 and "| floor |" in table and "top-1, it" in table
 
 
 @pytest.mark.long

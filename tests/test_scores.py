@@ -1,4 +1,4 @@
-"Edge cases of the scores and their listener."
+"Edge cases of the scores and their classifier."
 import math
 
 import pytest
@@ -7,14 +7,14 @@ import torch.nn.functional as F
 
 from clipsonic.checkpoint import save_checkpoint
 from clipsonic.core import CheckpointError, InputError
-from clipsonic.scores import (Classifier, ClassifierConfig, classifier_loss, clap_score, diversity, inception_score,
-                              kl_divergence, classify_clips, load_classifier, nearest_neighbor, match_by_name, save_classifier, sliding_windows, accuracy,
-                              augment_mel)
+from clipsonic.scores import (Classifier, ClassifierConfig, accuracy, augment_mel, clap_score, classifier_loss,
+                              classify_clips, diversity, inception_score, kl_divergence, load_classifier,
+                              match_by_name, nearest_neighbor, save_classifier, sliding_windows)
 from conftest import naming
 
 
 @pytest.fixture(scope="module")
-def listener():
+def classifier():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Classifier(ClassifierConfig(classes=("dog", "rain", "sea"), width=4)).eval().requires_grad_(False)
@@ -24,17 +24,17 @@ def mels(n, frames=40, seed=0): return torch.randn(n, 1, 64, frames, generator=t
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 64, 125])
-def test_any_number_of_frames(listener, frames):
+def test_any_number_of_frames(classifier, frames):
     mel = mels(2, frames)
-    assert listener(mel).shape == (2, 3) and listener(mel).isfinite().all()
-    torch.testing.assert_close(listener.features(mel).norm(dim=1), torch.ones(2))
-    loss, figures = classifier_loss(listener, mel, torch.tensor([0, 1]), torch.Generator().manual_seed(0))
-    assert math.isfinite(loss.item()) and figures["cross_entropy"] == loss.item()
+    assert classifier(mel).shape == (2, 3) and classifier(mel).isfinite().all()
+    torch.testing.assert_close(classifier.features(mel).norm(dim=1), torch.ones(2))
+    loss, metrics = classifier_loss(classifier, mel, torch.tensor([0, 1]), torch.Generator().manual_seed(0))
+    assert math.isfinite(loss.item()) and metrics["cross_entropy"] == loss.item()
 
 
-def test_a_clip_is_heard_alike_in_any_batch(listener):
+def test_a_clip_is_classified_alike_in_any_batch(classifier):
     mel = mels(5)
-    torch.testing.assert_close(listener(mel)[2:3], listener(mel[2:3]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(classifier(mel)[2:3], classifier(mel[2:3]), atol=1e-5, rtol=1e-5)
 
 
 def test_variation_is_a_function_of_the_generator_and_keeps_its_input():
@@ -64,19 +64,19 @@ def test_nearest_and_diversity():
     assert found["a"] == pytest.approx(1.0) and math.isnan(found["b"])
 
 
-def test_listen(listener):
+def test_classify_clips(classifier):
     mel, asked = mels(5), ["dog", "dog", "rain", "sea", "sea"]
-    features = listener.features(mel)
-    row = classify_clips(listener, mel, asked, features, batch_size=2)
+    features = classifier.features(mel)
+    row = classify_clips(classifier, mel, asked, features, batch_size=2)
     assert row["nearest"] == pytest.approx(1.0, abs=1e-5) and row["top1"].n == 5
     torch.testing.assert_close(row["features"], features)
-    assert "nearest" not in classify_clips(listener, mel, asked)
-    with pytest.raises(InputError, match=naming("classes", "'fox'", "'dog'")): classify_clips(listener, mel[:1], ["fox"])
+    assert "nearest" not in classify_clips(classifier, mel, asked)
+    with pytest.raises(InputError, match=naming("classes", "'fox'", "'dog'")): classify_clips(classifier, mel[:1], ["fox"])
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 8), (1, 1, 80, 8), (1, 1, 64, 0)])
-def test_another_shape_is_refused(listener, shape):
-    with pytest.raises(InputError, match=naming("mel", shape)): listener(torch.zeros(shape))
+def test_another_shape_is_refused(classifier, shape):
+    with pytest.raises(InputError, match=naming("mel", shape)): classifier(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("classes", [(), ("dog",), ("dog", "dog")])
@@ -84,9 +84,9 @@ def test_classes_must_differ(classes):
     with pytest.raises(InputError, match=naming("classes", classes)): ClassifierConfig(classes=classes)
 
 
-def test_a_folder_of_the_wrong_kind(tmp_path, listener):
-    save_classifier(tmp_path / "c", listener)
-    assert load_classifier(tmp_path / "c", device="cpu").config == listener.config
+def test_a_folder_of_the_wrong_kind(tmp_path, classifier):
+    save_classifier(tmp_path / "c", classifier)
+    assert load_classifier(tmp_path / "c", device="cpu").config == classifier.config
     save_checkpoint(tmp_path / "other", {"kind": "denoiser"}, {"denoiser": {"w": torch.zeros(1)}})
     with pytest.raises(CheckpointError, match=naming(tmp_path / "other", "denoiser", "classifier")):
         load_classifier(tmp_path / "other")

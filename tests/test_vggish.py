@@ -12,8 +12,8 @@ from golden_vggish import FIXTURE, STORED, sounds, weight
 
 from clipsonic import vggish
 from clipsonic.core import CheckpointError, InputError
-from clipsonic.vggish import (VGGISH_NAMES, NETWORK_FILE, PCA_FILE, VGGISH_SAMPLES, VGGish, Postprocessor, embed_vggish, load_vggish,
-                              published_file, read_published, vggish_examples)
+from clipsonic.vggish import (NETWORK_FILE, PCA_FILE, VGGISH_NAMES, VGGISH_SAMPLES, Postprocessor, VGGish, embed_vggish,
+                              load_vggish, published_file, read_published, vggish_examples)
 from conftest import naming
 
 SOUNDS = {name: torch.from_numpy(sound)[None, None] for name, sound in sounds().items()}
