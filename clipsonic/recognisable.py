@@ -75,7 +75,7 @@ def generated_sets(pipeline:Pipeline, # the model
     if keep is not None: Path(keep).mkdir(parents=True, exist_ok=True)
     def file(name): return None if keep is None else Path(keep) / f"{name}.safetensors"
     asked = [pair for part in read_labeled_prompts(prompts) for pair in part]
-    for system in [s for s in ("pd", "sd") if s in pipeline.priors][:1] + ["zs"]:   # the one that texts go through, and none
+    for system in dict.fromkeys([pipeline.default_system("text"), "zs"]):  # with a prior and without one
         yield f"prompts, {system.upper()}", render_cached(pipeline, [p for _, p in asked], "prompt", 0, system, file(f"prompts-{system}")), [l for l, _ in asked]
     frames = [read_frames(v)[1] for v in videos]
     yield "photos, IQ", render_cached(pipeline, [f[len(f) // 2] for f in frames], "image", 2000, None, file("photos")), labels
@@ -103,7 +103,7 @@ def measure_recognisability(model, classifier,   # a model folder or "pocket"; t
         per_class = {c: sum(r for r, a in zip(right, asked) if a == c) / asked.count(c) for c in sorted(set(asked))}
         rows[name] = {"top1": share.value, "low": share.low, "high": share.high, "n": share.n, "nearest": heard["nearest"], "diversity": heard["diversity"],
                       "per_class": {c: round(v, 3) for c, v in per_class.items()}, "right": "".join(map(str, map(int, right)))}
-    protocol = {"seconds": 4.0, "guidance_scale": 1.5, "steps": pipeline.denoiser.steps, "sampler": pipeline.denoiser.sampler, "version": __version__,
+    protocol = {"seconds": 4.0, "guidance_scale": 1.5, "steps": pipeline.denoiser.sampling.steps, "sampler": pipeline.denoiser.sampling.sampler, "version": __version__,
                 "clip": pipeline.clip.fingerprint, "candidates": {name: [pipeline.prior(name).config.sampling_steps, pipeline.prior(name).config.num_candidates] for name in pipeline.priors}, "a photo of every": every,
                 "interval": "Wilson, 95 %", "seeds": "prompt i: i in every system; photo i: 2000 + i", "listener": "pocket-classifier, trained on the real training clips and their labels"}
     with atomic_file(out) as partial: Path(partial).write_text(json.dumps({"rows": rows, "protocol": protocol}, indent=1) + "\n")
