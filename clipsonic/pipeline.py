@@ -129,7 +129,7 @@ class Pipeline:
         if not names: return names, torch.empty(0)
         return names, self.clip.encode_text([template.replace("{}", name) for name in names])
 
-# %% ../nbs/52_pipeline.ipynb #788fd9d4
+# %% ../nbs/52_pipeline.ipynb #4ff76033
 @patch(cls_method=True)
 def load(cls: Pipeline,
     model: str | Path = "pocket",  # "pocket", a folder made by `clipsonic train` (a denoiser's) or by `clipsonic pack`
@@ -165,7 +165,7 @@ def __repr__(self: Pipeline):
     device, clip = self.denoiser.unet.null.device, self.clip.fingerprint["name"]
     return f"Pipeline({self.name!r}: denoiser of {millions:.1f} M parameters, CLIP {clip!r}, on {device})"
 
-# %% ../nbs/52_pipeline.ipynb #47cb639b
+# %% ../nbs/52_pipeline.ipynb #c2348e38
 @patch(as_prop=True)
 def systems(self: Pipeline) -> list[str]:
     "The names of the systems that this model can run, of `SYSTEMS`."
@@ -181,7 +181,7 @@ def default_system(self: Pipeline,
     fitting = [name for name in self.systems if SYSTEMS[name].query_type == query_type]
     return next((name for name in fitting if SYSTEMS[name].prior_name), fitting[0])
 
-# %% ../nbs/52_pipeline.ipynb #901e006d
+# %% ../nbs/52_pipeline.ipynb #5cf2d930
 @patch
 def _load(self: Pipeline, kind, name, folders, load):
     "A part that is loaded at the first call. Raises InputError where the model has none."
@@ -357,7 +357,7 @@ def conditions(self: Pipeline,
             cuts.append(self.truncation_warning(text))
     return made, [message for message in dict.fromkeys(guesses + cuts) if message]
 
-# %% ../nbs/52_pipeline.ipynb #9eed4b13
+# %% ../nbs/52_pipeline.ipynb #548a214a
 @patch
 def _video_jobs(self: Pipeline, request, system, generators, progress):
     "For each video (conditions, generators, seconds, {}, None)."
@@ -405,7 +405,7 @@ def _rerank(self: Pipeline,
         kept += sorted(own, key=lambda audio: -audio.info["clap"])[:request.n]
     return kept
 
-# %% ../nbs/52_pipeline.ipynb #1c6ae858
+# %% ../nbs/52_pipeline.ipynb #d9a5da5f
 @patch
 def run(self: Pipeline, request: Request, progress: bool = True) -> list[Audio]:
     "The sounds of a request, each query's side by side. Raises InputError, MediaError and CheckpointError."
@@ -498,7 +498,7 @@ for each in generate, Pipeline.generate:
     each.__delwrap__ = Request  # its comments document the parameters that are passed on
     document_parameters(each)
 
-# %% ../nbs/52_pipeline.ipynb #db5d9d9a
+# %% ../nbs/52_pipeline.ipynb #99875ee0
 def _write_packed(out, parts, config, files, dtype):
     "Write a packed model, whole or not at all."
     with atomic_folder(out) as partial:
