@@ -40,6 +40,7 @@ class Parser(argparse.ArgumentParser):
             message += f"; did you mean {near[0]}?" if near else ""
         self.exit(2, f"error: {message} (`{self.prog} --help` shows how)\n")
 
+# %% ../nbs/60_cli.ipynb #2e4262a4
 def _add_parser(commands, name, run, help, examples, add, threads=True):
     "A command of what `add_subparsers` returned."
     lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
@@ -97,12 +98,13 @@ def _type_of(annotation) -> dict:
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         return {"nargs": len(parts), "type": parts[0], "metavar": ("LOW", "HIGH")}
-    return {"type": kind} if kind in (int, float) else {}
+    return {"type": kind, "metavar": "N" if kind is int else "X"} if kind in (int, float) else {}
 
 def _help_of(comment: str | None, default) -> str:
     "The help of an option: its comment, with the default in the terminal's words."
     text = re.sub(r"\bNone: ", "default: ", " ".join((comment or "").split())).replace("%", "%%")
-    return text if default is None or default is False else f"{text} (default: {default})"
+    shown = f"{default:g}" if isinstance(default, float) else default
+    return text if default is None or default is False else f"{text} (default: {shown})"
 
 def add_options(
     command,  # a parser, or a group of its arguments
@@ -287,8 +289,8 @@ def _add_generate(p):
                         'and "piano + guitar" or "2*piano + guitar" makes one of both')
     p.add_argument("-o", "--out", metavar="OUT",
                    help="a .wav, .flac or .ogg file, or a folder, which a slash at its end makes (default: a name made "
-                        "of the prompt, here); for --video also .mp4, .mov, .mkv or .webm, a copy of the video with its "
-                        "sound (default: such a copy, here)")
+                        "of the prompt, here); for --video also .mp4, .mov, .mkv or .webm, a copy of the video with "
+                        "its sound (default: such a copy, here)")
     add_options(p, Request, own, image=file, video=file, audio=file)
     add_options(p.add_argument_group("sampling"), Request, sampling)
     add_options(p.add_argument_group("the model and its parts"), checked_model)
@@ -634,22 +636,22 @@ def _add_evaluate(p):
     p.add_argument("--reference", nargs="+", metavar="REAL",
                    help="real ones, for fad, fad_infinity, fid, nearest, and, where they have the same names, kl")
     p.add_argument("--prompts", metavar="CSV",
-                   help="file,prompt and perhaps label of each sound, for clap, clap_windows, and with labels accuracy "
-                        "and diversity; a prompt that holds a comma goes in quotes")
+                   help="file,prompt and perhaps label of each sound, for clap, clap_windows, and with labels "
+                        "accuracy and diversity; a prompt with a comma goes in quotes")
     p.add_argument("--metrics", metavar="NAMES",
                    help="with commas between: fad, fad_infinity, kl, fid, clap, clap_windows, accuracy, is, nearest, "
-                        "diversity (default: all possible ones but fad_infinity, fid and clap_windows)")
+                        "diversity (default: all but fad_infinity, fid and clap_windows)")
     _add_embedder(p)
     p.add_argument("--weights", dest="embedder_weights", help=argparse.SUPPRESS)
     p.add_argument("--tokenizer", metavar="DIR", help="RoBERTa's vocab.json and merges.txt, for a published clap")
     p.add_argument("--classifier-weights", metavar="FILE", help="weights of cnn14")
     p.add_argument("--inception", metavar="FILE",
-                   help="weights of Inception, for fid (default: the features of the pocket's classifier)")
-    p.add_argument("-o", "--out", metavar="JSON", help="file for the results, with protocol and bad files")
+                   help="weights of Inception, for fid (default: the pocket classifier's features)")
+    p.add_argument("-o", "--out", metavar="JSON", help="file for the results")
     p.add_argument("--skip-bad", action="store_true",
-                   help="leave out files that cannot be measured, count and name them (default: an error)")
+                   help="leave out, count and name files that cannot be measured (default: an error)")
     p.add_argument("--workers", type=int,
-                   help="threads that decode ahead; 0: none (default: 2, but no more than the network leaves cores)")
+                   help="threads that decode ahead; 0: none (default: 2, but no more than free cores)")
     p.add_argument("--n-resamples", "--resamples", type=int, default=200,
                    help="of the bootstrap of fad; 0: no interval, which is faster (default: 200)")
     p.add_argument("--cache", metavar="FILE", help="file for features (default: in the user's folder for caches)")

@@ -269,8 +269,8 @@ def check_not_a_file(
 class Request(SamplingConfig):
     "What to make. Raises InputError."
     prompt: str | list[str] | None = None  # a sound in words, such as "a dog barking", or a blend, "2*piano + guitar"
-    image: object | list | None = None  # instead of a prompt: an image's path, a PIL image, or a list of them
-    video: str | Path | list | None = None  # or a video's path, or a list of them: the sound is as long as the video
+    image: object | list | None = None  # images instead of prompts: a file, a PIL image, or a list of them
+    video: str | Path | list | None = None  # videos instead: a file, or a list of them; a sound is as long as its video
     seconds: float | None = None  # length, at most an hour; None: 4, or that of a video or a given sound
     n: int = 1  # sounds for each query
     seed: int | None = None  # the same seed gives the same sounds; None: a fresh one, which the sound's info names
@@ -280,7 +280,7 @@ class Request(SamplingConfig):
     negative_prompt: str | None = None  # a sound that guidance leads away from; needs a guidance scale above 1
     # make so many for each prompt, and keep the n that the pocket CLAP finds nearest to it (it was trained on labels)
     best_of: int | None = None
-    audio: object | None = None  # a sound to work on, a file's path or an Audio; with strength, inpaint or extend
+    audio: object | None = None  # a sound to work on, a file or an Audio; with strength, inpaint or extend
     strength: float | None = None  # change all of the given sound: above 0 (hardly) to 1 (nothing stays)
     inpaint: tuple[float, float] | None = None  # make it anew between two times in seconds; the rest stays, bit for bit
     extend: float | None = None  # continue it for this many seconds
