@@ -9,6 +9,7 @@ __all__ = ['Parser', 'parser', 'add_options', 'file_name', 'sound_paths', 'what_
 import argparse
 import contextlib
 import difflib
+import inspect
 import os
 import re
 import sys
@@ -115,7 +116,9 @@ def add_options(
     "An option for each field: --name, with type, default and help from annotation, default and comment."
     from fastcore.docments import docments
     try: about = docments(source, full=True, returns=False)
-    except OSError: about = {}  # there is no source to read, as in a frozen program
+    except (OSError, TypeError):  # there is no source to read, as in a frozen program
+        parameters = inspect.signature(source).parameters.items()
+        about = {name: {"anno": p.annotation, "default": p.default, "docment": None} for name, p in parameters}
     for name in about if names is None else names:
         field = about[name]
         settings = _type_of(field["anno"]) | {"help": _help_of(field["docment"], field["default"])}

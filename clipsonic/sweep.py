@@ -125,8 +125,8 @@ def external_renders(
         found = {sound.name for sound in find_sounds(folder)}
         if found == wanted: continue
         raise InputError(f"{folder} ({name!r}) holds {len(found)} sounds, {len(found & wanted)} of them among the {n} "
-                         f"of every setting, 0000 to {n - 1:04d}: FAD depends on the number, so complete it, or sweep as "
-                         "many clips (`--n`)")
+                         f"of every setting, 0000 to {n - 1:04d}: FAD depends on the number, so complete it, or sweep "
+                         "as many clips (`--n`)")
     return {name: Path(folder) for name, folder in compare.items()}
 
 # %% ../nbs/58_sweep.ipynb #1768aa60

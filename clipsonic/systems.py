@@ -282,7 +282,6 @@ class IQ(System):
     query_type, label = "image", "CLIPSonic-IQ"
     def embed_query(self, image, generators): return self.clip.encode_image([image]).expand(len(generators), -1)
 
-# %% ../nbs/50_systems.ipynb #91d7ea36
 @register_system("zs")
 class ZS(System):
     "CLIPSonic-ZS: a text in, across the modality gap (CLIPSonic §2)."

@@ -25,7 +25,7 @@ from PIL import Image
 
 from clipsonic import __version__
 from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, resolve_model, write_config
-from clipsonic.cli import file_name, main, parser, sound_paths, what_next
+from clipsonic.cli import Parser, add_options, file_name, main, parser, sound_paths, what_next
 from clipsonic.core import Audio, ClipsonicError
 from clipsonic.request import Request
 from clipsonic.video import probe, read_frames, write_video
@@ -506,6 +506,13 @@ def test_a_new_field_is_a_new_option(monkeypatch, capsys):
     monkeypatch.setattr('clipsonic.request.Request', More)
     assert parser().parse_args(['generate', 'a', '--loudness', '-14']).loudness == -14
     assert re.search(r'--loudness X +dB of full scale \(default: -20\)', help_of(capsys, 'generate'))
+
+def test_options_without_a_source_have_no_help():
+    names = {}
+    exec('from dataclasses import dataclass\n@dataclass\nclass Bare:\n    steps: int = 3', names)
+    bare = Parser(prog='bare')
+    add_options(bare, names['Bare'])
+    assert bare.parse_args(['--steps', '4']).steps == 4 and bare.parse_args([]).steps == 3
 
 OLD = """
     generate a --guidance 2 --negative b --spacing trailing
