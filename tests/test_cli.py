@@ -489,7 +489,7 @@ def options_of(command):
     return {action.dest: action for action in p._actions}
 
 def test_an_option_of_generate_is_written_once():
-    "Fields of `Request`, options of the terminal with their help, parameters of both `generate` and their documentation."
+    "Fields of `Request`: options of the terminal with help, and parameters of both `generate` with documentation."
     import clipsonic.pipeline as pipeline
     options = options_of('generate')
     for name, about in docments(Request, full=True, returns=False).items():
@@ -526,7 +526,8 @@ OLD = """
 
 def settings_of(line):
     "The options that a command line sets."
-    return {name: value for name, value in vars(parser().parse_args(line.split())).items() if value not in (None, [], False)}
+    args = vars(parser().parse_args(line.split()))
+    return {name: value for name, value in args.items() if value not in (None, [], False)}
 
 def test_options_of_before_are_read():
     one, two, train, packed, scored, table, guidance, nfe = map(settings_of, OLD.strip().splitlines())

@@ -60,7 +60,8 @@ def test_one_sound_or_a_list(pipe, photo):
 def test_the_face_is_as_promised():
     face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance_scale=1.5, steps=None,
                 sampler=None, system=None, template='a photo of {}', timestep_spacing=None, guidance_interval=None,
-                guidance_rescale=0.0, negative_prompt=None, eta=None, num_candidates=None, best_of=None, audio=None, strength=None, inpaint=None, extend=None)
+                guidance_rescale=0.0, negative_prompt=None, eta=None, num_candidates=None, best_of=None, audio=None,
+                strength=None, inpaint=None, extend=None)
     parameters = inspect.signature(generate).parameters
     assert {name: p.default for name, p in parameters.items()} == {
         **face, 'model': 'pocket', 'device': None, 'clip': None, 'vocoder': None, 'prior': None, 'precision': 'float32',
@@ -231,7 +232,8 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     away, text = pipe.clip.encode_text(['a photo of a cat']), pipe.clip.encode_text(['a photo of a dog'])
     generators = lambda: clip_generators(0, 1)
     painted = pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative=away)
-    assert torch.equal(pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative=pipe.denoiser.unet.null[None]),
+    null = pipe.denoiser.unet.null[None]
+    assert torch.equal(pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative=null),
                        pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0))
     assert not torch.equal(painted, pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0))
     sound = quiet(pipe, 'a dog', seconds=0.5, seed=0, guidance_scale=2.0, negative_prompt='a cat', system='zs')

@@ -81,8 +81,8 @@ def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
     # the first clips, whatever follows
     assert all(read(few, s, i) == read(many, s, i) for s in settings for i in range(2))
     asked = test_queries(home / 'shards', 3, 0.5)
-    made = pipeline.system('iq').synthesize(asked['embedding'][1:2], clip_generators(0, 1, first=1), 0.5, guidance_scale=2.0,
-                                       steps=2, sampler='ddpm')[0]
+    made = pipeline.system('iq').synthesize(asked['embedding'][1:2], clip_generators(0, 1, first=1), 0.5,
+                                            guidance_scale=2.0, steps=2, sampler='ddpm')[0]
     Audio(made * min(1.0, 0.99 / made.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
     assert (tmp_path / 'alone.wav').read_bytes() == read(many, settings[2], 1)
 
@@ -93,7 +93,8 @@ def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
 def test_evaluations_are_those_that_the_network_answers(home, words, guidance_scale, tmp_path):
     pipeline, s = Pipeline.load(home / 'model', 'cpu'), parse_setting(words, guidance_scale)
     answers = []
-    pipeline.denoiser.sampling = replace(pipeline.denoiser.sampling, guidance_interval=(400, 600))  # the model's own, which a setting does not take over
+    # the model's own, which a setting does not take over
+    pipeline.denoiser.sampling = replace(pipeline.denoiser.sampling, guidance_interval=(400, 600))
     network = pipeline.denoiser.network
     pipeline.denoiser.network = lambda x, *rest: answers.append(len(x)) or network(x, *rest)
     render_settings(pipeline, home / 'shards', tmp_path / 'renders', [s], 2, 0.5, progress=False)
@@ -128,8 +129,8 @@ def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
     made = sounds()
     assert len(set(made.values())) == len(made) == 15  # real, and two settings twice
     pipeline, asked = Pipeline.load(home / 'model', 'cpu'), test_queries(home / 'shards', 3, 0.5)
-    alone = pipeline.system('iq').synthesize(asked['embedding'][2:], clip_generators(1, 1, first=2), 0.5, guidance_scale=1.5,
-                                        steps=2, sampler='ddim')[0]
+    alone = pipeline.system('iq').synthesize(asked['embedding'][2:], clip_generators(1, 1, first=2), 0.5,
+                                             guidance_scale=1.5, steps=2, sampler='ddim')[0]
     Audio(alone * min(1.0, 0.99 / alone.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
     # the noise of the next seed, the clip of this one
     assert (tmp_path / 'alone.wav').read_bytes() == made['renders/iq_w1.5_ddim_2_linspace_draw1/0002.wav']
@@ -164,7 +165,8 @@ def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     (['evaluations', '--settings', 'ddim 4001'], 'steps 4001 4000'),
     (['evaluations', '--settings', 'ddim 9', 'ddim 9 linspace'], 'iq_w1.5_ddim_9_linspace twice'),
     (['evaluations', '--system', 'sd'], "system 'sd'"), (['evaluations', '--guidance', '-1'], 'guidance -1'),
-    (['evaluations', '--also', 'long'], '--compare long NAME=FOLDER'), (['guidance', '--weights', '1', '1'], 'w1 twice'),
+    (['evaluations', '--also', 'long'], '--compare long NAME=FOLDER'),
+    (['guidance', '--weights', '1', '1'], 'w1 twice'),
     (['guidance', '--weights', 'nan'], 'guidance nan'), (['guidance', '--steps', '0'], 'steps 0'),
     (['guidance', '-o', 'no/out.json'], 'no/out.json folder'),
     (['guidance', '--sets', 'no/sets'], 'no/sets folder'), (['evaluations', '--draws', '0'], 'n_seeds 0')])
