@@ -295,7 +295,7 @@ class Clip:
 
     def oov_words(self, text:str) -> list[str]: # words that it leaves out; a full-vocabulary CLIP leaves none
         "Words of `text` that this encoder has never seen."
-        return self.tokenizer.oov_words(text) if hasattr(self.tokenizer, "unknown") else []
+        return self.tokenizer.oov_words(text) if hasattr(self.tokenizer, "oov_words") else []
 
 # %% ../nbs/10_clip.ipynb #0441a2e8
 @patch

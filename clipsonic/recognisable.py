@@ -100,8 +100,7 @@ def generated_sets(
     plain, paraphrases = read_labeled_prompts(prompts)
     asked = [label for label, _ in plain + paraphrases]
     texts = [prompt for _, prompt in plain + paraphrases]
-    priors = [system for system in ("pd", "sd") if system in pipeline.priors]
-    for system in (*priors[:1], "zs"):
+    for system in dict.fromkeys([pipeline.default_system("text"), "zs"]):  # with a prior and without one
         yield f"prompts, {system.upper()}", render(f"prompts-{system}", texts, kind="prompt", system=system), asked
     frames = [read_frames(video)[1] for video in videos]
     images = [each[len(each) // 2] for each in frames]
@@ -112,8 +111,8 @@ def _protocol(pipeline, every):
     "What the values depend on, in JSON types"
     priors = {name: pipeline.prior(name).config for name in pipeline.priors}
     candidates = {name: [config.sampling_steps, config.num_candidates] for name, config in priors.items()}
-    return {"seconds": 4.0, "guidance_scale": 1.5, "steps": pipeline.denoiser.steps,
-            "sampler": pipeline.denoiser.sampler, "version": __version__, "clip": pipeline.clip.fingerprint,
+    return {"seconds": 4.0, "guidance_scale": 1.5, "steps": pipeline.denoiser.sampling.steps,
+            "sampler": pipeline.denoiser.sampling.sampler, "version": __version__, "clip": pipeline.clip.fingerprint,
             "candidates": candidates, "a photo of every": every, "interval": "Wilson, 95 %",
             "seeds": "prompt i: i in every system; photo i: 2000 + i",
             "listener": "pocket-classifier, trained on the real training clips and their labels"}

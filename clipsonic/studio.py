@@ -108,7 +108,7 @@ class Studio(VBox):
         device: str | None = None,  # "cpu", "cuda", …; None: a GPU where there is one
     ):
         pipeline = cached_pipeline(model, device)
-        self.source, self.systems = dict(model=str(model), device=device), [name for name in SYSTEMS if name not in ("pd", "sd") or name in pipeline.priors]
+        self.source, self.systems = dict(model=str(model), device=device), pipeline.systems
         self.sounds: list[Audio] = []  # what is shown, from the top
         self.folder = tempfile.TemporaryDirectory(prefix="clipsonic-")
         self.add_controls(pipeline.denoiser)
@@ -137,10 +137,10 @@ def add_controls(self: Studio,
     self.tabs = Tab([VBox([self.prompt]), VBox([HBox([self.upload, self.path]), self.seen])], titles=("Text", "Picture or video"))
     self.negative_prompt = made(Text, "negative_prompt", description="but not", placeholder="drums", layout=Layout(width="auto"))
     self.guidance_scale = made(FloatSlider, "guidance_scale", description="guidance w", value=1.5, min=0, max=10, step=0.1)
-    self.steps = made(IntSlider, "steps", value=denoiser.steps, min=1, max=max(100, denoiser.steps))
+    self.steps = made(IntSlider, "steps", value=denoiser.sampling.steps, min=1, max=max(100, denoiser.sampling.steps))
     self.seconds = made(FloatSlider, "seconds", value=4.0, min=0.5, max=30, step=0.1, readout_format=".1f")
     self.n = made(IntSlider, "n", description="sounds", value=1, min=1, max=8)
-    self.sampler = made(Dropdown, "sampler", options=list(SAMPLERS), value=denoiser.sampler)
+    self.sampler = made(Dropdown, "sampler", options=list(SAMPLERS), value=denoiser.sampling.sampler)
     self.system = made(Dropdown, "system", options=[("let the model choose", "")])
     self.seed = made(BoundedIntText, "seed", max=2**31 - 1)
     self.fresh = Button(description="fresh", icon="refresh", tooltip="draw another seed", layout=Layout(width="auto"))

@@ -17,107 +17,119 @@ import torch
 
 from . import __version__
 from .checkpoint import state_dict_hash
-from .core import Audio, InputError, clip_generators, read_csv, atomic_file
+from .core import Audio, InputError, atomic_file, check_parent, clip_generators, markdown_table, read_csv
+from .core import write_json
 from .embedders import classifier_embedder
 from .evaluate import evaluate
 from .pipeline import Pipeline, to_audio
 from .reconstruct import copy_synthesis
+from .request import SamplingConfig
 from .shards import batches
+from .systems import SYSTEMS
 
 # %% ../nbs/57_table.ipynb #3c09dc92
 def test_queries(
-    shards: str | Path,  # labelled shards of videos that nothing was trained on
+    shards: str | Path,  # labelled shards of held-out videos
     n: int = 512,  # clips (CLIPSonic §4.1)
     seconds: float = 2.048,  # of each
     seed: int = 0,
 ) -> dict:  # "waveform" (n, 1, time), "embedding" (n, D), "label", "id"
-    "What every system is asked for. Raises InputError for shards without labels."
+    "The queries of every system. Raises InputError for shards without labels."
     drawn = batches(shards, n, seconds, seed, labels=True)
     try: return next(drawn)
     finally: drawn.close()
 
+test_queries.__test__ = False  # for pytest, which would collect it by its name
+
 # %% ../nbs/57_table.ipynb #042dec16
 def embed_test_query(
     pipeline: Pipeline,
-    system: str,  # "iq", "zs", "pd" or "sd"
-    asked: dict,  # from `test_queries`
+    system: str,  # of `Pipeline.systems`
+    queries: dict,  # from `test_queries`
     i: int,  # which of them
     generator: torch.Generator,  # the clip's noise
+    num_candidates: int | None = None,  # of the system's prior; None: the checkpoint's number
 ) -> torch.Tensor:  # (1, D), L2-normalised
-    "What a system makes of clip i's frame (IQ) or label (the others)."
-    if system == "iq": return asked["embedding"][i:i + 1]
-    text = pipeline.config.get("template", "a photo of {}").replace("{}", asked["label"][i])
-    return pipeline.system(system).embed_query(text, [generator])
-
+    "The system's embedding of clip i's frame, or of its label for systems of texts."
+    if SYSTEMS[system].query_type == "image": return queries["embedding"][i:i + 1]
+    text = pipeline.config.get("template", "a photo of {}").replace("{}", queries["label"][i])
+    return pipeline.system(system, num_candidates).embed_query(text, [generator])
 
 def render_sounds(
     pipeline: Pipeline,
     name: str,  # a system, or "real", "training" or "reconstruction"
-    asked: dict,  # from `test_queries`
+    queries: dict,  # from `test_queries`
     numbers: list[int],  # which of them
     seconds: float = 2.048,
     seed: int = 0,
-    **settings,  # guidance, steps, sampler: see `Denoiser.sample`
+    sampling: SamplingConfig = SamplingConfig(),  # None in it: as the checkpoint says
 ) -> Iterator[tuple[int, Audio]]:  # number and sound
     "One set, sound by sound."
     mel = pipeline.denoiser.mel
     for i in numbers:
-        waveform = asked["waveform"][i]
-        if name == "reconstruction": waveform = copy_synthesis(Audio(waveform, mel.sample_rate), pipeline.vocoder).waveform
-        elif name not in ("real", "training"):
-            generator = clip_generators(seed, 1, first=i)
-            condition = embed_test_query(pipeline, name, asked, i, generator[0])
-            waveform = pipeline.system(name).synthesize(condition, generator, seconds, **settings)[0]
+        waveform = queries["waveform"][i]
+        if name == "reconstruction":
+            waveform = copy_synthesis(Audio(waveform, mel.sample_rate), pipeline.vocoder).waveform
+        elif name in SYSTEMS:
+            generators = clip_generators(seed, 1, first=i)
+            condition = embed_test_query(pipeline, name, queries, i, generators[0], sampling.num_candidates)
+            waveform = pipeline.system(name).synthesize(condition, generators, seconds, sampling=sampling)[0]
         yield i, to_audio(waveform, mel.sample_rate, {})
 
 # %% ../nbs/57_table.ipynb #c41d7be2
 def provenance(
     kind: str,  # of the sets, such as "table"
     pipeline: Pipeline,
-    asked: dict,  # from `test_queries`
-    **protocol,  # all else that the sounds depend on
+    queries: dict,  # from `test_queries`
+    **protocol,  # all other settings of the sounds
 ) -> dict:
-    "What the sounds of a model depend on"
-    parts = {"denoiser": pipeline.denoiser.unet, **{name: pipeline.prior(name).network for name in pipeline.priors}}
-    weights = {name: state_dict_hash(part.state_dict()) for name, part in parts.items()} | {"vocoder": pipeline.vocoder.hash, "clip": pipeline.clip.fingerprint["hash"]}
-    return {"kind": kind, "weights": weights, "n": len(asked["id"]), "clips": hashlib.sha256("\n".join(asked["id"]).encode()).hexdigest()[:16], **protocol}
-
+    "Everything that determines a model's sounds: its weights, the clips, the protocol"
+    parts = {"denoiser": pipeline.denoiser.unet} | {name: pipeline.prior(name).network for name in pipeline.priors}
+    weights = {name: state_dict_hash(part.state_dict()) for name, part in parts.items()}
+    weights |= {"vocoder": pipeline.vocoder.hash, "clip": pipeline.clip.fingerprint["hash"]}
+    clips = hashlib.sha256("\n".join(queries["id"]).encode()).hexdigest()[:16]
+    return {"kind": kind, "weights": weights, "n": len(queries["id"]), "clips": clips, **protocol}
 
 def open_renders(
     out: Path,  # made, or one that was begun
     about: dict,  # from `provenance`
 ):
     "A folder for sets. Raises InputError for one with the sounds of another model or protocol."
-    note = out / f"{about['kind']}.json"
-    if note.exists() and (other := json.loads(note.read_text())) != about: raise InputError(f"{out} holds the sounds of another model or protocol ({other}): give another folder")
+    note = out/f"{about['kind']}.json"
+    other = json.loads(note.read_text()) if note.exists() else about
+    if other != about:
+        raise InputError(f"{out} holds the sounds of another model or protocol ({other}): give another folder")
     out.mkdir(exist_ok=True)
-    with atomic_file(note) as partial: partial.write_text(json.dumps(about, indent=1) + "\n")
+    write_json(note, about)
 
-
+# %% ../nbs/57_table.ipynb #6011cba9
 def render_system(
     folder: Path,  # made, or one that was begun
     pipeline: Pipeline,
     name: str,  # as for `render_sounds`
-    asked: dict,  # from `test_queries`
+    queries: dict,  # from `test_queries`
     seconds: float = 2.048,
     seed: int = 0,
     progress: bool = True,
-    **settings,  # guidance, steps, sampler: see `Denoiser.sample`
+    sampling: SamplingConfig = SamplingConfig(),  # None in it: as the checkpoint says
 ):
-    "Renders what is not there yet, beside a csv of what was asked"
+    "Renders the missing sounds, beside a csv of the prompts"
     from tqdm.auto import tqdm
     folder.mkdir(exist_ok=True)
-    with atomic_file(folder / "prompts.csv") as partial, partial.open("w", newline="", encoding="utf-8") as f: csv.writer(f).writerows([("file", "prompt", "label"), *((f"{i:04d}", label, label) for i, label in enumerate(asked["label"]))])
-    lacking = [i for i in range(len(asked["id"])) if not (folder / f"{i:04d}.wav").exists()]
-    for i, audio in tqdm(render_sounds(pipeline, name, asked, lacking, seconds, seed, **settings), desc=folder.name, total=len(lacking), unit="clip", delay=1, disable=not progress): audio.save(folder / f"{i:04d}.wav")
+    rows = [(f"{i:04d}", label, label) for i, label in enumerate(queries["label"])]
+    with atomic_file(folder/"prompts.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "prompt", "label"), *rows])
+    missing = [i for i in range(len(rows)) if not (folder/f"{i:04d}.wav").exists()]
+    sounds = render_sounds(pipeline, name, queries, missing, seconds, seed, sampling)
+    for i, audio in tqdm(sounds, desc=folder.name, total=len(missing), unit="clip", delay=1, disable=not progress):
+        audio.save(folder/f"{i:04d}.wav")
 
 # %% ../nbs/57_table.ipynb #a87b7b3b
-RENDERS = ("real", "reconstruction", "iq", "zs", "pd", "sd")
-
+RENDERS = ("real", "reconstruction", *SYSTEMS)
 
 def render_all(
-    shards: str | Path,  # labelled shards of videos that nothing was trained on
-    out: str | Path,  # folder; one that was begun is gone on with
+    shards: str | Path,  # labelled shards of held-out videos
+    out: str | Path,  # folder; one that was begun is continued
     train_data: str | Path | None = None,  # labelled shards of the training videos, for the row of other real sounds
     model: str | Path = "pocket",  # what `Pipeline.load` takes
     n: int = 512,
@@ -125,55 +137,72 @@ def render_all(
     seed: int = 0,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> dict:  # what the sounds depend on
-    "Renders what is not there yet, the systems that the model has. Raises InputError for a folder with the sounds of another model or protocol."
-    if not (out := Path(out)).absolute().parent.is_dir(): raise InputError(f"cannot write into {out}: the folder {out.parent} does not exist; make it first")
+) -> dict:  # from `provenance`
+    "Renders the missing sounds of all systems of a model. Raises InputError for a folder with sounds of another one."
+    out = Path(out)
+    check_parent(out)
     pipeline = Pipeline.load(model, device)
-    denoiser, held_out = pipeline.denoiser, test_queries(shards, n, seconds, seed)
-    about = provenance("table", pipeline, held_out, guidance_scale=1.5, steps=denoiser.steps, sampler=denoiser.sampler, guidance_interval=denoiser.guidance_interval and list(denoiser.guidance_interval), seconds=seconds, seed=seed)
+    held_out = test_queries(shards, n, seconds, seed)
+    own = SamplingConfig().with_defaults(pipeline.denoiser.sampling)
+    interval = own.guidance_interval and list(own.guidance_interval)  # as JSON reads it back
+    protocol = {"guidance_scale": own.guidance_scale, "steps": own.steps, "sampler": own.sampler}
+    about = provenance("table", pipeline, held_out, **protocol, guidance_interval=interval, seconds=seconds, seed=seed)
     open_renders(out, about)
-    names = [name for name in RENDERS if name not in ("pd", "sd") or name in pipeline.priors]
-    for name in [*names, "training"] if train_data else names: render_system(out / name, pipeline, name, test_queries(train_data, n, seconds, seed) if name == "training" else held_out, seconds, seed, progress)
+    queries = {name: held_out for name in RENDERS if name not in SYSTEMS or name in pipeline.systems}
+    if train_data: queries["training"] = test_queries(train_data, n, seconds, seed)
+    for name, own_queries in queries.items():
+        render_system(out/name, pipeline, name, own_queries, seconds, seed, progress)
     return about
 
 # %% ../nbs/57_table.ipynb #578ad778
 def table(
-    shards: str | Path,  # labelled shards of videos that nothing was trained on
-    renders: str | Path,  # folder for the sounds; one that was begun is gone on with
+    shards: str | Path,  # labelled shards of held-out videos
+    renders: str | Path,  # folder for the sounds; one that was begun is continued
     out: str | Path,  # json to write
     train_data: str | Path | None = None,  # labelled shards of the training videos
     model: str | Path = "pocket",
     n: int = 512,
     seconds: float = 2.048,
     seed: int = 0,
-    classifier: str | Path = "pocket-listener",  # a classifier of its own
-    embedder: str | Path = "pocket",  # with its `weights`: as for `evaluate`
-    weights: str | Path | None = None,
+    classifier: str | Path = "pocket-listener",  # as for `evaluate`, and the next two
+    embedder: str | Path = "pocket",
+    weights: str | Path | None = None,  # of the embedder
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> dict:  # {"rows": {set: {figure: {"value", "low", "high", "n", "by"}, "bad": files that could not be measured, "left_out": figures that could not}}, "protocol"}
-    "Renders the sets, scores them, and writes the table. Raises InputError"
-    if not Path(out).absolute().parent.is_dir(): raise InputError(f"cannot write {out}: the folder {Path(out).parent} does not exist; make it first")
-    about, renders, rows = render_all(shards, renders, train_data, model, n, seconds, seed, device, progress), Path(renders), {}
-    known = {row["label"] for _, row in read_csv(renders / "real" / "prompts.csv", ["label"])} <= set(classifier_embedder(classifier).classes)
-    for folder in sorted((f for f in renders.iterdir() if (f / "prompts.csv").exists()), key=lambda f: [*RENDERS, f.name].index(f.name)):
+) -> dict:
+    """Renders the sets, scores them, and writes the table. Raises InputError.
+
+    Returns {"rows": {set: {metric: {"value", "low", "high", "n", "by"}, "bad": files that could not be measured,
+    "left_out": metrics that could not}}, "protocol"}."""
+    check_parent(out)
+    about = render_all(shards, renders, train_data, model, n, seconds, seed, device, progress)
+    renders, rows = Path(renders), {}
+    labels = {row["label"] for _, row in read_csv(renders/"real"/"prompts.csv", ["label"])}
+    known = labels <= set(classifier_embedder(classifier).classes)
+    folders = [folder for folder in renders.iterdir() if (folder/"prompts.csv").exists()]
+    for folder in sorted(folders, key=lambda folder: [*RENDERS, folder.name].index(folder.name)):
         alone, pairs = folder.name == "real", folder.name not in ("real", "training")
-        metrics = ([] if alone else ["fad", "fid", "nearest"]) + ["kl"] * pairs + ["clap", "inception_score", "diversity"] + ["accuracy"] * known
-        row = evaluate(folder, None if alone else renders / "real", folder / "prompts.csv", metrics, embedder, weights, classifier=classifier,
-                       skip_bad=True, cache_file=renders / "features.sqlite", seed=seed, device=device, progress=progress)
-        rows[folder.name] = {name: figure for name, figure in row.items() if "value" in figure} | {"bad": row["files"]["bad"], "left_out": row["left_out"]}
-        protocol = row["protocol"]
-    result = {"rows": rows, "protocol": {"renders": about, "measures": protocol, "version": __version__}}
-    with atomic_file(out) as partial: partial.write_text(json.dumps(result, indent=1) + "\n")
-    return result
+        metrics = ([] if alone else ["fad", "fid", "nearest"]) + ["kl"] * pairs
+        metrics += ["clap", "inception_score", "diversity"] + ["accuracy"] * known
+        row = evaluate(folder, None if alone else renders/"real", folder/"prompts.csv", metrics, embedder, weights,
+                       classifier=classifier, skip_bad=True, cache_file=renders/"features.sqlite", seed=seed,
+                       device=device, progress=progress)
+        values = {name: metric for name, metric in row.items() if "value" in metric}
+        rows[folder.name] = values | {"bad": row["files"]["bad"], "left_out": row["left_out"]}
+    protocol = {"renders": about, "measures": row["protocol"], "version": __version__}
+    write_json(out, {"rows": rows, "protocol": protocol})
+    return {"rows": rows, "protocol": protocol}
 
-
+# %% ../nbs/57_table.ipynb #23096bdb
 def table_markdown(
     path: str | Path,  # json of `table`
-    figures: tuple[str, ...] = ("fad", "fid_pocket", "clap", "kl_pocket", "accuracy_pocket", "nearest", "diversity"),
+    metrics: tuple[str, ...] = ("fad", "fid_pocket", "clap", "kl_pocket", "accuracy_pocket", "nearest", "diversity"),
 ) -> str:
     "The table in markdown"
-    def cell(f): return "–" if f is None else f"{f['value']:.3g}" + ("" if f["low"] is None else f" ({f['low']:.3g} to {f['high']:.3g})")
+    def cell(metric):
+        if metric is None: return "–"
+        interval = "" if metric["low"] is None else f" ({metric['low']:.3g} to {metric['high']:.3g})"
+        return f"{metric['value']:.3g}{interval}"
     rows = json.loads(Path(path).read_text())["rows"]
-    lines = [f"| {name} | {' | '.join(cell(row.get(f)) for f in figures)} | {len(row['bad'])} |" for name, row in rows.items()]
-    return "\n".join([f"| set | {' | '.join(figures)} | left out |", "|---" * (len(figures) + 2) + "|", *lines])
+    def line(name, row): return [name, *(cell(row.get(metric)) for metric in metrics), len(row["bad"])]
+    return markdown_table(["set", *metrics, "left out"], [line(name, row) for name, row in rows.items()])

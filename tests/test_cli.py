@@ -1,6 +1,8 @@
 """The terminal: what is written and printed, and that whatever a user gets wrong is one line on stderr and exit status
 2."""
 import contextlib
+import inspect
+import io
 import json
 import os
 import re
@@ -11,18 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from fastcore.docments import docments
 from PIL import Image
 
 from clipsonic import __version__
 from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint, resolve_model, write_config
-from clipsonic.cli import file_name, main, parser, sound_paths, what_next
+from clipsonic.cli import Parser, add_options, file_name, main, parser, sound_paths, what_next
 from clipsonic.core import Audio, ClipsonicError
+from clipsonic.request import Request
 from clipsonic.video import probe, read_frames, write_video
 from conftest import naming, said
 
@@ -173,11 +178,11 @@ def test_warnings_are_one_line(run, here, model):
 
 def test_info_about_models_and_media(run, here, model):
     status, out, _ = run('info', model)
-    assert status == 0 and 'pipeline' in out and 'knows: dog, rain, flute' in out and 'denoiser/' in out
+    assert status == 0 and 'pipeline' in out and 'known_sounds: dog, rain, flute' in out and 'denoiser/' in out
     assert 'steps: 3' in out
     assert run('info', f'{Path(model).parent}/denoiser')[1].count('denoiser:') == 1
     names = load_config(resolve_model('pocket'))['known_sounds']
-    assert len(names) == 30 and f"  knows: {', '.join(names)}\n" in run('info', 'pocket')[1]
+    assert len(names) == 30 and f"  known_sounds: {', '.join(names)}\n" in run('info', 'pocket')[1]
     run('generate', 'a dog', '--model', model, '-o', 'a.wav', *fast)
     status, out, _ = run('info', 'a.wav')
     assert status == 0 and 'sample_rate: 16000' in out
@@ -334,7 +339,7 @@ REFUSED = [   # from the words alone: what the line names
     (['generate', 'silent.mp4'], "prompt 'silent.mp4' --video silent.mp4"),
     (['generate', 'rain', 'dog.wav'], "'dog.wav' -o dog.wav"), (['generate', 'text.txt'], "prompt 'text.txt' file"),
     (['generate', 'rain + photo.png'], "prompt 'photo.png' --image photo.png"),
-    (['generate', '--video', 'photo.png'], 'photo.png film --image photo.png'),
+    (['generate', '--video', 'photo.png'], 'photo.png video --image photo.png'),
     (['generate', '--image', 'silent.mp4'], 'silent.mp4 image --video silent.mp4'),
     (['generate', 'a', '--audio', 'photo.png', '--extend', '1'], 'photo.png audio --image photo.png'),
     (['generate', 'a', '--audio', 'silent.mp4', '--extend', '1'], 'silent.mp4 audio --video silent.mp4'),
@@ -475,6 +480,103 @@ def test_help_is_quick_and_has_examples(capsys):
     assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap',
                              'evaluate', 'table', 'sweep'}
     for name in commands: assert f'  clipsonic {name} ' in help_of(capsys, name).split('examples:')[1]
+
+def options_of(command):
+    "The options of a command by their destinations."
+    commands = next(action for action in parser()._actions if action.dest == 'command' or action.choices)
+    p = commands.choices[command]
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit): p.parse_args([])
+    return {action.dest: action for action in p._actions}
+
+def test_an_option_of_generate_is_written_once():
+    "Fields of `Request`: options of the terminal with help, and parameters of both `generate` with documentation."
+    import clipsonic.pipeline as pipeline
+    options = options_of('generate')
+    for name, about in docments(Request, full=True, returns=False).items():
+        assert about['docment'] and options[name].help, name
+        assert name == 'prompt' or options[name].default == about['default'], name
+        for function in pipeline.generate, pipeline.Pipeline.generate:
+            assert inspect.signature(function).parameters[name].default == about['default'], name
+            assert f'\n{name}\n    ' in function.__doc__, name
+
+def test_a_new_field_is_a_new_option(monkeypatch, capsys):
+    @dataclass(frozen=True)
+    class More(Request):
+        loudness: float = -20.0  # dB of full scale
+    monkeypatch.setattr('clipsonic.request.Request', More)
+    assert parser().parse_args(['generate', 'a', '--loudness', '-14']).loudness == -14
+    assert re.search(r'--loudness X +dB of full scale \(default: -20\)', help_of(capsys, 'generate'))
+
+def test_options_without_a_source_have_no_help():
+    names = {}
+    exec('from dataclasses import dataclass\n@dataclass\nclass Bare:\n    steps: int = 3', names)
+    bare = Parser(prog='bare')
+    add_options(bare, names['Bare'])
+    assert bare.parse_args(['--steps', '4']).steps == 4 and bare.parse_args([]).steps == 3
+
+OLD = """
+    generate a --guidance 2 --negative b --spacing trailing
+    generate a --steps 50 --sampler ddim --guidance-interval 0 1000 --guidance-rescale 0.5 --n 2 --best-of 4
+    train --preset pocket --data shards --out run --start old --cpu
+    pack --clip a --denoiser b --vocoder c --out d --knows dog,cat --knows-threshold 0.8
+    evaluate made --reference real --metrics fad --embedder vggish --weights vggish-10086976.pth --resamples 50
+    table --data shards --trained other --sets sets -o table.json --weights vggish.pth
+    sweep guidance --data shards --sets sets -o a.json --weights 1 3 --spacing trailing --also long=there --draws 2
+    sweep evaluations --data shards --sets sets -o a.json --guidance 2 --also long=there --draws 2"""
+
+def settings_of(line):
+    "The options that a command line sets."
+    args = vars(parser().parse_args(line.split()))
+    return {name: value for name, value in args.items() if value not in (None, [], False)}
+
+def test_options_of_before_are_read():
+    one, two, train, packed, scored, table, guidance, nfe = map(settings_of, OLD.strip().splitlines())
+    assert (one['guidance_scale'], one['negative_prompt'], one['timestep_spacing']) == (2, 'b', 'trailing')
+    assert two['guidance_interval'] == [0, 1000] and two['best_of'] == 4
+    assert (train['device'], train['init_from']) == ('cpu', 'old')
+    assert (packed['known_sounds'], packed['known_threshold']) == ('dog,cat', 0.8)
+    assert (scored['embedder_weights'], scored['n_resamples']) == ('vggish-10086976.pth', 50)
+    assert (table['train_data'], table['renders'], table['embedder_weights']) == ('other', 'sets', 'vggish.pth')
+    assert (guidance['guidance_scales'], guidance['timestep_spacing']) == ([1, 3], 'trailing')
+    assert nfe['guidance_scale'] == 2
+    for swept in guidance, nfe:
+        assert (swept['renders'], swept['compare'], swept['n_seeds']) == ('sets', ['long=there'], 2)
+
+def test_the_commands_of_the_readme_are_commands():
+    from conftest import root
+    commands = re.findall(r'^(?:pip install \. && )?clipsonic (\w+ .*)$', (root/'README.md').read_text(), re.M)
+    assert len(commands) > 10
+    for command in commands: parser().parse_args(shlex.split(command, comments=True))
+
+def test_an_option_before_its_command_is_answered(capsys):
+    with pytest.raises(SystemExit) as error: main(['--threads', '2', 'generate', 'a dog'])
+    assert error.value.code == 2 and re.search(naming('--threads', "'generate'", 'generate … --threads 2'),
+                                               capsys.readouterr().err)
+
+def test_train_takes_no_numbered_device(run, here):
+    status, _, err = run('train', '--preset', 'pocket', '--data', '.', '--out', 'run', '--device', 'cuda:1')
+    assert status == 2 and re.search(naming('--device cuda:1', 'CUDA_VISIBLE_DEVICES'), err)
+
+def test_prepare_takes_the_settings_of_the_clips(run, here, model):
+    tone = 0.1 * torch.sin(torch.arange(64_000) / 10)[None]
+    write_video('long.mp4', [Image.new('RGB', (64, 48), 'red')] * 16, frame_rate=4, audio=Audio(tone, 16_000))
+    words = ['prepare', 'long.mp4', '--out', 'shards', '--clip', f'{model}/clip', '--workers', '0', '--device', 'cpu']
+    status, _, _ = run(*words, '--seconds', '1', '--min-seconds', '0.5', '--frame-rate', '2', '--clips-per-shard', '3')
+    about = run('info', 'shards')[1]
+    assert status == 0 and re.search(naming('4 clips', '2 tars'), about) and 'frame_rate: 2' in about
+    status, _, err = run(*words[:3], 'other', *words[4:], '--seconds', '0')
+    assert status == 2 and re.search(naming('seconds', 0), err)
+
+def test_known_words_are_packed(run, here, model):
+    parts = ['--clip', f'{model}/clip', '--denoiser', f'{model}/denoiser', '--vocoder', f'{model}/vocoder']
+    Path('words.json').write_text('{"dog": {"named": "dog, hound"}}')
+    assert run('pack', *parts, '--out', 'mine', '--knows', 'dog', '--known-words', 'words.json')[0] == 0
+    assert load_config('mine')['known_words'] == {'dog': {'named': 'dog, hound'}}
+    assert run('pack', *parts, '--out', 'table', '--knows', 'dog barking', '--known-words')[0] == 0
+    assert 'barking' in load_config('table')['known_words']['dog barking']['alone']
+    Path('words.json').write_text('{"dog": "hound"}')
+    status, _, err = run('pack', *parts, '--out', 'no', '--knows', 'dog', '--known-words', 'words.json')
+    assert status == 2 and re.search(naming('--known-words words.json', 'known_words.dog', "'hound'"), err)
 
 def test_the_help_names_every_preset(capsys):
     from clipsonic.recipes import PRESETS

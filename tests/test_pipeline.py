@@ -18,6 +18,8 @@ from clipsonic.checkpoint import describe, load_config, load_tensors, save_check
 from clipsonic.core import CheckpointError, InputError, MediaError, clip_generators
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, to_audio, generate, cached_pipeline, pack
+from clipsonic.request import QUERY_TYPES, SamplingConfig
+from clipsonic.systems import SYSTEMS, ZS, register_system
 from conftest import naming
 from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_prior
 
@@ -58,7 +60,8 @@ def test_one_sound_or_a_list(pipe, photo):
 def test_the_face_is_as_promised():
     face = dict(prompt=None, image=None, video=None, seconds=None, n=1, seed=None, guidance_scale=1.5, steps=None,
                 sampler=None, system=None, template='a photo of {}', timestep_spacing=None, guidance_interval=None,
-                guidance_rescale=0.0, negative_prompt=None, best_of=None, audio=None, strength=None, inpaint=None, extend=None)
+                guidance_rescale=0.0, negative_prompt=None, eta=None, num_candidates=None, best_of=None, audio=None,
+                strength=None, inpaint=None, extend=None)
     parameters = inspect.signature(generate).parameters
     assert {name: p.default for name, p in parameters.items()} == {
         **face, 'model': 'pocket', 'device': None, 'clip': None, 'vocoder': None, 'prior': None, 'precision': 'float32',
@@ -77,7 +80,7 @@ def test_help_says_what_each_parameter_means():
 
 def test_a_misspelt_parameter_is_answered_with_the_nearest(pipe):
     for call, says in ((lambda: generate('a dog', secnds=3), "generate 'secnds' 'seconds'"),
-                       (lambda: pipe.generate('a dog', guidence=3), "generate 'guidence' 'guidance'"),
+                       (lambda: pipe.generate('a dog', guidence=3), "generate 'guidence' 'guidance_scale'"),
                        (lambda: generate('a dog', xyzzy=3), "generate 'xyzzy' prompt model device best_of")):
         with pytest.raises(InputError, match=naming(*says.split())): call()
 
@@ -228,14 +231,64 @@ def test_blends_are_the_weighted_mean_of_their_parts(pipe):
 def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     away, text = pipe.clip.encode_text(['a photo of a cat']), pipe.clip.encode_text(['a photo of a dog'])
     generators = lambda: clip_generators(0, 1)
-    painted = pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative_prompt=away)
-    assert torch.equal(pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative_prompt=pipe.denoiser.unet.null[None]),
+    painted = pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative=away)
+    null = pipe.denoiser.unet.null[None]
+    assert torch.equal(pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0, negative=null),
                        pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0))
     assert not torch.equal(painted, pipe.denoiser.sample(text, generators(), 0.5, guidance_scale=2.0))
     sound = quiet(pipe, 'a dog', seconds=0.5, seed=0, guidance_scale=2.0, negative_prompt='a cat', system='zs')
     assert torch.equal(sound.waveform, to_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform)
     assert sound.info['negative_prompt'] == 'a cat'
     assert 'negative_prompt' in quiet(pipe, image=photo, seconds=0.5, seed=0, negative_prompt='a cat').info
+
+def test_one_sampling_config_serves_checkpoint_request_and_denoiser(pipe):
+    own = pipe.denoiser.sampling
+    assert own == SamplingConfig(steps=3, sampler='ddim')
+    request = Request('a dog', seed=7, seconds=0.5, system='zs', eta=0.5, guidance_scale=2.0)
+    sampling = pipe.sampling_settings(request)
+    assert sampling == SamplingConfig(steps=3, sampler='ddim', eta=0.5, guidance_scale=2.0)
+    text = pipe.clip.encode_text(['a photo of a dog'])
+    mel = pipe.denoiser.sample(text, clip_generators(7, 1), 0.5, sampling)
+    assert torch.equal(mel, pipe.denoiser.sample(text, clip_generators(7, 1), 0.5, eta=0.5, guidance_scale=2.0))
+    assert not torch.equal(mel, pipe.denoiser.sample(text, clip_generators(7, 1), 0.5, guidance_scale=2.0))
+    sound, = pipe.run(request, progress=False)
+    assert torch.equal(sound.waveform, to_audio(pipe.vocoder(mel)[0, :, :8000], 16000, {}).waveform)
+    assert sound.info.items() >= sampling.summary().items() and sound.info['eta'] == 0.5
+
+def test_num_candidates_reach_the_prior(home, tmp_path):
+    tiny_prior(tmp_path/'pd', load_config(home/'denoiser')['clip'])
+    pipe = Pipeline.load(home/'model', 'cpu', prior=tmp_path/'pd')
+    make = lambda **more: quiet(pipe, 'a dog', seconds=0.1, seed=7, steps=1, **more)
+    own = pipe.prior('pd').config.num_candidates
+    assert torch.equal(make().waveform, make(num_candidates=own).waveform)
+    assert not torch.equal(make().waveform, make(num_candidates=own + 3).waveform)
+
+@pytest.fixture
+def tta():
+    "A text-conditioned baseline with a denoiser of its own: one class, and one line that registers it."
+    @register_system('tta')
+    class TTA(ZS):
+        denoiser_name, label = 'tta', 'CLIP-TTA'
+    yield TTA
+    for registry in SYSTEMS, QUERY_TYPES: del registry['tta']
+
+def test_a_system_with_its_own_denoiser_is_one_class(home, tmp_path, tta):
+    clip = load_config(home/'denoiser')['clip']
+    tiny_denoiser(tmp_path/'other', clip, steps=2, sampler='dpm++2m')
+    parts = home/'clip', home/'denoiser', home/'vocoder'
+    both = Pipeline.load(pack(*parts, tmp_path/'both', denoisers={'tta': tmp_path/'other'}), 'cpu')
+    assert both.systems == ['iq', 'zs', 'tta'] and both.default_system('text') == 'zs'
+    make = lambda pipe, **more: quiet(pipe, 'a dog', seconds=0.5, seed=7, **more)
+    sound = make(both, system='tta')
+    assert (sound.info['system'], sound.info['steps'], sound.info['sampler']) == ('tta', 2, 'dpm++2m')
+    alone = Pipeline.load(pack(parts[0], tmp_path/'other', parts[2], tmp_path/'alone'), 'cpu')
+    assert torch.equal(sound.waveform, make(alone).waveform) and not torch.equal(sound.waveform, make(both).waveform)
+    plain = Pipeline.load(home/'model', 'cpu')
+    assert 'tta' not in plain.systems
+    with pytest.raises(InputError, match=naming('model', "denoiser 'tta'", "system='zs'")): make(plain, system='tta')
+    tiny_denoiser(tmp_path/'foreign', clip | {'name': 'another', 'hash': 'beef'})
+    with pytest.raises(CheckpointError, match=naming(tmp_path/'foreign', "'another'", "'tiny-0'")):
+        pack(*parts, tmp_path/'no', denoisers={'tta': tmp_path/'foreign'})
 
 # what is refused
 
@@ -263,9 +316,12 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     (dict(prompt='a', guidance_interval=(0, 2000)), 'guidance interval 0 2000'),
     (dict(prompt='a', guidance_rescale=1.5), 'guidance rescale 1.5'),
     (dict(prompt='a', negative_prompt='b', guidance_scale=1.0), "negative 'b' guidance 1.0"),
-    (dict(prompt='a', negative_prompt=' '), 'prompt empty'), (dict(video='nonesuch.mp4'), 'nonesuch.mp4'),
+    (dict(prompt='a', negative_prompt=' '), 'prompt empty'), (dict(prompt='a', negative_prompt=''), 'prompt empty'),
+    (dict(prompt='a', eta=2), 'eta 2'), (dict(prompt='a', eta=0.5, sampler='ddpm'), "eta=0.5 'ddpm' 'ddim'"),
+    (dict(prompt='a', num_candidates=0), 'num_candidates 0'),
+    (dict(prompt='a', num_candidates=4), "num_candidates=4 'zs' prior"), (dict(video='nonesuch.mp4'), 'nonesuch.mp4'),
     (dict(video=__file__), f'{__file__} video'), (dict(video=[]), 'empty list'), (dict(video=3), 'video 3'),
-    (dict(image='b.jpg', video='c.mp4'), 'both image video'), (dict(video='c.mp4', seconds=3), 'seconds=3 film'),
+    (dict(image='b.jpg', video='c.mp4'), 'both image video'), (dict(video='c.mp4', seconds=3), 'seconds=3 video'),
     (dict(video='c.mp4', system='zs'), "system 'zs' video 'iq'"), (dict(prompt='a', best_of=0), 'best_of 0'),
     (dict(prompt='a', n=3, best_of=2), 'best_of 2 n=3'),
     (dict(image=Image.new('RGB', (8, 8)), best_of=2), 'best_of=2 prompt'), (dict(prompt='a', extend=1), 'extend audio'),

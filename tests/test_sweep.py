@@ -47,11 +47,11 @@ def sounds(): return {str(f): f.read_bytes() for f in sorted(Path('renders').glo
 @pytest.mark.long
 def test_guidance_is_swept_for_every_system_once_and_in_pairs(sweep):
     words = ['--weights', '1', '3', '--steps', '2']
-    status, printed, _ = sweep('guidance_scale', *words)
+    status, printed, _ = sweep('guidance', *words)
     result = json.loads(Path('out.json').read_text())
     rows = result['rows']
-    assert status == 0 and printed.count('\n| ') == 6
-    assert [(r['system'], r['guidance_scale'], r['evaluations']) for r in rows] == [
+    assert status == 0 and printed.count('\n| ') == 7
+    assert [(r['system'], r['guidance_scale'], r['nfe']) for r in rows] == [
         (s, guidance_scale, 2 if guidance_scale == 1 else 4) for s in ('iq', 'zs', 'pd') for guidance_scale in (1.0, 3.0)]
     assert {(r['sampler'], r['timestep_spacing'], r['steps'], r['guidance_interval']) for r in rows} == {
         ('ddim', 'linspace', 2, None)}
@@ -59,16 +59,16 @@ def test_guidance_is_swept_for_every_system_once_and_in_pairs(sweep):
                for f in ('fad', 'clap', 'kl_pocket'))
     for first, r in zip(rows[::2], rows[1::2]):
         assert 'fad_difference' not in first
-        assert r['fad_difference']['from'] == first['name'] == f"{r['system']}_w1_ddim_2_uniform"
+        assert r['fad_difference']['from'] == first['name'] == f"{r['system']}_w1_ddim_2_linspace"
         assert r['fad_difference']['value'] == pytest.approx(r['fad']['value'] - first['fad']['value'], abs=1e-6)
     assert result['protocol']['renders']['n'] == 3 and result['protocol']['renders']['kind'] == 'sweep'
     before = sounds()
     assert len(before) == 21 and len(set(before.values())) == 21  # real, and six settings
-    Path('sets/pd_w3_ddim_2_uniform/0001.wav').unlink()
-    assert sweep('guidance_scale', *words)[0] == 0 and sounds() == before
+    Path('renders/pd_w3_ddim_2_linspace/0001.wav').unlink()
+    assert sweep('guidance', *words)[0] == 0 and sounds() == before
     assert json.loads(Path('out.json').read_text()) == result
     times = {f: Path(f).stat().st_mtime_ns for f in before}
-    assert sweep('guidance_scale', '--weights', '2', '--steps', '2', '--systems', 'iq')[0] == 0  # more of them, later
+    assert sweep('guidance', '--weights', '2', '--steps', '2', '--systems', 'iq')[0] == 0  # more of them, later
     assert len(sounds()) == 24 and all(Path(f).stat().st_mtime_ns == t for f, t in times.items())
     assert [r['guidance_scale'] for r in json.loads(Path('out.json').read_text())['rows']] == [2.0]
 
@@ -81,8 +81,8 @@ def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
     # the first clips, whatever follows
     assert all(read(few, s, i) == read(many, s, i) for s in settings for i in range(2))
     asked = test_queries(home / 'shards', 3, 0.5)
-    made = pipeline.system('iq').sound(asked['embedding'][1:2], clip_generators(0, 1, first=1), 0.5, guidance_scale=2.0,
-                                       steps=2, sampler='ddpm')[0]
+    made = pipeline.system('iq').synthesize(asked['embedding'][1:2], clip_generators(0, 1, first=1), 0.5,
+                                            guidance_scale=2.0, steps=2, sampler='ddpm')[0]
     Audio(made * min(1.0, 0.99 / made.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
     assert (tmp_path / 'alone.wav').read_bytes() == read(many, settings[2], 1)
 
@@ -93,7 +93,8 @@ def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
 def test_evaluations_are_those_that_the_network_answers(home, words, guidance_scale, tmp_path):
     pipeline, s = Pipeline.load(home / 'model', 'cpu'), parse_setting(words, guidance_scale)
     answers = []
-    pipeline.denoiser.guidance_interval = (400, 600)  # the model's own, which a setting does not take over
+    # the model's own, which a setting does not take over
+    pipeline.denoiser.sampling = replace(pipeline.denoiser.sampling, guidance_interval=(400, 600))
     network = pipeline.denoiser.network
     pipeline.denoiser.network = lambda x, *rest: answers.append(len(x)) or network(x, *rest)
     render_settings(pipeline, home / 'shards', tmp_path / 'renders', [s], 2, 0.5, progress=False)
@@ -104,14 +105,14 @@ def test_the_lists_that_are_swept_when_nobody_asks(home):
     turned, walks = guidance_settings(pipeline), nfe_settings(pipeline)
     assert [(s.system, s.guidance_scale) for s in turned] == [(system, guidance_scale) for system in ('iq', 'zs', 'pd') for guidance_scale in GUIDANCE_SCALES]
     assert {(s.sampler, s.steps) for s in turned} == {('ddim', 3)}
-    assert str(walks[0]) == 'iq_w1.5_ddim_3_uniform'
+    assert str(walks[0]) == 'iq_w1.5_ddim_3_linspace'
     assert set(walks[1:]) == {make_setting(sampler, steps, None, between) for sampler in SAMPLERS for steps in STEPS
                               for between in (None, GUIDANCE_INTERVAL)}
     assert len({str(s) for s in walks}) == len(walks) == len(settings_nfe(pipeline, walks))
-    pipeline.denoiser.guidance_interval = (200.0, 800.0)
+    pipeline.denoiser.sampling = replace(pipeline.denoiser.sampling, guidance_interval=(200.0, 800.0))
     assert {s.guidance_interval for s in guidance_settings(pipeline)} == {(200, 800)}
     assert {s.guidance_interval for s in guidance_settings(pipeline, guidance_interval=(0, 1000))} == {None}
-    assert str(nfe_settings(pipeline)[0]) == 'iq_w1.5_ddim_3_uniform_200-800'
+    assert str(nfe_settings(pipeline)[0]) == 'iq_w1.5_ddim_3_linspace_200-800'
 
 @pytest.mark.long
 def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
@@ -124,15 +125,15 @@ def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
     fads = torch.tensor([r['fad']['value'] for r in rows], dtype=torch.float64)
     shown = [line for line in printed.splitlines() if 'ddim' in line]
     assert len(shown) == 1
-    assert f'iq_w1.5_ddim_2_uniform, 2 draws | 4 | {fads[:2].mean():.3g} ± {fads[:2].std():.2g} |' in shown[0]
+    assert f'iq_w1.5_ddim_2_linspace, 2 draws | 4 | {fads[:2].mean():.3g} ± {fads[:2].std():.2g} |' in shown[0]
     made = sounds()
     assert len(set(made.values())) == len(made) == 15  # real, and two settings twice
     pipeline, asked = Pipeline.load(home / 'model', 'cpu'), test_queries(home / 'shards', 3, 0.5)
-    alone = pipeline.system('iq').sound(asked['embedding'][2:], clip_generators(1, 1, first=2), 0.5, guidance_scale=1.5,
-                                        steps=2, sampler='ddim')[0]
+    alone = pipeline.system('iq').synthesize(asked['embedding'][2:], clip_generators(1, 1, first=2), 0.5,
+                                             guidance_scale=1.5, steps=2, sampler='ddim')[0]
     Audio(alone * min(1.0, 0.99 / alone.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
     # the noise of the next seed, the clip of this one
-    assert (tmp_path / 'alone.wav').read_bytes() == made['sets/iq_w1.5_ddim_2_uniform_draw1/0002.wav']
+    assert (tmp_path / 'alone.wav').read_bytes() == made['renders/iq_w1.5_ddim_2_linspace_draw1/0002.wav']
     assert sweep('evaluations', *words)[0] == 0 and sounds() == made  # one draw is the first of two
     assert [r['fad'] for r in json.loads(Path('out.json').read_text())['rows']] == [r['fad'] for r in rows[::2]]
 
@@ -140,13 +141,13 @@ def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
 def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     words = ['--settings', 'ddim 2', 'dpm++2m 3 100 970']
     assert sweep('evaluations', *words)[0] == 0
-    there = Path('sets/iq_w1.5_dpm++2m_3_logsnr_100-970')
+    there = Path('renders/iq_w1.5_dpm++2m_3_logsnr_100-970')
     status, printed, _ = sweep('evaluations', *words, '--also', f'long={there}')
     rows = json.loads(Path('out.json').read_text())['rows']
-    assert status == 0 and [r['name'] for r in rows] == ['iq_w1.5_ddim_2_uniform', there.name, 'long']
+    assert status == 0 and [r['name'] for r in rows] == ['iq_w1.5_ddim_2_linspace', there.name, 'long']
     assert '| long | – |' in printed
     assert rows[2]['fad'] == rows[1]['fad'] and rows[2]['fad_difference'] == rows[1]['fad_difference']
-    assert 'evaluations' not in rows[2]
+    assert 'nfe' not in rows[2]
     part = Path('part'); part.mkdir()
     for f in sorted(there.glob('*.wav'))[:2]: (part / f.name).write_bytes(f.read_bytes())
     kept = Path('out.json').read_bytes()
@@ -162,19 +163,20 @@ def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
     (['evaluations', '--settings', 'ddim 9 karras'], "spacing 'karras' 'trailing'"),
     (['evaluations', '--settings', 'ddim 9 970 100'], 'interval 970 100'),
     (['evaluations', '--settings', 'ddim 4001'], 'steps 4001 4000'),
-    (['evaluations', '--settings', 'ddim 9', 'ddim 9 uniform'], 'iq_w1.5_ddim_9_uniform twice'),
+    (['evaluations', '--settings', 'ddim 9', 'ddim 9 linspace'], 'iq_w1.5_ddim_9_linspace twice'),
     (['evaluations', '--system', 'sd'], "system 'sd'"), (['evaluations', '--guidance', '-1'], 'guidance -1'),
-    (['evaluations', '--also', 'long'], '--compare long NAME=FOLDER'), (['guidance_scale', '--weights', '1', '1'], 'w1 twice'),
-    (['guidance_scale', '--weights', 'nan'], 'guidance nan'), (['guidance_scale', '--steps', '0'], 'steps 0 4000'),
-    (['guidance_scale', '-o', 'no/out.json'], 'no/out.json folder'),
-    (['guidance_scale', '--sets', 'no/sets'], 'no/sets folder'), (['evaluations', '--draws', '0'], 'draws 0')])
+    (['evaluations', '--also', 'long'], '--compare long NAME=FOLDER'),
+    (['guidance', '--weights', '1', '1'], 'w1 twice'),
+    (['guidance', '--weights', 'nan'], 'guidance nan'), (['guidance', '--steps', '0'], 'steps 0'),
+    (['guidance', '-o', 'no/out.json'], 'no/out.json folder'),
+    (['guidance', '--sets', 'no/sets'], 'no/sets folder'), (['evaluations', '--draws', '0'], 'n_seeds 0')])
 def test_refused_at_the_door(sweep, words, says):
     status, _, err = sweep(*words)
     line, = said(err)
     assert status == 2 and re.search(naming(*says.split()), line) and not list(Path().iterdir())
 
 def test_a_folder_of_another_protocol_is_refused(sweep, home):
-    words = ['guidance_scale', '--weights', '1', '--systems', 'iq', '--steps', '2']
+    words = ['guidance', '--weights', '1', '--systems', 'iq', '--steps', '2']
     assert sweep(*words)[0] == 0
     before = sounds()
     for more in ['--n', '2'], ['--seed', '1'], ['--model', str(home / 'parts' / 'model')]:
@@ -182,7 +184,7 @@ def test_a_folder_of_another_protocol_is_refused(sweep, home):
         assert status == 2 and re.search(naming('renders', 'protocol'), err) and sounds() == before
 
 def test_the_examples_of_the_help_are_commands(capsys):
-    for what in 'guidance_scale', 'evaluations':
+    for what in 'guidance', 'evaluations':
         with pytest.raises(SystemExit): main(['sweep', what, '--help'])
         text = capsys.readouterr().out
         for line in text.split('examples:')[1].strip().splitlines():
@@ -192,9 +194,9 @@ def test_the_examples_of_the_help_are_commands(capsys):
         numbers = [*STEPS, *GUIDANCE_INTERVAL] if what == 'evaluations' else [' '.join(f'{guidance_scale:g}' for guidance_scale in GUIDANCE_SCALES)]
         assert re.search(naming(*numbers), text)
 
-@pytest.mark.parametrize('name, n, first', [('guidance_scale', 256, 'w1.5_dpm++2m_11_logsnr_100-970'),
-                                            ('evaluations', 512, 'w1.5_ddpm_1000_uniform'),
-                                            ('n_seeds', 512, 'w1.5_dpm++2m_11_logsnr_100-970')])
+@pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'),
+                                            ('evaluations', 512, 'w1.5_ddpm_1000_linspace'),
+                                            ('draws', 512, 'w1.5_dpm++2m_11_logsnr_100-970')])
 def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
     from conftest import root
     result = json.loads((root / 'nbs' / 'results' / f'{name}.json').read_text())
@@ -203,7 +205,7 @@ def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
     for row in result['rows']:
         s = make_setting(row['sampler'], row['steps'], row['timestep_spacing'], row['guidance_interval'], row['guidance_scale'], row['system'])
         s = replace(s, seed_index=row.get('seed_index', 0))
-        assert row['name'] == str(s) and row['evaluations'] == settings_nfe(pipeline, [s])[s]
+        assert row['name'] == str(s) and row['nfe'] == settings_nfe(pipeline, [s])[s]
         assert row['fad']['n'] + len(row['bad']) == n
         assert ('fad_difference' in row) == (row['name'] != f"{row['system']}_{first}" + f'_draw{s.seed_index}'
                                              * (s.seed_index > 0))

@@ -45,7 +45,7 @@ def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(
     render_all(shards, sets, **options)
     assert {f: f.read_bytes() for f in sets.glob('*/*.wav')} == before  # the one that was lost came out the same
     with pytest.raises(InputError, match=naming(sets, 'protocol')): render_all(shards, sets, **options | {'seed': 1})
-    with pytest.raises(InputError, match=naming(tmp_path / 'no/sets', 'folder')):
+    with pytest.raises(InputError, match=naming(tmp_path / 'no/renders', 'folder')):
         render_all(shards, tmp_path / 'no' / 'renders', **options)
 
 def test_the_committed_table_says_what_it_was_made_of():
