@@ -19,7 +19,8 @@ QUERIES = {
     "mean shift": "baseline: text plus the mean gap",
     "ridge": "baseline: ridge regression",
 }
-PAPER_TABLE2 = {"zs": ("0.205", "0.245"), "pd": ("0.647", "0.720"), "sd": ("0.711", "0.824")}  # cosine on VGGSound, on MUSIC
+# cosine on VGGSound and on MUSIC
+PAPER_TABLE2 = {"zs": ("0.205", "0.245"), "pd": ("0.647", "0.720"), "sd": ("0.711", "0.824")}
 
 def gap_table(
     path: str | Path,  # json of `clipsonic gap`
