@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from clipsonic.core import Audio, InputError, MediaError, clip_generators
-from clipsonic.generation import Edit, lpc_extrapolate, video_condition, video_frames, load_mono, interpolate_conditions
+from clipsonic.generation import Edit, interpolate_conditions, load_mono, lpc_extrapolate, video_condition, video_frames
 from clipsonic.pipeline import Pipeline
 from clipsonic.studio import identify_file
 from clipsonic.video import read_audio, write_soundtrack, write_video
@@ -46,7 +46,7 @@ def test_a_film_gets_a_sound_of_its_length(pipe, film):
 
 def test_the_sound_follows_the_pictures(pipe, film):
     condition, seconds = video_condition(pipe.clip, pipe.denoiser, film, progress=False)
-    (starts, width), frames = pipe.denoiser.windows(9), dict(video_frames(film))
+    (starts, _), frames = pipe.denoiser.windows(9), dict(video_frames(film))
     assert seconds == 9 and condition.shape == (1, len(starts), 24)
     assert torch.allclose(condition.norm(dim=2), torch.ones(1, len(starts)))
     early, late = (pipe.clip.encode_image([frames[t]])[0] for t in (0.25, 8.75))
@@ -132,7 +132,8 @@ def test_impossible_spans(noise, samples, task, says):
         Edit.of(Audio(noise.waveform[:, :samples], 16_000), **task)
 
 def test_of_makes_what_the_three_constructors_make(noise):
-    pairs = [(Edit.of(noise, strength=0.5), Edit.vary(noise, 0.5)), (Edit.of(noise, extend=0.3), Edit.extend(noise, 0.3)),
+    pairs = [(Edit.of(noise, strength=0.5), Edit.vary(noise, 0.5)),
+             (Edit.of(noise, extend=0.3), Edit.extend(noise, 0.3)),
              (Edit.of(noise, inpaint=(0.3, 1.7)), Edit.inpaint(noise, 0.3, 1.7))]
     for a, b in pairs: assert (a.audio, a.start, a.end, a.strength) == (b.audio, b.start, b.end, b.strength)
     spans = [(edit.start, edit.end, edit.strength, edit.samples) for _, edit in pairs]
@@ -161,7 +162,8 @@ def test_a_tone_is_carried_on_as_a_tone(hertz):
     assert (lpc_extrapolate(tone[:, :16_000], 320) - tone[:, 16_000:]).abs().max() < 0.05
 
 def test_carrying_on_stays_bounded(noise):
-    for samples in (70, 200, 5000): assert lpc_extrapolate(noise.waveform[:, :samples], 320).abs().max() < 2 * noise.peak
+    for samples in (70, 200, 5000):
+        assert lpc_extrapolate(noise.waveform[:, :samples], 320).abs().max() < 2 * noise.peak
 
 # the best of several
 
