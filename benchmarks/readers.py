@@ -6,8 +6,8 @@
 
 Every file is made here, and all have one content: second k shows one gray and sounds as one chirp, so that a decoded
 span tells its time. A row is one file and one question; its cells say "right", by how much it is wrong, or that the
-file was refused. What a reader does not do is "-" (librosa: images), and a library that is missing is "not installed". The
-others are used as their documents show, with times, not counts. It takes a minute."""
+file was refused. What a reader does not do is "-" (librosa: images), and a library that is missing is "not installed".
+The others are used as their documents show, with times, not counts. It takes a minute."""
 import argparse
 import io
 import json
