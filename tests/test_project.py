@@ -114,6 +114,20 @@ def test_public_names_are_unique():
     assert not twice, f'one name, two meanings: {twice}'
     assert homes['Audio'] == {'core'} and homes['SAMPLERS'] == {'samplers'} and 'torch' not in homes
 
+def test_the_answers_of_contributing_are_true():
+    guide = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\|.*\| (\w+) \| `([\w.]+)` \| `(\d\d_\w+)` \|$', guide, re.M)
+    assert len(rows) == 10
+    for word, name, notebook in rows:
+        tree = ast.parse((root/'clipsonic'/f'{notebook[3:]}.py').read_text(encoding='utf-8'))
+        top, _, field = name.partition('.')
+        assert top in public_names(tree), f'{notebook} has no {top}'
+        if field:
+            body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == top)
+            assert field in public_names(ast.Module(body, [])), f'{top} has no {field}'
+        text = ''.join(source for source in cells(root/'nbs'/f'{notebook}.ipynb', exporting))
+        assert re.search(word, text, re.I), f'{notebook} does not say {word!r}'
+
 BRITISH = re.compile('normalis|colour|grey|labelled|neighbour|centre|optimis|recognis|discretis', re.I)
 KEPT = 'recognisab'   # the name of notebook 75, under which its page and its results are linked
 
