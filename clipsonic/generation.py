@@ -25,7 +25,7 @@ def interpolate_conditions(
     times: list[float],  # N seconds, rising
     denoiser: Denoiser,
     seconds: float,  # length of the whole sound
-) -> torch.Tensor:  # (1, window, D), L2-normalised, for `Denoiser.sample`
+) -> torch.Tensor:  # (1, window, D), L2-normalised, for Denoiser.sample
     "The embedding at the middle of each window, interpolated in time."
     starts, width = denoiser.windows(seconds)
     hop, rate = denoiser.mel.hop_length, denoiser.mel.sample_rate
@@ -56,11 +56,11 @@ def video_frames(
 
 # %% ../nbs/51_generation.ipynb #9a74e288
 def video_condition(
-    clip,  # a `Clip`
+    clip,  # a Clip
     denoiser: Denoiser,
     path: str | Path,  # any video file
     progress: bool = True,  # a bar, if it takes longer than a second
-) -> tuple[torch.Tensor, float]:  # (1, window, D) for `Denoiser.sample`; seconds
+) -> tuple[torch.Tensor, float]:  # (1, window, D) for Denoiser.sample; seconds
     "The condition that a video's frames give, and its length. Raises MediaError."
     from tqdm.auto import tqdm
     times, embeddings = [], []
@@ -73,7 +73,7 @@ def video_condition(
 
 # %% ../nbs/51_generation.ipynb #121da634
 def load_mono(
-    audio,  # a file's path, or an `Audio`
+    audio,  # a file's path, or an Audio
     sample_rate: int,  # Hz
 ) -> Audio:  # mono, at that rate
     "A sound to work on. Raises MediaError for a file that cannot be read, InputError for any other type."
@@ -152,9 +152,9 @@ def _check_context(self: Edit,
 @patch(cls_method=True)
 def of(cls: Edit,
     audio: Audio,  # mono, at the model's rate
-    strength: float | None = None,  # `vary`
-    inpaint: tuple[float, float] | None = None,  # or `inpaint`, two times in seconds
-    extend: float | None = None,  # or `extend`, seconds
+    strength: float | None = None,  # as for vary
+    inpaint: tuple[float, float] | None = None,  # or as for inpaint, two times in seconds
+    extend: float | None = None,  # or as for extend, seconds
 ) -> Edit:
     "The one of the three edits that `generate` was asked for. Raises InputError as they do."
     if strength is not None: return cls.vary(audio, strength)
@@ -178,7 +178,7 @@ def context_span(self: Edit,
 @patch
 def denoiser_inputs(self: Edit,
     denoiser: Denoiser,
-) -> dict:  # seconds, init_mel, and mask or strength, for `Denoiser.sample`
+) -> dict:  # seconds, init_mel, and mask or strength, for Denoiser.sample
     "The context as a log-mel, and which of its frames are held fixed."
     mel, (low, high) = denoiser.mel, self.context_span(denoiser)
     part = fit_length(self.audio.waveform[:, low:high], high - low)
@@ -208,7 +208,7 @@ def lpc_extrapolate(
 # %% ../nbs/51_generation.ipynb #6fa34bcf
 @patch
 def splice(self: Edit,
-    made: torch.Tensor,  # (1, time) the part of `context_span`, from the vocoder
+    made: torch.Tensor,  # (1, time) the part of context_span, from the vocoder
     low: int,  # its first sample
 ) -> torch.Tensor:  # (1, time) the whole; outside the span, the given bits
     "The generated span in its place, with crossfades inside it."

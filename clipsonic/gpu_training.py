@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% ../nbs/70_gpu_training.ipynb #eff02cf3
 def read_curve(
-    log: str | Path,  # a run's `log.csv`
+    log: str | Path,  # a run's log.csv
     key: str,  # one of its columns
 ) -> tuple[list[int], list[float]]:  # the steps that have it, and its values
     "One metric of a run over its steps."

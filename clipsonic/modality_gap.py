@@ -23,7 +23,7 @@ QUERIES = {
 PAPER_TABLE2 = {"zs": ("0.205", "0.245"), "pd": ("0.647", "0.720"), "sd": ("0.711", "0.824")}
 
 def gap_table(
-    path: str | Path,  # json of `clipsonic gap`
+    path: str | Path,  # json of clipsonic gap
 ):  # -> IPython.display.Markdown
     "Table 2 of the paper beside ours: cosine to the true image embedding, and how often the nearest frame is right."
     from IPython.display import Markdown

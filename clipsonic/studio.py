@@ -30,7 +30,7 @@ from .video import probe, read_image, write_soundtrack
 # %% ../nbs/61_studio.ipynb #9e4f63f7
 def identify_file(
     path: str | Path,  # an image or a video
-) -> tuple[str, object, str]:  # `generate`'s parameter, "image" or "video"; an image of it; its size in words
+) -> tuple[str, object, str]:  # parameter of generate, "image" or "video"; an image of it; its size in words
     "Find out what a file is. Raises InputError, and MediaError for a video that cannot be used."
     from PIL import Image
     try:
@@ -78,7 +78,7 @@ STYLE = """<style>
 </style>"""
 
 def repr_call(
-    arguments: dict,  # of `generate`
+    arguments: dict,  # of generate
 ) -> str:
     "The line of Python that makes the same sounds."
     return f"generate({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
@@ -109,7 +109,7 @@ def _figure_html(sound, arguments):
 
 def row_html(
     sounds: list[Audio],
-    arguments: dict,  # what `generate` was given
+    arguments: dict,  # what generate was given
 ) -> str:
     "The sounds side by side, with their settings, as HTML."
     figures = "".join(_figure_html(sound, arguments) for sound in sounds)
@@ -120,7 +120,7 @@ def row_html(
 class Studio(VBox):
     "A panel that generates sounds and keeps them for comparison. Raises InputError and CheckpointError."
     def __init__(self,
-        model: str | Path = "pocket",  # "pocket", or a folder made by `clipsonic train` or `pack`
+        model: str | Path = "pocket",  # "pocket", or a folder made by clipsonic train or pack
         device: str | None = None,  # "cpu", "cuda", …; None: a GPU where there is one
     ):
         pipeline = cached_pipeline(model, device)
@@ -256,7 +256,7 @@ def on_generate(self: Studio):
 
 @patch
 def add_row(self: Studio,
-    arguments: dict,  # what `generate` was given
+    arguments: dict,  # what generate was given
     made: Audio | list[Audio],  # its result
 ):
     "A row on top."
