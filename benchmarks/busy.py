@@ -48,11 +48,11 @@ def prepared(name, folder):
         import torch
         sound, rng = Audio(torch.randn(1, 320_000, generator=torch.Generator().manual_seed(0)) / 10,
                            16_000), np.random.default_rng(0)
-        (folder / "films").mkdir()
+        (folder / "videos").mkdir()
         for i in range(4):
-            write_video(folder / "films" / f"{i}.mp4", rng.integers(0, 255, (100, 96, 128, 3), dtype=np.uint8), 5.0,
+            write_video(folder / "videos" / f"{i}.mp4", rng.integers(0, 255, (100, 96, 128, 3), dtype=np.uint8), 5.0,
                         sound)
-        work = lambda: prepare(folder / "films", Path(tempfile.mkdtemp(dir=folder)) / "shards", progress=False)
+        work = lambda: prepare(folder / "videos", Path(tempfile.mkdtemp(dir=folder)) / "shards", progress=False)
     else:
         import torch
         from clipsonic.core import Audio

@@ -36,10 +36,11 @@ def seconds(work):
 def parts(pipeline, prompt, length):
     "Seconds of each stage of one sound."
     generators = clip_generators(1, 1)
-    text, condition = seconds(lambda: pipeline.system("pd" if "pd" in pipeline.priors else "zs").embed_query(prompt, generators))
-    painting, mel = seconds(lambda: pipeline.denoiser.sample(condition, generators, length))
+    system = pipeline.system("pd" if "pd" in pipeline.priors else "zs")
+    text, condition = seconds(lambda: system.embed_query(prompt, generators))
+    denoising, mel = seconds(lambda: pipeline.denoiser.sample(condition, generators, length))
     vocoder, _ = seconds(lambda: pipeline.vocoder(mel))
-    return {"text and prior": text, "painting": painting, "vocoder": vocoder}
+    return {"text and prior": text, "denoising": denoising, "vocoder": vocoder}
 
 
 def in_turn(ways, one, rounds, warm):

@@ -4,11 +4,10 @@
     apt-get install ffmpeg                                # the program, and the libraries that torchcodec loads
     python benchmarks/readers.py --out nbs/results/readers.json
 
-Every file is made here, and every film is the same: its second k is a gray of its own, and a chirp of its own sounds.
-So what is heard and seen says which moment of the film it is. A row is one file and one question; its cells say
-"right", by how much it is wrong, or that it was refused. What a reader is not for is "-" (librosa: pictures), and a
-library that is not there is "not installed". The others are used as their documents show, with times, not counts. A
-minute's work."""
+Every file is made here, and all have one content: second k shows one gray and sounds as one chirp, so that a decoded
+span tells its time. A row is one file and one question; its cells say "right", by how much it is wrong, or that the
+file was refused. What a reader does not do is "-" (librosa: images), and a library that is missing is "not installed".
+The others are used as their documents show, with times, not counts. It takes a minute."""
 import argparse
 import io
 import json
@@ -16,6 +15,7 @@ import re
 import subprocess
 import tempfile
 from fractions import Fraction
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -127,7 +127,7 @@ def still(path, frame, n=2 * FPS, **options):
 
 class Ours:
     name = "clipsonic"
-    def __init__(self): import clipsonic.video
+    def __init__(self): import_module("clipsonic.video")
     def sound(self, path, start, seconds):
         from clipsonic.video import read_audio
         return read_audio(path, 16000, start, seconds).waveform[0].numpy()
@@ -184,7 +184,7 @@ class FFmpeg:
 
 class Librosa:
     name = "librosa"
-    def __init__(self): import librosa
+    def __init__(self): import_module("librosa")
     def sound(self, path, start, seconds):
         import librosa
         return librosa.load(path, sr=16000, offset=start, duration=seconds)[0]
@@ -193,7 +193,7 @@ class Librosa:
 class TorchCodec:
     name = "torchcodec"
     def __init__(self):
-        try: import torchcodec.decoders
+        try: import_module("torchcodec.decoders")
         except (RuntimeError, OSError) as error: raise ImportError from error   # no FFmpeg that it knows
     def sound(self, path, start, seconds):
         from torchcodec.decoders import AudioDecoder
@@ -207,7 +207,7 @@ class TorchCodec:
 
 class OpenCV:
     name = "OpenCV"
-    def __init__(self): import cv2
+    def __init__(self): import_module("cv2")
     sound = None
     def pictures(self, path, start, n):
         import cv2

@@ -1,11 +1,12 @@
-"""The denoiser of the paper's size beside openai/improved-diffusion's, at equal weights: an evaluation and a training step.
+"""The paper's UNet beside openai/improved-diffusion's, with equal weights: an evaluation and a training step.
 
     python benchmarks/unet.py --original CHECKOUT
     python benchmarks/unet.py --original CHECKOUT --device cuda --batch 32
 
-CHECKOUT is a folder with that repository. Both networks take their turns in one process; medians, the median of the ratios
-and the largest difference of the outputs are printed. Ours runs as it is used: channels last in memory, in full precision, and
-under bfloat16 autocast or compiled where `--bf16` or `--compile` ask for it. Theirs runs as its code stands, in its own precision."""
+CHECKOUT is a folder with that repository. Both networks take turns in one process. Printed are medians, the median of
+the ratios, and the largest difference of the outputs. Ours runs as it is used: channels last in memory, in full
+precision, and under bfloat16 autocast or compiled with `--bf16` or `--compile`. Theirs runs as its code stands, in its
+own precision."""
 import argparse
 import sys
 import time
@@ -36,7 +37,7 @@ def evaluation(network, x, t):
 
 
 def training(network, x, t):
-    "Forward and backward; the optimiser's part is the same for both."
+    "Forward and backward; the optimizer's part is the same for both."
     network.zero_grad()
     out = network(x, t)
     out.square().mean().backward()
@@ -55,22 +56,29 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", required=True, metavar="CHECKOUT")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, nargs="+", default=[2, 8], help="items: 2 are a clip and its null branch under guidance, 8 a small batch of training")
+    parser.add_argument("--batch", type=int, nargs="+", default=[2, 8],
+                        help="items: 2 are a clip under guidance, 8 a small training batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bf16", action="store_true", help="ours under bfloat16 autocast")
     parser.add_argument("--compile", action="store_true", help="ours through torch.compile, as `compile=True` does")
     args = parser.parse_args()
     theirs, ours = twins(args.original, args.device)
     if args.compile: ours.compile(dynamic=False)
-    print(f"{torch.get_num_threads()} threads, device {args.device}, {'ours compiled, ' if args.compile else ''}medians of {args.rounds} rounds")
+    compiled = "ours compiled, " if args.compile else ""
+    print(f"{torch.get_num_threads()} threads, device {args.device}, {compiled}medians of {args.rounds} rounds")
     for batch in args.batch:
-        x, t = torch.randn(batch, 1, 64, 64, device=args.device), torch.linspace(10, 990, batch, device=args.device)
+        x = torch.randn(batch, 1, 64, 64, device=args.device)
+        t = torch.linspace(10, 990, batch, device=args.device)
         for work in evaluation, training:
             times = []
             for i in range(args.rounds + 1):  # the first round warms up
                 a, out = seconds(work, theirs, x, t, args.device)
-                with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16): b, out2 = seconds(work, ours, x, t, args.device)
+                with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
+                    b, out2 = seconds(work, ours, x, t, args.device)
                 if i: times.append((a, b))
             error = (out - out2.float()).abs().max().item() / out.abs().max().item()
             ratios = sorted(a / b for a, b in times)
-            print(f"{work.__name__}, batch of {batch}: theirs {median(a for a, _ in times):.3f} s, ours {median(b for _, b in times):.3f} s, {median(ratios):.2f}× ({ratios[0]:.2f} to {ratios[-1]:.2f}); largest difference {error:.1e} of the largest output", flush=True)
+            theirs_s, ours_s = median(a for a, _ in times), median(b for _, b in times)
+            print(f"{work.__name__}, batch of {batch}: theirs {theirs_s:.3f} s, ours {ours_s:.3f} s, "
+                  f"{median(ratios):.2f}× ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
+                  f"largest difference {error:.1e} of the largest output", flush=True)

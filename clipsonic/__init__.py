@@ -1,4 +1,4 @@
-"""Sounds for texts, pictures and silent videos: `from clipsonic import generate`. `import clipsonic` alone loads nothing."""
+"""Sounds for texts, images and silent videos: `from clipsonic import generate`; `import clipsonic` loads no module."""
 __version__ = "0.1.0"
 
 _homes = {"generate": "pipeline", "Pipeline": "pipeline", "Audio": "core", "ClipsonicError": "core", "Studio": "studio"}

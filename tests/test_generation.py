@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from clipsonic.core import Audio, InputError, MediaError, clip_generators
-from clipsonic.generation import Edit, lpc_extrapolate, video_condition, video_frames, load_mono, interpolate_conditions
+from clipsonic.generation import Edit, interpolate_conditions, load_mono, lpc_extrapolate, video_condition, video_frames
 from clipsonic.pipeline import Pipeline
 from clipsonic.studio import identify_file
 from clipsonic.video import read_audio, write_soundtrack, write_video
@@ -46,13 +46,14 @@ def test_a_film_gets_a_sound_of_its_length(pipe, film):
 
 def test_the_sound_follows_the_pictures(pipe, film):
     condition, seconds = video_condition(pipe.clip, pipe.denoiser, film, progress=False)
-    (starts, width), frames = pipe.denoiser.windows(9), dict(video_frames(film))
+    (starts, _), frames = pipe.denoiser.windows(9), dict(video_frames(film))
     assert seconds == 9 and condition.shape == (1, len(starts), 24)
     assert torch.allclose(condition.norm(dim=2), torch.ones(1, len(starts)))
     early, late = (pipe.clip.encode_image([frames[t]])[0] for t in (0.25, 8.75))
     assert (condition[0, 0] @ early) > 0.99 and (condition[0, -1] @ late) > 0.99
-    still = quiet(pipe, video=film).waveform, pipe.system('iq').sound(early[None], clip_generators(3, 1), 9.0, steps=2)
-    assert not torch.equal(*(w[..., -16_000:].reshape(-1) for w in still))
+    moving = quiet(pipe, video=film).waveform
+    still = pipe.system('iq').synthesize(early[None], clip_generators(3, 1), 9.0, steps=2)
+    assert not torch.equal(moving[0, -16_000:], still[0, 0, -16_000:])
 
 @pytest.mark.parametrize('piece', [1.0, 2.5, 10.0, 100.0])
 def test_frames_come_in_order_whatever_the_piece(film, piece):
@@ -130,6 +131,17 @@ def test_impossible_spans(noise, samples, task, says):
     with pytest.raises(InputError, match=naming(*says.split())):
         Edit.of(Audio(noise.waveform[:, :samples], 16_000), **task)
 
+def test_of_makes_what_the_three_constructors_make(noise):
+    pairs = [(Edit.of(noise, strength=0.5), Edit.vary(noise, 0.5)),
+             (Edit.of(noise, extend=0.3), Edit.extend(noise, 0.3)),
+             (Edit.of(noise, inpaint=(0.3, 1.7)), Edit.inpaint(noise, 0.3, 1.7))]
+    for a, b in pairs: assert (a.audio, a.start, a.end, a.strength) == (b.audio, b.start, b.end, b.strength)
+    spans = [(edit.start, edit.end, edit.strength, edit.samples) for _, edit in pairs]
+    assert spans == [(0, 48_000, 0.5, 48_000), (48_000, 52_800, 1, 52_800), (4_800, 27_200, 1, 48_000)]
+
+def test_an_extension_has_a_length(noise):
+    with pytest.raises(InputError, match=naming('extend', '1e-06')): Edit.extend(noise, 1e-6)
+
 @pytest.mark.parametrize('task', [dict(extend=1.0), dict(inpaint=(1.0, 2.0)), dict(strength=0.5)])
 def test_silence_cannot_be_continued(pipe, task):
     with pytest.raises(InputError, match=naming('silent', '-200 dBFS')):
@@ -150,7 +162,8 @@ def test_a_tone_is_carried_on_as_a_tone(hertz):
     assert (lpc_extrapolate(tone[:, :16_000], 320) - tone[:, 16_000:]).abs().max() < 0.05
 
 def test_carrying_on_stays_bounded(noise):
-    for samples in (70, 200, 5000): assert lpc_extrapolate(noise.waveform[:, :samples], 320).abs().max() < 2 * noise.peak
+    for samples in (70, 200, 5000):
+        assert lpc_extrapolate(noise.waveform[:, :samples], 320).abs().max() < 2 * noise.peak
 
 # the best of several
 

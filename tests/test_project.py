@@ -49,11 +49,102 @@ def test_imports_only_from_lower_numbers(path):
 @pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
 def test_exported_cells_are_small_and_explicit(path):
     for source in cells(path, exporting):
-        lines = [line for line in source.splitlines() if line.strip() and not line.startswith('#|')]
-        assert len(lines) <= 45, f'{path.name}: an exported cell of {len(lines)} lines, which begins {lines[0]!r}'
+        lines = source.splitlines()
+        begins = next((line for line in lines if line.strip() and not line.startswith('#|')), '')
+        assert len(lines) <= 45, f'{path.name}: an exported cell of {len(lines)} lines, which begins {begins!r}'
+        assert len(source) <= 2500, f'{path.name}: an exported cell of {len(source)} characters, begins {begins!r}'
         for node in ast.walk(ast.parse(source)):
             assert not (isinstance(node, ast.ImportFrom)
                         and node.names[0].name == '*'), f'{path.name}: {ast.unparse(node)}'
+
+comprehensions = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
+
+def nested(tree):
+    "Comprehensions that make another one for each of their items."
+    for node in ast.walk(tree):
+        if not isinstance(node, comprehensions): continue
+        parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        for generator in node.generators: parts += generator.ifs
+        if any(isinstance(inner, comprehensions) for part in parts for inner in ast.walk(part)): yield node
+
+def misplaced_walruses(tree):
+    "Assignment expressions outside the tests of `if`, `while`, conditional expressions and comprehensions."
+    tests = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.If, ast.While, ast.IfExp)): tests.append(node.test)
+        if isinstance(node, ast.comprehension): tests += node.ifs
+    allowed = {id(inner) for test in tests for inner in ast.walk(test)}
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.NamedExpr) and id(node) not in allowed)
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
+def test_exported_cells_are_read_from_top_to_bottom(path):
+    for source in cells(path, exporting):
+        tree = ast.parse(source)
+        for node in nested(tree): pytest.fail(f'{path.name}: a comprehension in a comprehension: {ast.unparse(node)}')
+        for node in misplaced_walruses(tree): pytest.fail(f'{path.name}: assign before: {ast.unparse(node)}')
+
+@pytest.mark.parametrize('code, n_nested, n_walrus', [
+    ('[[y for y in x] for x in z]', 1, 0), ('{x: [y for y in x] for x in z}', 1, 0),
+    ('[x for x in [y for y in z]]', 0, 0),
+    ('[x for x in z if any(y for y in x)]', 1, 0), ('if (x := f()): pass', 0, 0), ('while x := f(): pass', 0, 0),
+    ('[y for x in z if (y := f(x))]', 0, 0), ('f(x := 1)', 0, 1), ('[(y := f(x)) for x in z]', 0, 1)])
+def test_what_counts_as_nested_and_misplaced(code, n_nested, n_walrus):
+    tree = ast.parse(code)
+    assert (len(list(nested(tree))), len(list(misplaced_walruses(tree)))) == (n_nested, n_walrus)
+
+modules = [path for path in sorted((root/'clipsonic').glob('*.py')) if path.stem != '_modidx']
+
+def public_names(tree):
+    "What a module defines at its top for others: no methods by `@patch`, no imports, also none by `later`."
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            if not any('patch' in ast.unparse(each) for each in node.decorator_list): yield node.name
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == 'later': continue
+            if isinstance(node.value, ast.Tuple) and ast.unparse(node.value).startswith('(later('): continue
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets: yield from (name.id for name in ast.walk(target) if isinstance(name, ast.Name))
+
+def test_public_names_are_unique():
+    homes = {}
+    for path in modules:
+        for name in public_names(ast.parse(path.read_text(encoding='utf-8'))):
+            if not name.startswith('_'): homes.setdefault(name, set()).add(path.stem)
+    twice = {name: sorted(homes[name]) for name in homes if len(homes[name]) > 1}
+    assert not twice, f'one name, two meanings: {twice}'
+    assert homes['Audio'] == {'core'} and homes['SAMPLERS'] == {'samplers'} and 'torch' not in homes
+
+def test_the_answers_of_contributing_are_true():
+    guide = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\|.*\| (\w+) \| `([\w.]+)` \| `(\d\d_\w+)` \|$', guide, re.M)
+    assert len(rows) == 10
+    for word, name, notebook in rows:
+        tree = ast.parse((root/'clipsonic'/f'{notebook[3:]}.py').read_text(encoding='utf-8'))
+        top, _, field = name.partition('.')
+        assert top in public_names(tree), f'{notebook} has no {top}'
+        if field:
+            body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == top)
+            assert field in public_names(ast.Module(body, [])), f'{top} has no {field}'
+        text = ''.join(source for source in cells(root/'nbs'/f'{notebook}.ipynb', exporting))
+        assert re.search(word, text, re.I), f'{notebook} does not say {word!r}'
+
+BRITISH = re.compile('normalis|colour|grey|labelled|neighbour|centre|optimis|recognis|discretis', re.I)
+KEPT = 'recognisab'   # the name of notebook 75, under which its page and its results are linked
+
+def identifiers(tree):
+    "Every name that code gives or uses."
+    for node in ast.walk(tree):
+        for field in ('id', 'attr', 'arg', 'name', 'asname', 'module'):
+            if isinstance(getattr(node, field, None), str): yield getattr(node, field)
+
+@pytest.mark.parametrize('path', modules, ids=lambda path: path.stem)
+def test_identifiers_are_spelt_as_in_the_libraries(path):
+    names = set(identifiers(ast.parse(path.read_text(encoding='utf-8'))))
+    british = sorted(name for name in names if BRITISH.search(name) and KEPT not in name)
+    assert not british, f'{path.name}: torch and diffusers spell {british} the American way'
+
+def test_ruff_finds_nothing():
+    run(sys.executable, '-m', 'ruff', 'check', '--no-cache', 'clipsonic', 'tests', 'benchmarks', 'tools', 'nbs')
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda path: path.stem)
 def test_notebook_names_its_module_and_stays_small(path):

@@ -32,7 +32,8 @@ def model(tmp_path_factory):
     home = tmp_path_factory.mktemp('tiny')
     tiny_model(home)
     tiny_prior(home/'pd', load_config(home/'denoiser')['clip'])
-    return pack(home/'clip', home/'denoiser', home/'vocoder', home/'bridged', known_sounds=['dog'], priors={'pd': home/'pd'})
+    return pack(home/'clip', home/'denoiser', home/'vocoder', home/'bridged', known_sounds=['dog'],
+                priors={'pd': home/'pd'})
 
 @pytest.fixture
 def studio(model):
@@ -67,9 +68,9 @@ def test_a_text_gives_what_generate_gives(studio, model):
     sound, = studio.sounds
     assert studio.message.value == '' and same(sound, 'a dog', seconds=0.5, seed=7, model=model)
     assert sound.info == generate('a dog', seconds=0.5, seed=7, model=str(model), progress=False).info
-    press(studio, seconds=0.7, seed=8, guidance_scale=2.3, steps=2, sampler='dpm++2m', system='zs', negative_prompt=' rain ')
-    assert same(studio.sounds[0], 'a dog', seconds=0.7, seed=8, guidance_scale=2.3, steps=2, sampler='dpm++2m', system='zs',
-                negative_prompt='rain', model=model)
+    settings = dict(seconds=0.7, seed=8, guidance_scale=2.3, steps=2, sampler='dpm++2m', system='zs')
+    press(studio, negative_prompt=' rain ', **settings)
+    assert same(studio.sounds[0], 'a dog', negative_prompt='rain', model=model, **settings)
 
 def test_a_row_shows_players_pictures_and_settings(studio):
     press(studio, prompt='a <b>dog</b>', n=2, steps=2, negative_prompt='rain')
@@ -77,14 +78,14 @@ def test_a_row_shows_players_pictures_and_settings(studio):
     assert row.count('<audio controls') == 2 == row.count('alt="spectrogram"') and '<b>' not in row
     captions = re.findall('<figcaption>(.*?)</figcaption>', row)
     assert captions == [
-        f'length 0.5 s, number {k}, system pd, seed 7, guidance 1.5, steps 2, sampler ddim, negative rain'
+        f'length 0.5 s, index {k}, system pd, seed 7, guidance_scale 1.5, steps 2, sampler ddim, negative_prompt rain'
         for k in (0, 1)]
 
 def test_the_line_above_a_row_makes_it_again(studio):
     press(studio, prompt='the "dog"', n=2, steps=2, guidance_scale=1.1)
     again = eval(repr_call(studio.arguments()), {'generate': lambda **asked: generate(progress=False, **asked)})
     assert [torch.equal(a.waveform, b.waveform) for a, b in zip(again, studio.sounds)] == [True, True]
-    assert 'guidance=1.1' in shown(studio)[0] and 'negative_prompt' not in repr_call(studio.arguments())
+    assert 'guidance_scale=1.1' in shown(studio)[0] and 'negative_prompt' not in repr_call(studio.arguments())
     assert 'system' not in repr_call(studio.arguments())
 
 def test_rows_pile_up_and_are_cleared(studio):
@@ -180,7 +181,8 @@ def test_what_can_be_mended_is_said_in_red(studio, photo, tmp_path):
         assert 'jp-error' in studio.message.value and studio.sounds == []
         return html.unescape(studio.message.value)
     assert re.search(naming('prompt', "' '"), says(prompt=' '))
-    assert re.search(naming('negative_prompt', 'guidance', 1.0), says(prompt='a dog', negative_prompt='rain', guidance_scale=1.0))
+    assert re.search(naming('negative', 'guidance', 1.0),
+                     says(prompt='a dog', negative_prompt='rain', guidance_scale=1.0))
     studio.tabs.selected_index, studio.negative_prompt.value = 1, ''
     assert 'file' in says()
     (tmp_path/'notes.txt').write_text('<i>neither</i>')

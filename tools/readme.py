@@ -1,6 +1,6 @@
 """Render nbs/index.ipynb to README.md with nbconvert, which needs no quarto.
 
-    python tools/readme.py            write README.md, and the pictures of its sounds
+    python tools/readme.py            write README.md, and the spectrograms of its sounds
     python tools/readme.py --check    fail if they are not what the notebook renders to
 """
 import base64
@@ -21,7 +21,7 @@ DIRECTIVES = re.compile(r'\A(#\|.*\n?)+')
 RELATIVE_LINK = re.compile(r'\]\((?![a-z]+:|#)')
 
 def render(path=notebook):
-    """What the notebook makes, as bytes by file: README, and the picture of every sound, which a README cannot play.
+    """What the notebook makes, as bytes by file: README, and the spectrogram of each sound, as a README plays none.
 
     Links are seen from the top of the repository.
     """
@@ -35,17 +35,17 @@ def render(path=notebook):
         else: cell.source = RELATIVE_LINK.sub('](nbs/', cell.source)
     body, resources = MarkdownExporter().from_notebook_node(nb)
     if resources.get('outputs'):
-        raise ValueError(f'{path.name} has a picture among its outputs, which a README cannot hold: '
+        raise ValueError(f'{path.name} has an image among its outputs, which a README cannot hold: '
                          'save it under nbs/images and link to it from a markdown cell')
     made = {}
-    def picture(sound):
+    def spectrogram(sound):
         made[file := path.with_name(f'{path.stem}_{len(made) + 1}.png')] = base64.b64decode(sound[2])
         return f'![{sound[1]}]({file.relative_to(root).as_posix()})'
-    body = SOUND.sub(picture, body)
+    body = SOUND.sub(spectrogram, body)
     return made | {readme: (re.sub(r'\n\s*\n', '\n\n', body).strip() + '\n').encode()}
 
 def main():
-    "Write README.md and its pictures, or with --check compare them."
+    "Write README.md and its spectrograms, or compare them with --check."
     for file, content in render().items():
         if '--check' not in sys.argv[1:]: file.write_bytes(content)
         elif not file.exists() or file.read_bytes() != content:

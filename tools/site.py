@@ -44,7 +44,8 @@ HIDDEN = {'hide', 'default_exp', 'exporti'}
 EXPORTED = {'export', 'exports', 'exporti'}
 PACKAGE = 'clipsonic.'
 HEADING = re.compile(r'#+ (?!.*\{#\S+\}$)')   # one without an id
-SHORT_NAMES = r'\b(typing|pathlib|collections\.abc|clipsonic\.\w+|(?<=torch\.)_C)\.'   # what an annotation is read without
+# what an annotation is read without
+SHORT_NAMES = r'\b(typing|pathlib|collections\.abc|clipsonic\.\w+|(?<=torch\.)_C)\.'
 QUOTES = '\'"'
 SHORTEST_FOLD = 3      # lines of a cell that is folded
 LONGEST_DEFAULT = 40   # characters of a default in a signature or table; a longer one is cut
