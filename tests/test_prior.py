@@ -185,7 +185,7 @@ def test_any_number_of_steps_is_counted(T):
 class TinyClip:
     "A CLIP of 16-wide embeddings that texts are hashed into."
     dim = 16
-    identity, device = {"name": "made up", "hash": ""}, torch.device("cpu")
+    fingerprint, device = {"name": "made up", "hash": ""}, torch.device("cpu")
 
     def encode_text_tokens(self, texts):
         embedding = torch.stack([F.one_hot(torch.tensor(sum(map(ord, t)) % 16), 16).float() for t in texts])
