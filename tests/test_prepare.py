@@ -401,3 +401,15 @@ def test_folders_of_one_name_keep_their_videos_apart(tmp_path):
     folders = [tmp_path/'a'/'videos', tmp_path/'b'/'videos']
     for paths in folders, [folder/'1.mp4' for folder in folders]:
         assert [f.name for f in find_files(paths)] == ['a/videos/1.mp4', 'b/videos/1.mp4']
+
+def itself(item, settings): return os.getpid()
+
+def test_an_idle_worker_may_be_killed():
+    "As the system does that runs out of memory: no file is lost."
+    results = robust_map(itself, list(range(12)), PrepareConfig(), workers=1, timeout=60)
+    first = next(results)
+    time.sleep(.3)
+    os.kill(first, signal.SIGKILL)
+    time.sleep(.3)
+    rest = list(results)
+    assert len(rest) == 11 and all(isinstance(pid, int) for pid in rest) and rest[-1] != first
