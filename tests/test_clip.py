@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from clipsonic.checkpoint import save_checkpoint
-from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, SOUND_CLASSES, build_clip, contrastive_loss, load_clip,
-                            pocket_clip, state_dict_hash)
+from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, SOUND_CLASSES, build_clip, contrastive_loss,
+                            load_clip, pocket_clip, state_dict_hash)
 from clipsonic.core import CheckpointError, InputError
 from conftest import naming
 

@@ -207,7 +207,8 @@ def tiny_recipe(labelled, **more):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return SupervisedPriorRecipe(labelled, "tiny", config, dataclasses.replace(PRIORS["prior"][1],
-            **{"batch_size": 8, "lr": 3e-3, "ema_decay": 0.9, "mixed_precision": "no", "save_every": 2, "log_every": 2} | more),
+            **{"batch_size": 8, "lr": 3e-3, "ema_decay": 0.9, "mixed_precision": "no", "save_every": 2,
+               "log_every": 2} | more),
                               clip=TinyClip(), valid=labelled)
 
 
