@@ -11,7 +11,8 @@ import torch
 from golden_clap import FIXTURE, SECONDS, SMALL, TEXTS, sound, weight, write_file, write_tokenizer
 
 from clipsonic.clap import (CLAP_FRAMES, CLAP_SAMPLES, UNUSED_TENSORS, RobertaTokens, clap_input_features, fusion_views,
-                            laion_tensors, load_clap, published_clap, repeat_pad, resample, quantize_int16, rename_state_dict)
+                            laion_tensors, load_clap, published_clap, quantize_int16, rename_state_dict, repeat_pad,
+                            resample)
 from clipsonic.core import CheckpointError, InputError
 from conftest import naming
 
