@@ -23,14 +23,15 @@ from fastcore.basics import patch
 from .checkpoint import check_finite, load_config, load_network, load_strict, load_tensors
 from .checkpoint import load_pickle_safely, state_dict_hash, unwrapped, resolve_model
 from .clip import PocketTokenizer, Token, read_tokenizer
-from .core import RESAMPLE_KWARGS, CheckpointError, Count, InputError, Size, pick_device, resample
+from .core import RESAMPLE_KWARGS, CheckpointError, Count, InputError, Size, fit_length, pick_device, resample
 from .mel import MelConfig, log_mel
 
 # %% ../nbs/11_clap.ipynb #c882ad3f
 def _transformers():
     "The module, or an error that names the extra."
     try: import transformers
-    except ImportError as error: raise InputError("the published CLAP needs the package transformers: pip install \"clipsonic[clap]\"") from error
+    except ImportError as error:
+        raise InputError("the published CLAP needs transformers: pip install \"clipsonic[clap]\"") from error
     return transformers
 
 # %% ../nbs/11_clap.ipynb #b7b1791d
@@ -40,15 +41,15 @@ CLAP_SAMPLE_RATE = 48000  # Hz
 def quantize_int16(
     waveform: torch.Tensor,  # any shape, full scale is −1…1
 ) -> torch.Tensor:           # the same shape
-    "There and back through 16-bit integers, as laion_clap's `float32_to_int16` and `int16_to_float32`."
+    "Quantize to 16 bits and back, as laion_clap's float32_to_int16 and int16_to_float32."
     return (waveform.clamp(-1, 1) * 32767).to(torch.int16).float() / 32767
 
 # %% ../nbs/11_clap.ipynb #17de47d6
 CLAP_SAMPLES, CLAP_FRAMES = 480_000, 1001  # ten seconds at 48 kHz, and the frames of their mel
 
 def repeat_pad(
-    waveform: torch.Tensor,  # (time,), at most `SAMPLES`
-) -> torch.Tensor:           # (SAMPLES,)
+    waveform: torch.Tensor,  # (time,), at most CLAP_SAMPLES
+) -> torch.Tensor:           # (CLAP_SAMPLES,)
     "The clip over and over, as often as it fits, then zeros."
     waveform = waveform.repeat(CLAP_SAMPLES // len(waveform))
     return F.pad(waveform, (0, CLAP_SAMPLES - len(waveform)))
@@ -56,8 +57,9 @@ def repeat_pad(
 @lru_cache
 def _power_mel(device):
     from torchaudio.transforms import MelSpectrogram
-    return MelSpectrogram(CLAP_SAMPLE_RATE, n_fft=1024, win_length=1024, hop_length=480, f_min=50, f_max=14000, n_mels=64, power=2.0, norm=None,
-                          mel_scale="htk", center=True, pad_mode="reflect").to(device)
+    mel = MelSpectrogram(CLAP_SAMPLE_RATE, n_fft=1024, win_length=1024, hop_length=480, f_min=50, f_max=14000,
+                         n_mels=64, power=2.0, norm=None, mel_scale="htk", center=True, pad_mode="reflect")
+    return mel.to(device)
 
 def log_mel_db(
     waveform: torch.Tensor,  # (time,) at 48 kHz
@@ -68,8 +70,8 @@ def log_mel_db(
 # %% ../nbs/11_clap.ipynb #0f5815b7
 def fusion_views(
     mel: torch.Tensor,  # (frame, 64)
-) -> torch.Tensor:      # (4, FRAMES, 64): all of it, shrunk; its first, middle and last ten seconds
-    "What the fusion network sees of a clip. Up to ten seconds, four times the same."
+) -> torch.Tensor:      # (4, CLAP_FRAMES, 64): all of it, shrunk; its first, middle and last ten seconds
+    "The four views of the fusion network; equal for up to ten seconds."
     more = len(mel) - CLAP_FRAMES
     if more <= 0: return mel.expand(4, -1, -1)
     shrunk = F.interpolate(mel[None, None], (CLAP_FRAMES, 64), mode="bilinear", align_corners=False)[0, 0]
@@ -78,7 +80,7 @@ def fusion_views(
 def clap_input_features(
     waveform: torch.Tensor,  # (time,), full scale is −1…1
     sample_rate: int,        # Hz
-) -> tuple[torch.Tensor, torch.Tensor]:  # (1, 4, FRAMES, 64), dB; (1, 1), whether the clip is longer than ten seconds
+) -> tuple[torch.Tensor, torch.Tensor]:  # (1, 4, CLAP_FRAMES, 64), dB; (1, 1), whether it is longer than ten seconds
     "From a waveform to the input of the published network: resample, 16 bits, mel, views."
     waveform = quantize_int16(resample(waveform, sample_rate, CLAP_SAMPLE_RATE))
     mel = log_mel_db(waveform if len(waveform) > CLAP_SAMPLES else repeat_pad(waveform))
@@ -86,36 +88,44 @@ def clap_input_features(
 
 # %% ../nbs/11_clap.ipynb #b2c983c3
 PUBLISHED_CLAP = {
-    "projection_dim": 512,
-    "projection_hidden_act": "relu",
-    "text_config": {"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "hidden_act": "gelu",
-                    "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5, "pad_token_id": 1},
-    "audio_config": {"enable_fusion": True, "fusion_type": "aff_2d", "spec_size": 256, "num_mel_bins": 64, "patch_size": 4, "patch_stride": [4, 4], "window_size": 8,
-                     "patch_embeds_hidden_size": 96, "hidden_size": 768, "depths": [2, 2, 6, 2], "num_attention_heads": [4, 8, 16, 32], "mlp_ratio": 4.0,
-                     "aff_block_r": 4, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}}
+    "projection_dim": 512, "projection_hidden_act": "relu",
+    "text_config": {
+        "vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072, "hidden_act": "gelu", "max_position_embeddings": 514, "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5, "pad_token_id": 1},
+    "audio_config": {
+        "enable_fusion": True, "fusion_type": "aff_2d", "spec_size": 256, "num_mel_bins": 64, "patch_size": 4,
+        "patch_stride": [4, 4], "window_size": 8, "patch_embeds_hidden_size": 96, "hidden_size": 768,
+        "depths": [2, 2, 6, 2], "num_attention_heads": [4, 8, 16, 32], "mlp_ratio": 4.0, "aff_block_r": 4,
+        "layer_norm_eps": 1e-5, "hidden_act": "gelu"}}
 
 class LaionNetwork(torch.nn.Module):
-    "transformers' `ClapModel` under the two names that `Clap` calls. Raises InputError where transformers is not installed."
+    "transformers' ClapModel with the two methods that `Clap` calls. Raises InputError without transformers."
     def __init__(self,
-        config: dict = PUBLISHED_CLAP,  # what `ClapConfig` takes
+        config: dict = PUBLISHED_CLAP,  # parameters of transformers.ClapConfig
     ):
         super().__init__()
         transformers = _transformers()
-        with torch.random.fork_rng(devices=[]):  # its random weights are overwritten, and the global generator is left as it was
+        with torch.random.fork_rng(devices=[]):  # its random weights are overwritten; the global generator stays
             self.network = transformers.ClapModel(transformers.ClapConfig(**config))
 
-    def encode_audio(self, views, longer):  # (B, 4, FRAMES, 64), (B, 1) → (B, D)
-        return self.network.audio_projection(self.network.audio_model(input_features=views, is_longer=longer).pooler_output)
+    def encode_audio(self, views, longer):  # (B, 4, CLAP_FRAMES, 64), (B, 1) → (B, D)
+        pooled = self.network.audio_model(input_features=views, is_longer=longer).pooler_output
+        return self.network.audio_projection(pooled)
 
     def encode_text(self, ids, mask):  # (B, token), (B, token) → (B, D)
         return self.network.text_projection(self.network.text_model(input_ids=ids, attention_mask=mask).pooler_output)
 
 # %% ../nbs/11_clap.ipynb #29b32257
-UNUSED_TENSORS = re.compile(r"(audio|text)_transform\.|audio_branch\.(tscam_conv|head|spectrogram_extractor|logmel_extractor)\.|text_branch\.embeddings\.(position_ids|token_type_ids)$"
-                    r"|audio_branch\.layers\.\d+\.blocks\.\d+\.(attn_mask|attn\.relative_position_index)$")
-RENAMED_TENSORS = (("text_branch.", "text_model."), ("audio_branch.", "audio_model.audio_encoder."), (".bn0.", ".batch_norm."), (".norm1.", ".layernorm_before."),
-           (".norm2.", ".layernorm_after."), (".attn.proj.", ".attention.output.dense."), (".attn.", ".attention.self."), (".mlp.fc1.", ".intermediate.dense."),
-           (".mlp.fc2.", ".output.dense."), ("_projection.0.", "_projection.linear1."), ("_projection.2.", "_projection.linear2."))
+UNUSED_TENSORS = re.compile(
+    r"(audio|text)_transform\.|audio_branch\.(tscam_conv|head|spectrogram_extractor|logmel_extractor)\."
+    r"|text_branch\.embeddings\.(position_ids|token_type_ids)$"
+    r"|audio_branch\.layers\.\d+\.blocks\.\d+\.(attn_mask|attn\.relative_position_index)$")
+RENAMED_TENSORS = (
+    ("text_branch.", "text_model."), ("audio_branch.", "audio_model.audio_encoder."), (".bn0.", ".batch_norm."),
+    (".norm1.", ".layernorm_before."), (".norm2.", ".layernorm_after."), (".attn.proj.", ".attention.output.dense."),
+    (".attn.", ".attention.self."), (".mlp.fc1.", ".intermediate.dense."), (".mlp.fc2.", ".output.dense."),
+    ("_projection.0.", "_projection.linear1."), ("_projection.2.", "_projection.linear2."))
 
 def rename_state_dict(
     tensors: dict[str, torch.Tensor],  # by laion_clap's names, without the unused
@@ -125,21 +135,24 @@ def rename_state_dict(
     for name, value in tensors.items():
         for old, new in RENAMED_TENSORS: name = name.replace(old, new)
         if ".qkv." not in name: named[name] = value
-        else: named |= {name.replace("qkv", part): piece for part, piece in zip(("query", "key", "value"), value.chunk(3))}
+        else:
+            for part, piece in zip(("query", "key", "value"), value.chunk(3)): named[name.replace("qkv", part)] = piece
     return named
 
 def load_laion(
     model: LaionNetwork,
     tensors: dict[str, torch.Tensor],  # by laion_clap's names, without the unused
-    source: str | Path,                 # names the source in errors
+    source: str | Path,                # names the source in errors
 ) -> LaionNetwork:
-    "Copies every tensor to its place. Raises CheckpointError that names each missing, foreign or misshapen one, by transformers' names."
-    derived = {k: v for k, v in model.network.state_dict().items() if k.endswith(("relative_position_index", "position_ids", "token_type_ids"))}
+    "Copy every tensor to its place. Raises CheckpointError naming each missing, unexpected or misshapen one."
+    names = "relative_position_index", "position_ids", "token_type_ids"  # these follow from the sizes
+    derived = {k: v for k, v in model.network.state_dict().items() if k.endswith(names)}
     load_strict(model.network, derived | rename_state_dict(tensors), source)
     return model
 
 # %% ../nbs/11_clap.ipynb #eb9b4a30
-CLAP_STUBS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")  # what is read from a file besides tensors, as nothing
+# classes in the file besides tensors; they are read as empty stubs
+CLAP_STUBS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 
 def laion_tensors(
     file: str | Path,  # such as 630k-audioset-fusion-best.pt
@@ -154,26 +167,32 @@ def laion_tensors(
 TOKENIZER = ("vocab.json", "merges.txt")
 
 class RobertaTokens:
-    "RoBERTa's tokenizer from a folder with vocab.json and merges.txt. Raises InputError for a folder that lacks one, CheckpointError for files of another model."
+    "RoBERTa's tokenizer from vocab.json and merges.txt. Raises InputError, and CheckpointError for another model's."
     def __init__(self,
         folder: str | Path,
-        vocab_size: int = 50265,    # tokens that the text tower knows
+        vocab_size: int = 50265,    # tokens of the text tower
         context_length: int = 77,   # tokens in a text, start and end included
     ):
         self.context_length = context_length
-        if lacking := [name for name in TOKENIZER if not (Path(folder) / name).is_file()]:
-            raise InputError(f"{folder} lacks {' and '.join(lacking)}: RoBERTa's tokenizer is these two files of https://huggingface.co/FacebookAI/roberta-base, in one folder")
-        try: self.tokenizer = _transformers().RobertaTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error: raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
+        lacking = [name for name in TOKENIZER if not (Path(folder) / name).is_file()]
+        if lacking:
+            raise InputError(f"{folder} lacks {' and '.join(lacking)}: RoBERTa's tokenizer is these two files of "
+                             "https://huggingface.co/FacebookAI/roberta-base, in one folder")
+        load = _transformers().RobertaTokenizer.from_pretrained
+        try: self.tokenizer = load(str(folder), local_files_only=True)
+        except Exception as error:
+            raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from error
         marks = self.tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>"])
         if len(self.tokenizer) != vocab_size or marks != [0, 1, 2]:
-            raise CheckpointError(f"the tokenizer in {folder} is not RoBERTa's: {len(self.tokenizer)} tokens with <s>, <pad>, </s> at {marks}, instead of {vocab_size} with these at [0, 1, 2]")
+            raise CheckpointError(f"the tokenizer in {folder} is not RoBERTa's: {len(self.tokenizer)} tokens with <s>, "
+                                  f"<pad>, </s> at {marks}, instead of {vocab_size} with these at [0, 1, 2]")
 
     def __call__(self,
         texts: list[str],
     ) -> tuple[torch.Tensor, torch.Tensor]:  # (B, context_length) ids, (B, context_length) 1 where there is a token
         "Token ids and where they are."
-        found = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.context_length, return_tensors="pt")
+        found = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.context_length,
+                               return_tensors="pt")
         return found["input_ids"], found["attention_mask"]
 
     def overflow(self,
@@ -185,16 +204,16 @@ class RobertaTokens:
 
 # %% ../nbs/11_clap.ipynb #11940ebb
 class Clap:
-    "A frozen language-audio encoder. On one machine an embedding is the same to the last bit, whatever else is embedded with it."
+    "A frozen language-audio encoder. On one machine an embedding is the same to the last bit, in any batch."
     def __init__(self,
-        model: torch.nn.Module,  # `encode_audio` and `encode_text`, of what the next two make
+        model: torch.nn.Module,  # with encode_audio and encode_text, of the outputs of the next two
         features,                # (time,) waveform, sample rate → tensors with a batch axis of 1
         tokenizer,               # list of texts → tensors with a batch axis
         name: str,
         digest: str,             # hash of the weights
         protocol: dict,          # how sounds are prepared, for reports
         device=None,
-        overflow=lambda text: [],  # text → the parts of it that are not read
+        overflow=lambda text: [],  # text → the parts of it that are cut or left out
     ):
         self.device = pick_device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
@@ -206,6 +225,18 @@ class Clap:
     def dim(self) -> int: # width of the shared space
         return self.encode_text(["a"]).shape[1]
 
+def _check_sounds(waveforms, sample_rate):
+    "Raises InputError."
+    if not isinstance(waveforms, torch.Tensor): found = type(waveforms).__name__
+    else: found = f"{waveforms.dtype} {tuple(waveforms.shape)}"
+    if not (isinstance(waveforms, torch.Tensor) and waveforms.is_floating_point() and waveforms.ndim == 3
+            and waveforms.shape[1] == 1 and waveforms.numel()):
+        raise InputError(f"waveforms must be a tensor of floats of the shape (batch, 1, time), not {found}")
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 1 <= sample_rate <= 655_350:
+        raise InputError(f"sample_rate must be a whole number of hertz up to 655350, not {sample_rate!r}")
+    broken = [i for i, w in enumerate(waveforms) if not w.isfinite().all()]
+    if broken: raise InputError(f"waveforms {broken[:5]} hold values that are not finite")
+
 # %% ../nbs/11_clap.ipynb #15ef0c57
 @patch
 @torch.no_grad()
@@ -214,12 +245,11 @@ def encode_audio(self: Clap,
     sample_rate: int,         # Hz
 ) -> torch.Tensor:            # (B, D) float32, L2-normalised
     "Embeddings of sounds. Raises InputError."
-    found = f"{waveforms.dtype} {tuple(waveforms.shape)}" if isinstance(waveforms, torch.Tensor) else type(waveforms).__name__
-    if not (isinstance(waveforms, torch.Tensor) and waveforms.is_floating_point() and waveforms.ndim == 3 and waveforms.shape[1] == 1 and waveforms.numel()):
-        raise InputError(f"waveforms must be a tensor of floats of the shape (batch, 1, time), not {found}")
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or not 1 <= sample_rate <= 655_350: raise InputError(f"sample_rate must be a whole number of hertz up to 655350, not {sample_rate!r}")
-    if broken := [i for i, w in enumerate(waveforms) if not w.isfinite().all()]: raise InputError(f"waveforms {broken[:5]} hold values that are not finite")
-    rows = [self.model.encode_audio(*self.features(w.to(self.device).float(), sample_rate)) for w in waveforms[:, 0]]
+    _check_sounds(waveforms, sample_rate)
+    rows = []
+    for waveform in waveforms[:, 0]:
+        features = self.features(waveform.to(self.device).float(), sample_rate)
+        rows.append(self.model.encode_audio(*features))
     return F.normalize(torch.cat(rows).float(), dim=-1)
 
 @patch
@@ -228,21 +258,25 @@ def encode_text(self: Clap,
     texts: list[str],
 ) -> torch.Tensor:  # (B, D) float32, L2-normalised
     "Embeddings of texts. Raises InputError."
-    if isinstance(texts, str) or not texts or not all(isinstance(t, str) for t in texts): raise InputError(f"texts must be a list of one or more strings, not {texts!r}")
-    rows = [self.model.encode_text(*(t.to(self.device) for t in self.tokenizer([text]))) for text in texts]
+    if isinstance(texts, str) or not texts or not all(isinstance(t, str) for t in texts):
+        raise InputError(f"texts must be a list of one or more strings, not {texts!r}")
+    rows = []
+    for text in texts:
+        tokens = [t.to(self.device) for t in self.tokenizer([text])]
+        rows.append(self.model.encode_text(*tokens))
     return F.normalize(torch.cat(rows).float(), dim=-1)
 
 # %% ../nbs/11_clap.ipynb #4aa75119
 @dataclass(frozen=True)
 class ClapConfig:
-    "What the pocket CLAP is built from"
+    "The sizes of the pocket CLAP"
     embed_dim: Size = 128  # width of the shared space
     audio_width: Size = 24  # channels of the audio tower's first layer; eight times as many at its last
     text_width: Size = 128
     text_heads: Count = 4
     text_layers: Count = 2
     context_length: Annotated[int, 3, 1024] = 16  # tokens
-    mel: MelConfig = field(default_factory=MelConfig)  # what it listens to
+    mel: MelConfig = field(default_factory=MelConfig)  # of its input
 
     def __post_init__(self):
         if isinstance(self.mel, dict): object.__setattr__(self, "mel", MelConfig(**self.mel))
@@ -251,8 +285,9 @@ class ClapConfig:
 
 # %% ../nbs/11_clap.ipynb #5678dab1
 def conv_bn_relu(c_in, c_out, kernel=3, stride=1):
-    "Convolution, normalisation, ReLU"
-    return torch.nn.Sequential(torch.nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), torch.nn.BatchNorm2d(c_out), torch.nn.ReLU())
+    "Convolution, normalization, ReLU"
+    conv = torch.nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+    return torch.nn.Sequential(conv, torch.nn.BatchNorm2d(c_out), torch.nn.ReLU())
 
 
 class AudioTower(torch.nn.Module):
@@ -266,7 +301,8 @@ class AudioTower(torch.nn.Module):
         super().__init__()
         self.n_mels, w = n_mels, width
         layers = [conv_bn_relu(1, w, 5, 2)]
-        for c in (w, 2 * w, 4 * w): layers += [conv_bn_relu(c, 2 * c), torch.nn.AvgPool2d(2, ceil_mode=True), conv_bn_relu(2 * c, 2 * c)]
+        for c in (w, 2 * w, 4 * w):
+            layers += [conv_bn_relu(c, 2 * c), torch.nn.AvgPool2d(2, ceil_mode=True), conv_bn_relu(2 * c, 2 * c)]
         self.body = torch.nn.Sequential(*layers)
 
     def pooled(
@@ -286,12 +322,14 @@ class PocketCLAP(AudioTower):
     def __init__(
         self,
         config: ClapConfig = ClapConfig(),  # sizes
-        vocab_size: int = 512,  # tokens the text tower knows
+        vocab_size: int = 512,  # tokens of the text tower
     ):
         from open_clip.transformer import TextTransformer
         super().__init__(config.audio_width, config.mel.n_mels)
-        self.drop, self.projection = torch.nn.Dropout(0.3), torch.nn.Linear(8 * config.audio_width, config.embed_dim)
-        self.text = TextTransformer(config.context_length, vocab_size, config.text_width, config.text_heads, config.text_layers, output_dim=config.embed_dim)
+        self.drop = torch.nn.Dropout(0.3)
+        self.projection = torch.nn.Linear(8 * config.audio_width, config.embed_dim)
+        self.text = TextTransformer(config.context_length, vocab_size, config.text_width, heads=config.text_heads,
+                                    layers=config.text_layers, output_dim=config.embed_dim)
         self.log_scale = torch.nn.Parameter(torch.tensor(math.log(10.0)))  # of the similarities in the loss
 
     def encode_audio(self, mel): return self.projection(self.drop(self.pooled(mel)))
@@ -303,8 +341,10 @@ class PocketCLAP(AudioTower):
         mel: torch.Tensor,  # (batch, 1, mel, frame) ln-mel
         ids: torch.Tensor,  # (batch, token)
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # (batch, D) sounds and texts, L2-normalised; scale
-        "Both embeddings, for `contrastive_loss`"
-        return F.normalize(self.encode_audio(mel).float(), dim=-1), F.normalize(self.encode_text(ids).float(), dim=-1), self.log_scale.exp().clamp(max=50)
+        "Both embeddings and the scale, for `contrastive_loss`"
+        audio = F.normalize(self.encode_audio(mel).float(), dim=-1)
+        text = F.normalize(self.encode_text(ids).float(), dim=-1)
+        return audio, text, self.log_scale.exp().clamp(max=50)
 
 # %% ../nbs/11_clap.ipynb #e280819f
 def pocket_clap(
@@ -312,22 +352,24 @@ def pocket_clap(
     tokenizer: PocketTokenizer,
     mel: MelConfig,
     name: str = "pocket",
-    device=None,  # the best there is by default
+    device=None,  # None: a GPU where there is one
 ) -> Clap:
-    "The pocket CLAP behind the same face"
+    "The pocket CLAP with the interface of `Clap`"
     def overflow(text):
         beyond = tokenizer.decode(tokenizer.encode(text)[tokenizer.context_length - 2:]).strip()
         return tokenizer.oov_words(text) + [beyond] * bool(beyond)
     def features(waveform, sample_rate):
         waveform = resample(waveform, sample_rate, mel.sample_rate)
-        return (log_mel(F.pad(waveform, (0, max(0, mel.n_fft - len(waveform))))[None, None], mel),)
+        waveform = fit_length(waveform, max(mel.n_fft, len(waveform)))
+        return (log_mel(waveform[None, None], mel),)
     protocol = {"sample_rate": mel.sample_rate, "labels": "seen"}
-    return Clap(model, features, lambda texts: (tokenizer(texts),), name, state_dict_hash(model.state_dict()), protocol, device, overflow)
+    digest = state_dict_hash(model.state_dict())
+    return Clap(model, features, lambda texts: (tokenizer(texts),), name, digest, protocol, device, overflow)
 
 
 def load_pocket_clap(
     folder: str | Path,  # a checkpoint of kind "clap"
-    device=None,  # the best there is by default
+    device=None,  # None: a GPU where there is one
 ) -> Clap:
     "A pocket CLAP from its folder. Raises CheckpointError."
     settings = load_config(folder, "clap", {"model": ClapConfig, "vocabulary": list[Token], "name": str | None})
@@ -338,22 +380,25 @@ def load_pocket_clap(
     return pocket_clap(model, tokenizer, config.mel, settings.get("name", "pocket"), device)
 
 # %% ../nbs/11_clap.ipynb #9139ddd2
-CLAP_FILES = {"630k-audioset-fusion": "630k-audioset-fusion-best.pt", "630k-fusion": "630k-fusion-best.pt"}  # of lukewys/laion_clap, 1.9 GB each
+CLAP_FILES = {  # of lukewys/laion_clap, 1.9 GB each
+    "630k-audioset-fusion": "630k-audioset-fusion-best.pt", "630k-fusion": "630k-fusion-best.pt"}
 
 def _from_hub(repository, name, instead):
-    "A file from the cache of Hugging Face, or from there."
+    "A file from the cache of Hugging Face, or downloaded."
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    if isinstance(found := try_to_load_from_cache(repository, name), str): return Path(found)
+    cached = try_to_load_from_cache(repository, name)
+    if isinstance(cached, str): return Path(cached)
     print(f"{name}: comes from https://huggingface.co/{repository} the first time. Have it? Pass {instead}")
     try: return Path(hf_hub_download(repository, name))
     except Exception as error:
-        raise CheckpointError(f"{name} could not be had from https://huggingface.co/{repository}: {str(error).splitlines()[0]}. Download it elsewhere and pass {instead}") from error
+        raise CheckpointError(f"{name} could not be downloaded from https://huggingface.co/{repository}: "
+                              f"{str(error).splitlines()[0]}. Download it elsewhere and pass {instead}") from error
 
 def published_clap(
     name: str = "630k-audioset-fusion",
     file: str | Path | None = None,       # LAION's file; None: by name
-    device=None,                          # the best there is by default
-    tokenizer: str | Path | None = None,  # folder of vocab.json and merges.txt; None: the file's own where it holds them, else by name
+    device=None,                          # None: a GPU where there is one
+    tokenizer: str | Path | None = None,  # folder of vocab.json and merges.txt; None: the file's folder, else by name
     config: dict = PUBLISHED_CLAP,
 ) -> Clap:
     "A CLAP as LAION published it. Raises InputError and CheckpointError."
@@ -361,20 +406,28 @@ def published_clap(
     file = _from_hub("lukewys/laion_clap", CLAP_FILES[name], "file=…") if file is None else Path(file)
     tensors = laion_tensors(file)
     if tokenizer is None and all((file.parent / n).is_file() for n in TOKENIZER): tokenizer = file.parent
-    if tokenizer is None: tokenizer = [_from_hub("FacebookAI/roberta-base", n, "tokenizer=…").parent for n in TOKENIZER][0]
+    if tokenizer is None:
+        for n in TOKENIZER: tokenizer = _from_hub("FacebookAI/roberta-base", n, "tokenizer=…").parent
     tokens = RobertaTokens(tokenizer, config["text_config"]["vocab_size"])
-    protocol = {"sample_rate": CLAP_SAMPLE_RATE, "resampler": {"library": "torchaudio"} | RESAMPLE_KWARGS, "bits": 16, "up to 10 s": "repeatpad", "over 10 s": "first, middle and last 10 s, and all of it shrunk"}
-    return Clap(load_laion(LaionNetwork(config), tensors, file), clap_input_features, tokens, name, state_dict_hash(tensors), protocol, device, tokens.overflow)
+    protocol = {"sample_rate": CLAP_SAMPLE_RATE, "resampler": {"library": "torchaudio"} | RESAMPLE_KWARGS, "bits": 16,
+                "up to 10 s": "repeatpad", "over 10 s": "first, middle and last 10 s, and all of it shrunk"}
+    network = load_laion(LaionNetwork(config), tensors, file)
+    return Clap(network, clap_input_features, tokens, name, state_dict_hash(tensors), protocol, device, tokens.overflow)
 
 # %% ../nbs/11_clap.ipynb #81b7b826
 def load_clap(
-    name: str | Path = "pocket",          # or a folder that `clipsonic train --preset pocket-clap` made, "630k-audioset-fusion" or "630k-fusion"
+    name: str | Path = "pocket",          # or a folder of `clipsonic train`, "630k-audioset-fusion", "630k-fusion"
     file: str | Path | None = None,       # local weights of a published one
-    device=None,                          # the best there is by default
+    device=None,                          # None: a GPU where there is one
     tokenizer: str | Path | None = None,  # of a published one: local folder of RoBERTa's vocab.json and merges.txt
 ) -> Clap:
     "A frozen CLAP by name or folder. Raises InputError for a name that is neither."
     if name in CLAP_FILES: return published_clap(name, file, device, tokenizer)
-    if name != "pocket" and not Path(name).is_dir(): raise InputError(f"CLAP {str(name)!r}: expected 'pocket', {', '.join(map(repr, CLAP_FILES))} or a folder made by `clipsonic train --preset pocket-clap`")
-    if file or tokenizer: raise InputError(f"CLAP {str(name)!r} has its weights and its words with it: leave {str(file or tokenizer)!r} out")
+    if name != "pocket" and not Path(name).is_dir():
+        names = ", ".join(map(repr, ["pocket", *CLAP_FILES]))
+        raise InputError(f"CLAP {str(name)!r}: expected {names} or a folder made by "
+                         "`clipsonic train --preset pocket-clap`")
+    if file or tokenizer:
+        raise InputError(f"CLAP {str(name)!r} holds its weights and its vocabulary: "
+                         f"leave {str(file or tokenizer)!r} out")
     return load_pocket_clap(resolve_model("pocket-clap" if name == "pocket" else name), device)

@@ -9,6 +9,7 @@ __all__ = ['REMOTE', 'Clips', 'INFO', 'LARGEST', 'Seconds', 'META', 'make_sample
 # %% ../nbs/12_shards.ipynb #5f9749d4
 import io, json, re, tarfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -19,7 +20,8 @@ import torch
 import torch.nn.functional as F
 
 from .checkpoint import parsed_settings
-from .core import ClipsonicError, InputError, Rate, Size, atomic_file
+from .core import ClipsonicError, InputError, Rate, Size, atomic_file, fit_length, seeded_generator
+from .core import write_json
 
 # %% ../nbs/12_shards.ipynb #bc794d3f
 def make_sample(
@@ -51,7 +53,7 @@ def write_info(
 ):
     "Declare a folder of shards complete."
     info = dict(kind="shards", count=sum(counts.values()), **settings, shards=counts)
-    with atomic_file(Path(folder)/"shards.json") as partial: partial.write_text(json.dumps(info, indent=1, ensure_ascii=False))
+    write_json(Path(folder)/"shards.json", info)
 
 # %% ../nbs/12_shards.ipynb #5e198e19
 REMOTE = ("https", "http", "hf", "gs", "s3")  # kinds of addresses, beside `file`
@@ -72,26 +74,29 @@ def _open(shards, name):
 
 # %% ../nbs/12_shards.ipynb #3f840df9
 Clips = Annotated[int, 0, 2**40]
-INFO = {"shards": dict[str, Annotated[int, 0, 10**6]], "count": Clips, "clip": dict[str, str], "dim": Size,
-        "sample_rate": Rate, "total_seconds": Annotated[float, 0, 2**40], "labelled": Clips | None}  # what shards.json must say
+INFO = {  # what shards.json must hold
+    "shards": dict[str, Annotated[int, 0, 10**6]], "count": Clips, "clip": dict[str, str], "dim": Size,
+    "sample_rate": Rate, "total_seconds": Annotated[float, 0, 2**40], "labelled": Clips | None}
 
 def _check_info(info):
-    "Raises ValueError for a shards.json that is none of ours, and for names that lead out of the folder."
+    "Raises ValueError for a shards.json of another format, and for names that lead out of the folder."
     if not isinstance(info, dict) or info.get("kind") != "shards": raise ValueError("it does not describe shards")
     parsed_settings(info, INFO)
     for name in info["shards"]:
         if not re.fullmatch(r"\w[\w.=+-]*\.tar", name):
             raise ValueError(f"it names the shard {name[:80]!r}, and a shard is the plain name of a tar in the folder")
-    if info["count"] != (clips := sum(info["shards"].values())):
+    clips = sum(info["shards"].values())
+    if info["count"] != clips:
         raise ValueError(f"it counts {info['count']} clips, and {clips} in its shards")
     if not {"name", "hash"} <= info["clip"].keys(): raise ValueError("its clip lacks name or hash")
 
 def shard_info(
     shards: str | Path,  # folder or address of shards
 ) -> dict:               # count, shards, clip, dim, sample_rate, frame_rate, labelled, ...
-    "What a folder of shards holds. Raises InputError if it is not one, or not complete."
+    "The manifest of a folder of shards. Raises InputError if it is not one, or not complete."
     try:
-        with _open(shards, "shards.json") as file: _check_info(info := json.load(file))
+        with _open(shards, "shards.json") as file: info = json.load(file)
+        _check_info(info)
         return info
     except InputError: raise
     except FileNotFoundError as error:
@@ -108,7 +113,7 @@ Seconds = Annotated[float, 0, 2**20]
 META = {"id": str, "file": str, "start": float, "seconds": Seconds, "times": list[Seconds], "label": str | None}
 
 def _members(stream):
-    "The files of a tar, as webdataset groups them. Raises ValueError for what no shard of ours holds."
+    "The files of a tar, in the form that webdataset groups. Raises ValueError for members that are not allowed."
     tar = tarfile.open(fileobj=stream, mode="r|")
     for member in tar:
         if not member.isreg() or member.issparse(): raise ValueError(f"{member.name!r} is not a plain file")
@@ -143,7 +148,7 @@ def _decode(sample, info):
     lacking = sorted({"audio.flac", "clip.npy", "meta.json"} - sample.keys())
     if lacking: raise ValueError(f"it lacks {', '.join(lacking)}")
     meta = json.loads(sample["meta.json"])
-    if not isinstance(meta, dict): raise ValueError("meta.json is no object")
+    if not isinstance(meta, dict): raise ValueError("meta.json is not an object")
     parsed_settings(meta, META)
     if not meta["times"] or max(meta["times"]) > meta["seconds"] + 1:
         raise ValueError(f"its frames lie at {str(meta['times'])[:80]} of {meta['seconds']} s")
@@ -153,7 +158,7 @@ def _decode(sample, info):
 def read_shard(
     shards: str | Path,  # folder or address
     name: str,           # one of the tars in it
-    info: dict | None = None,  # what `shard_info` says of them; None: it is asked
+    info: dict | None = None,  # what `shard_info` returns; None: it is read
 ) -> list[dict]:         # each with pcm (time,) int16, clip (frame, width) float32 of length 1, and what meta.json says
     "All the clips of one shard. Raises ClipsonicError for a damaged one, InputError for a name that is not there."
     from webdataset.tariterators import group_by_keys
@@ -174,7 +179,7 @@ def read_shard(
 def _float(pcm): return pcm.float() / 32768
 
 def _check_labels(info, shards, labels):
-    "Refuse to give labels that are not there."
+    "Raises InputError where labels are asked for and missing."
     if labels and info.get("labelled", 0) < info["count"]:
         raise InputError(f"{shards}: {info['count'] - info.get('labelled', 0)} of {info['count']} clips have no label; "
                          "prepare it with an index that gives one")
@@ -182,7 +187,7 @@ def _check_labels(info, shards, labels):
 def _label(clip):
     "A clip's label. Raises ClipsonicError where it has none."
     if clip.get("label") is not None: return clip["label"]
-    raise ClipsonicError(f"the clip {clip['id']!r} has no label, against what shards.json says: prepare them again")
+    raise ClipsonicError(f"the clip {clip['id']!r} has no label, though shards.json counts one: prepare them again")
 
 def all_clips(
     shards: str | Path,    # folder or address
@@ -198,49 +203,60 @@ def all_clips(
                        **{key: clip[key] for key in ("id", "file", "start", "seconds", "times")}, **label)
 
 # %% ../nbs/12_shards.ipynb #95cf4ad0
-def _generator(*numbers):
-    "A torch generator for a tuple of whole numbers; near tuples give unrelated ones."
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
-
 def epoch_order(
     counts: list[int],  # clips in each shard
     seed: int,          # of the run
     epoch: int,         # from 0 on
     group: int,         # shards that are in memory together
-) -> tuple[torch.Tensor, torch.Tensor]:  # (clip, 2): shard and number within it; (clip, 2): two uniform draws for its crop
+) -> tuple[torch.Tensor, torch.Tensor]:  # (clip, 2) shard and number within it; (clip, 2) uniforms for its crop
     "The order of one epoch: shards shuffled, then the clips of each group of shards."
-    rng = _generator(seed, epoch)
-    deck = torch.randperm(len(counts), generator=rng).tolist()
+    rng = seeded_generator(seed, epoch)
+    shard_order = torch.randperm(len(counts), generator=rng).tolist()
     order = []
-    for hand in (deck[at:at + group] for at in range(0, len(deck), group)):
-        clips = torch.tensor([(shard, n) for shard in hand for n in range(counts[shard])], dtype=torch.long).reshape(-1, 2)
+    for at in range(0, len(counts), group):
+        clips = [(shard, n) for shard in shard_order[at:at + group] for n in range(counts[shard])]
+        clips = torch.tensor(clips, dtype=torch.long).reshape(-1, 2)
         order.append(clips[torch.randperm(len(clips), generator=rng)])
     return torch.cat(order), torch.rand(sum(counts), 2, generator=rng)
+
+class _Stream:
+    "The endless stream: shard, number within it and uniforms by position."
+    def __init__(self, counts, seed, group):
+        self.counts, self.seed, self.group = counts, seed, group
+        self.size, self.epochs = sum(counts), {}
+
+    def __getitem__(self, position):
+        epoch, index = divmod(position, self.size)
+        if epoch not in self.epochs:
+            self.epochs = {e: order for e, order in self.epochs.items() if e == epoch - 1}
+            self.epochs[epoch] = epoch_order(self.counts, self.seed, epoch, self.group)
+        order, uniforms = self.epochs[epoch]
+        return *order[index].tolist(), uniforms[index]
 
 # %% ../nbs/12_shards.ipynb #0f5cf4c7
 def crop(
     clip: dict,           # one of `read_shard`'s
     length: int,          # samples of the window
-    uniforms,                # two numbers in [0, 1): which frame, which way to jitter
-    jitter: float = 0.,   # seconds by which the window may be off centre, at most
+    uniforms,             # two numbers in [0, 1): which frame, which way to jitter
+    jitter: float = 0.,   # seconds by which the window may be off center, at most
     sample_rate: int = 16000,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (1, length) float, (width,)
     "A random frame's embedding and the sound around it."
     frame = int(uniforms[0] * len(clip["times"]))
-    centre = clip["times"][frame] + jitter * (2 * float(uniforms[1]) - 1)
-    start = min(max(round(centre * sample_rate) - length // 2, 0), max(len(clip["pcm"]) - length, 0))
-    wave = _float(clip["pcm"][start:start + length])
-    return F.pad(wave, (0, length - len(wave)))[None], clip["clip"][frame]
+    center = clip["times"][frame] + jitter * (2 * float(uniforms[1]) - 1)
+    start = min(max(round(center * sample_rate) - length // 2, 0), max(len(clip["pcm"]) - length, 0))
+    waveform = _float(clip["pcm"][start:start + length])
+    return fit_length(waveform, length)[None], clip["clip"][frame]
 
 # %% ../nbs/12_shards.ipynb #b3413100
 class _Loader:
-    "Shards in memory, the longest unused out first; a thread reads ahead."
+    "Shards in memory, the least recently used removed first; a thread reads in advance."
     def __init__(self, shards, info, keep):
         self.shards, self.info, self.keep, self.loaded = shards, info, keep, {}
         self.names = list(info["shards"])
         self.thread = ThreadPoolExecutor(1)
     def prefetch(self, shard):
-        "Have the thread read a shard that is not there; the future of its clips."
+        "The future of a shard's clips; the thread reads a shard that is not in memory."
         found = self.loaded.pop(shard, None)
         found = found or self.thread.submit(read_shard, self.shards, self.names[shard], self.info)
         while len(self.loaded) >= self.keep: self.loaded.pop(next(iter(self.loaded)))
@@ -249,9 +265,37 @@ class _Loader:
 
 def _groups(info, max_bytes):
     "How many shards may be in memory together, and how many are used together (half of them, if not all)."
-    names, each = len(info["shards"]), 2 * info["total_seconds"] * info["sample_rate"] / max(len(info["shards"]), 1)
-    fit = int(max_bytes / max(each, 1))
-    return (names, names) if fit >= names else (max(fit, 2), max(fit // 2, 1))
+    n_shards = len(info["shards"])
+    shard_bytes = 2 * info["total_seconds"] * info["sample_rate"] / max(n_shards, 1)
+    fit = int(max_bytes / max(shard_bytes, 1))
+    return (n_shards, n_shards) if fit >= n_shards else (max(fit, 2), max(fit // 2, 1))
+
+# %% ../nbs/12_shards.ipynb #3f7ad28c
+def _batches(shards, info, size, length, start_batch, *, seed, labels, rank, world_size, jitter, max_bytes):
+    "The endless iterator of `batches`; `length` in samples."
+    counts = list(info["shards"].values())
+    keep, group = _groups(info, max_bytes)
+    loader, stream = _Loader(shards, info, keep), _Stream(counts, seed, group)
+    group_clips = round(info["count"] * group / len(counts))  # in a group, on average
+    if keep == len(counts):
+        for shard in range(keep): loader.prefetch(shard)
+    try:
+        for number in count(start_batch):
+            start = (number * world_size + rank) * size
+            positions = range(start, start + size)
+            chosen = []
+            for shard, k, uniforms in map(stream.__getitem__, positions):
+                chosen.append((loader.prefetch(shard).result()[k], uniforms))
+            if keep < len(counts):
+                for position in positions: loader.prefetch(stream[position + group_clips][0])
+            crops = [crop(clip, length, uniforms, jitter, info["sample_rate"]) for clip, uniforms in chosen]
+            waveforms, embeddings = zip(*crops)
+            clips = [clip for clip, _ in chosen]
+            batch = dict(waveform=torch.stack(waveforms), embedding=torch.stack(embeddings),
+                         id=[clip["id"] for clip in clips], padded=sum(len(clip["pcm"]) < length for clip in clips))
+            if labels: batch["label"] = [_label(clip) for clip in clips]
+            yield batch
+    finally: loader.thread.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/12_shards.ipynb #471e3796
 def batches(
@@ -259,68 +303,47 @@ def batches(
     batch_size: int,          # clips in a batch (of this rank)
     seconds: float = 2.048,   # length of the crops
     seed: int = 0,            # of order and crops
-    start_batch: int = 0,     # the first batch to give: a run that stopped after 500 goes on with 500
-    labels: bool = False,     # give labels too; only the recipes that say so read them
+    start_batch: int = 0,     # the first batch to give: a run that stopped after 500 continues with 500
+    labels: bool = False,     # give labels too; only recipes for labeled data read them
     rank: int = 0,            # which of the processes this is
-    world_size: int = 1,           # how many processes share the clips
+    world_size: int = 1,      # how many processes share the clips
     jitter: float = 0.,       # seconds by which a crop may be off its frame, at most
-    max_bytes: float = 4e9,      # bytes of sound to keep
-):                            # endless: waveform (B, 1, T), embedding (B, width), id, padded (how many were too short), label?
+    max_bytes: float = 4e9,   # bytes of sound to keep in memory
+):  # endless: waveform (B, 1, T), embedding (B, width), id, padded (how many were too short), and label where asked for
     "Batches of random frames and the sound around them; a function of seed and batch number only. Raises InputError."
     info = shard_info(shards)
     _check_labels(info, shards, labels)
-    if batch_size < 1 or not seconds > 0: raise InputError(f"batch_size and seconds must be above 0, not {batch_size} and {seconds}")
+    if batch_size < 1 or not seconds > 0:
+        raise InputError(f"batch_size and seconds must be above 0, not {batch_size} and {seconds}")
     if not 0 <= rank < world_size: raise InputError(f"rank must be from 0 to {world_size - 1}, not {rank}")
     if not info["count"]: raise InputError(f"{shards} holds no clips")
-    return _batches(shards, info, batch_size, round(seconds * info["sample_rate"]), seed, start_batch, labels, rank, world_size, jitter, max_bytes)
-
-# %% ../nbs/12_shards.ipynb #3f7ad28c
-def _batches(shards, info, size, length, seed, number, labels, rank, world_size, jitter, max_bytes):
-    "The endless iterator of `batches`."
-    counts, n = list(info["shards"].values()), info["count"]
-    keep, group = _groups(info, max_bytes)
-    load, epochs, ahead = _Loader(shards, info, keep), {}, round(n * group / len(counts))
-    def at(position):
-        "Shard, number and draws of a position of the endless stream."
-        epoch, index = divmod(position, n)
-        if epoch not in epochs:
-            for old in [e for e in epochs if e < epoch - 1]: del epochs[old]
-            epochs[epoch] = epoch_order(counts, seed, epoch, group)
-        order, uniforms = epochs[epoch]
-        return *order[index].tolist(), uniforms[index]
-    if keep == len(counts):
-        for shard in range(keep): load.prefetch(shard)
-    try:
-        while True:
-            positions = range((number * world_size + rank) * size, (number * world_size + rank + 1) * size)
-            chosen = [(load.prefetch(shard).result()[k], uniforms) for shard, k, uniforms in map(at, positions)]
-            if keep < len(counts):
-                for position in positions: load.prefetch(at(position + ahead)[0])
-            crops = [crop(clip, length, uniforms, jitter, info["sample_rate"]) for clip, uniforms in chosen]
-            yield dict(waveform=torch.stack([c[0] for c in crops]), embedding=torch.stack([c[1] for c in crops]),
-                       id=[clip["id"] for clip, _ in chosen], padded=sum(len(clip["pcm"]) < length for clip, _ in chosen),
-                       **({"label": [_label(clip) for clip, _ in chosen]} if labels else {}))
-            number += 1
-    finally: load.thread.shutdown(wait=False, cancel_futures=True)
+    length = round(seconds * info["sample_rate"])
+    return _batches(shards, info, batch_size, length, start_batch, seed=seed, labels=labels, rank=rank,
+                    world_size=world_size, jitter=jitter, max_bytes=max_bytes)
 
 # %% ../nbs/12_shards.ipynb #8bd145a5
 def synthetic_shards(
-    folder: str | Path,      # made if it is not there
+    folder: str | Path,      # created if it does not exist
     clips: int = 64,         # how many
     dim: int = 768,          # width of the embeddings, 8 or more
     seconds: float = 10.0,   # of each clip
     labels: bool = False,    # name the pitches
 ):
-    "Shards of tones at 16 kHz with embeddings that tell their pitch."
+    "Shards of tones at 16 kHz with embeddings that encode their pitch."
     import soundfile
     Path(folder).mkdir(parents=True, exist_ok=True)
     rng, samples = np.random.default_rng(0), []
+    times = list(range(int(seconds)))
+    t = np.arange(int(16000*seconds))
     for n in range(clips):
         pitch, sound = rng.integers(8), io.BytesIO()
-        soundfile.write(sound, .3 * np.sin(2*np.pi * 110 * 2**(pitch/2) * np.arange(int(16000*seconds)) / 16000), 16000, format="FLAC", subtype="PCM_16")
-        embedding = np.tile(np.eye(dim)[pitch], (int(seconds), 1))
-        samples.append(make_sample(f"{n:06d}", sound.getvalue(), embedding, dict(id=f"tone-{n}", file=f"tone-{n}.mp4", start=0, seconds=seconds, times=list(range(int(seconds))),
-                                                                                label=f"tone {pitch}" if labels else None)))
+        tone = .3 * np.sin(2*np.pi * 110 * 2**(pitch/2) * t / 16000)
+        soundfile.write(sound, tone, 16000, format="FLAC", subtype="PCM_16")
+        embedding = np.tile(np.eye(dim)[pitch], (len(times), 1))
+        meta = dict(id=f"tone-{n}", file=f"tone-{n}.mp4", start=0, seconds=seconds, times=times,
+                    label=f"tone {pitch}" if labels else None)
+        samples.append(make_sample(f"{n:06d}", sound.getvalue(), embedding, meta))
     write_shard(Path(folder)/"clipsonic-000000.tar", samples)
-    write_info(folder, {"clipsonic-000000.tar": clips}, clip={"name": "made up", "hash": ""}, dim=dim, sample_rate=16000, frame_rate=1.,
-               seconds=seconds, total_seconds=seconds*clips, labelled=clips * labels, split=None, index=None, unused=0)
+    write_info(folder, {"clipsonic-000000.tar": clips}, clip={"name": "made up", "hash": ""}, dim=dim,
+               sample_rate=16000, frame_rate=1., seconds=seconds, total_seconds=seconds*clips, labelled=clips * labels,
+               split=None, index=None, unused=0)

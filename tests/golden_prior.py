@@ -94,8 +94,11 @@ def full(folder):
         from clipsonic.prior import convert_prior, cached_text_model, load_prior
         ours = load_prior(convert_prior(Path(home) / 'prior.pth', Path(home) / 'ours'), 'cpu').network
     got = ours(image, t, text_embed=text, text_encodings=encodings)
-    quick = torch.cat([cached_text_model(ours, text[i:i + 1], encodings[i:i + 1])(image[i][None, None], t[i:i + 1].float())[0]
-                       for i in range(3)])
+    quick = []
+    for i in range(3):
+        model = cached_text_model(ours, text[i:i + 1], encodings[i:i + 1])
+        quick.append(model(image[i][None, None], t[i:i + 1].float())[0])
+    quick = torch.cat(quick)
     print(f'spread {want.std():.3f}, largest difference {(got - want).abs().max():.1e}, '
           f'read in two parts {(quick - want).abs().max():.1e}')
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from golden_clap import FIXTURE, SECONDS, SMALL, TEXTS, sound, weight, write_file, write_tokenizer
 
-from clipsonic.clap import (CLAP_FRAMES, CLAP_SAMPLES, UNUSED_TENSORS, RobertaTokens, fusion_views, clap_input_features, laion_tensors,
-                            load_clap, published_clap, repeat_pad, resample, quantize_int16, rename_state_dict)
+from clipsonic.clap import (CLAP_FRAMES, CLAP_SAMPLES, UNUSED_TENSORS, RobertaTokens, clap_input_features, fusion_views,
+                            laion_tensors, load_clap, published_clap, quantize_int16, rename_state_dict, repeat_pad,
+                            resample)
 from clipsonic.core import CheckpointError, InputError
 from conftest import naming
 
@@ -38,7 +39,8 @@ def folder(state, tmp_path_factory):
     return folder
 
 @pytest.fixture(scope='module')
-def clap(transformers, folder): return published_clap('630k-fusion', folder / '630k-fusion-best.pt', 'cpu', config=SMALL)
+def clap(transformers, folder):
+    return published_clap('630k-fusion', folder / '630k-fusion-best.pt', 'cpu', config=SMALL)
 
 @pytest.mark.parametrize('i', range(len(SECONDS)), ids=[f'{s} s' for s in SECONDS])
 def test_a_sound_is_embedded_as_laion_clap_embeds_it(clap, i):

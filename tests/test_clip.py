@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from clipsonic.checkpoint import save_checkpoint
-from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, SOUND_CLASSES, build_clip, contrastive_loss, load_clip,
-                            pocket_clip, state_dict_hash)
+from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, SOUND_CLASSES, build_clip, contrastive_loss,
+                            load_clip, pocket_clip, state_dict_hash)
 from clipsonic.core import CheckpointError, InputError
 from conftest import naming
 
@@ -88,3 +88,7 @@ def test_the_loss_has_its_least_value_where_matching_pairs_meet():
     keys = torch.tensor([0, 1, 2, 3, 4, 5])
     args = torch.tensor(10.0), keys[:, None].repeat(1, 2), keys
     assert contrastive_loss(e, e, *args) < contrastive_loss(e, e.roll(1, 0), *args)
+
+
+def test_words_outside_the_vocabulary_are_listed():
+    assert load_clip("pocket", device="cpu").oov_words("a dog chasing a zeppelin") == ["chasing", "zeppelin"]

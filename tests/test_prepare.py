@@ -15,8 +15,8 @@ import torch
 
 from clipsonic.clip import Clip, ClipConfig, build_clip, pocket_preprocess
 from clipsonic.core import Audio, InputError, MediaError
-from clipsonic.prepare import (MediaFile, IndexRow, PrepareConfig, find_files, robust_map, match_index, prepare, read_index,
-                               whole_files)
+from clipsonic.prepare import (IndexRow, MediaFile, PrepareConfig, ShardFolder, find_files, match_index, prepare,
+                               read_index, robust_map, whole_files)
 from clipsonic.shards import all_clips, batches, shard_info
 from clipsonic.video import read_audio
 from conftest import naming, root
@@ -91,7 +91,8 @@ def test_what_a_sample_holds(collection, prepared):
     assert torch.allclose(clip['embedding'].norm(dim=-1), torch.ones(2), atol=1e-5)
     assert clips['long', 0.]['seconds'] == 10 and clips['long', 10.]['seconds'] == pytest.approx(2.5, abs=.1)
     info = shard_info(prepared[0])
-    assert (info['count'], info['clip'], info['dim'], info['labelled']) == (8, CLIP.fingerprint, ClipConfig().embed_dim, 0)
+    assert (info['count'], info['clip'], info['labelled']) == (8, CLIP.fingerprint, 0)
+    assert info['dim'] == ClipConfig().embed_dim
 
 def test_the_number_of_workers_changes_nothing(collection, prepared, tmp_path):
     run(collection, tmp_path/'shards')
@@ -218,7 +219,8 @@ def test_a_csv_with_a_header(tmp_path):
     assert read_index(tmp_path/'real.csv') == [IndexRow('xyz_000010', 10., 'dog', None)]
 
     (tmp_path/'real.csv').write_text('id,start_time,label\nxyz,10,dog\n')
-    assert read_index(tmp_path/'real.csv') == [IndexRow('xyz', None, 'dog', None)]   # all of it, and not its first seconds
+    # all of it, and not its first seconds
+    assert read_index(tmp_path/'real.csv') == [IndexRow('xyz', None, 'dog', None)]
 
 @pytest.mark.parametrize('text, says', [('id,start,label\nabc,1,birds, many\n', 'line 2 4 fields 3 columns'),
                                         ('abc,1,birds, many,train\n', "line 1 'abc,1,birds,many,train' comma quotes"),
@@ -401,3 +403,30 @@ def test_folders_of_one_name_keep_their_videos_apart(tmp_path):
     folders = [tmp_path/'a'/'videos', tmp_path/'b'/'videos']
     for paths in folders, [folder/'1.mp4' for folder in folders]:
         assert [f.name for f in find_files(paths)] == ['a/videos/1.mp4', 'b/videos/1.mp4']
+
+def itself(item, settings): return os.getpid()
+
+def test_an_idle_worker_may_be_killed():
+    "As the system does that runs out of memory: no file is lost."
+    results = robust_map(itself, list(range(12)), PrepareConfig(), workers=1, timeout=60)
+    first = next(results)
+    time.sleep(.3)
+    os.kill(first, signal.SIGKILL)
+    time.sleep(.3)
+    rest = list(results)
+    assert len(rest) == 11 and all(isinstance(pid, int) for pid in rest) and rest[-1] != first
+
+def test_the_layout_of_a_folder(tmp_path):
+    "What a note says decides whether its shard is finished; shards beyond the count are removed."
+    folder = ShardFolder(tmp_path/'shards')
+    folder.check({'seconds': 10.})
+    for number in range(3): folder.write(number, [], [], seconds=float(number))
+    assert folder.finished(0, []) and not folder.finished(3, [])
+    folder.tar(2).write_bytes(b'a shard of a video that is gone')
+    assert [note['seconds'] for note in folder.notes(2)] == [0., 1.]
+    assert not folder.tar(2).exists() and not folder.note(2).exists()
+    (tmp_path/'shards'/'shards.json').write_text('{}')
+    folder.reopen()
+    assert sorted(path.name for path in (tmp_path/'shards').rglob('*')) == [
+        'clipsonic-000000.json', 'clipsonic-000001.json', 'parts', 'settings.json']
+    with pytest.raises(InputError, match=naming(tmp_path/'shards', 'seconds', 10., 4.)): folder.check({'seconds': 4.})

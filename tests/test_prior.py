@@ -185,7 +185,7 @@ def test_any_number_of_steps_is_counted(T):
 class TinyClip:
     "A CLIP of 16-wide embeddings that texts are hashed into."
     dim = 16
-    identity, device = {"name": "made up", "hash": ""}, torch.device("cpu")
+    fingerprint, device = {"name": "made up", "hash": ""}, torch.device("cpu")
 
     def encode_text_tokens(self, texts):
         embedding = torch.stack([F.one_hot(torch.tensor(sum(map(ord, t)) % 16), 16).float() for t in texts])
@@ -207,7 +207,8 @@ def tiny_recipe(labelled, **more):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return SupervisedPriorRecipe(labelled, "tiny", config, dataclasses.replace(PRIORS["prior"][1],
-            **{"batch_size": 8, "lr": 3e-3, "ema": 0.9, "precision": "no", "save_every": 2, "log_every": 2} | more),
+            **{"batch_size": 8, "lr": 3e-3, "ema_decay": 0.9, "mixed_precision": "no", "save_every": 2,
+               "log_every": 2} | more),
                               clip=TinyClip(), valid=labelled)
 
 
