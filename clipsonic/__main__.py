@@ -1,4 +1,4 @@
-"""`python -m clipsonic` is the command `clipsonic`. This file and `__init__.py` are the package's only ones that no notebook exports."""
+"""`python -m clipsonic` is the command `clipsonic`. This file and `__init__.py` come from no notebook."""
 import sys
 
 from clipsonic.cli import main

@@ -340,7 +340,8 @@ def test_the_bootstrap_interval_holds_the_mean_of_plain_fad(d, n):
     expected = found[:, 0].mean()
     assert ((found[:, 1] <= expected) & (expected <= found[:, 2])).float().mean() > 0.88
     assert ((found[:, 2] - found[:, 1]) / 3.92).mean() < 2 * found[:, 0].std()  # wide, but not absurd
-    with pytest.raises(InputError, match="n_resamples=19"): bootstrap_interval(draw(5, 2), draw(5, 2), g, n_resamples=19)
+    with pytest.raises(InputError, match="n_resamples=19"):
+        bootstrap_interval(draw(5, 2), draw(5, 2), g, n_resamples=19)
 
 
 def test_the_floor_is_plain_fad_of_two_sets_of_one_distribution():

@@ -71,7 +71,8 @@ def test_classify_clips(classifier):
     assert row["nearest"] == pytest.approx(1.0, abs=1e-5) and row["top1"].n == 5
     torch.testing.assert_close(row["features"], features)
     assert "nearest" not in classify_clips(classifier, mel, asked)
-    with pytest.raises(InputError, match=naming("classes", "'fox'", "'dog'")): classify_clips(classifier, mel[:1], ["fox"])
+    with pytest.raises(InputError, match=naming("classes", "'fox'", "'dog'")):
+        classify_clips(classifier, mel[:1], ["fox"])
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 8), (1, 1, 80, 8), (1, 1, 64, 0)])

@@ -15,8 +15,8 @@ from clipsonic.core import Audio, clip_generators
 from clipsonic.pipeline import Pipeline, pack
 from clipsonic.samplers import SAMPLERS
 from clipsonic.shards import synthetic_shards
-from clipsonic.sweep import (GUIDANCE_INTERVAL, STEPS, GUIDANCE_SCALES, settings_nfe, nfe_settings, guidance_settings, render_settings, make_setting,
-                             parse_setting)
+from clipsonic.sweep import (GUIDANCE_INTERVAL, GUIDANCE_SCALES, STEPS, guidance_settings, make_setting, nfe_settings,
+                             parse_setting, render_settings, settings_nfe)
 from clipsonic.table import test_queries
 from conftest import naming, said
 from tiny import tiny_model, tiny_prior
@@ -52,7 +52,7 @@ def test_guidance_is_swept_for_every_system_once_and_in_pairs(sweep):
     rows = result['rows']
     assert status == 0 and printed.count('\n| ') == 7
     assert [(r['system'], r['guidance_scale'], r['nfe']) for r in rows] == [
-        (s, guidance_scale, 2 if guidance_scale == 1 else 4) for s in ('iq', 'zs', 'pd') for guidance_scale in (1.0, 3.0)]
+        (s, scale, 2 if scale == 1 else 4) for s in ('iq', 'zs', 'pd') for scale in (1.0, 3.0)]
     assert {(r['sampler'], r['timestep_spacing'], r['steps'], r['guidance_interval']) for r in rows} == {
         ('ddim', 'linspace', 2, None)}
     assert all(r['fad']['low'] <= r['fad']['value'] <= r['fad']['high'] and r[f]['n'] == 3 for r in rows
@@ -103,7 +103,8 @@ def test_evaluations_are_those_that_the_network_answers(home, words, guidance_sc
 def test_the_lists_that_are_swept_when_nobody_asks(home):
     pipeline = Pipeline.load(home / 'model', 'cpu')
     turned, walks = guidance_settings(pipeline), nfe_settings(pipeline)
-    assert [(s.system, s.guidance_scale) for s in turned] == [(system, guidance_scale) for system in ('iq', 'zs', 'pd') for guidance_scale in GUIDANCE_SCALES]
+    assert [(s.system, s.guidance_scale) for s in turned] == [
+        (system, scale) for system in ('iq', 'zs', 'pd') for scale in GUIDANCE_SCALES]
     assert {(s.sampler, s.steps) for s in turned} == {('ddim', 3)}
     assert str(walks[0]) == 'iq_w1.5_ddim_3_linspace'
     assert set(walks[1:]) == {make_setting(sampler, steps, None, between) for sampler in SAMPLERS for steps in STEPS
@@ -191,7 +192,8 @@ def test_the_examples_of_the_help_are_commands(capsys):
             args = parser().parse_args(shlex.split(line)[1:])
             assert args.what == what and args.n in (256, 512)
         text = ' '.join(text.split())
-        numbers = [*STEPS, *GUIDANCE_INTERVAL] if what == 'evaluations' else [' '.join(f'{guidance_scale:g}' for guidance_scale in GUIDANCE_SCALES)]
+        scales = ' '.join(f'{scale:g}' for scale in GUIDANCE_SCALES)
+        numbers = [*STEPS, *GUIDANCE_INTERVAL] if what == 'evaluations' else [scales]
         assert re.search(naming(*numbers), text)
 
 @pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'),
@@ -203,7 +205,8 @@ def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
     pipeline = Pipeline.load('pocket', 'cpu')
     assert result['protocol']['renders']['n'] == n and result['protocol']['renders']['kind'] == 'sweep'
     for row in result['rows']:
-        s = make_setting(row['sampler'], row['steps'], row['timestep_spacing'], row['guidance_interval'], row['guidance_scale'], row['system'])
+        s = make_setting(row['sampler'], row['steps'], row['timestep_spacing'], row['guidance_interval'],
+                         row['guidance_scale'], row['system'])
         s = replace(s, seed_index=row.get('seed_index', 0))
         assert row['name'] == str(s) and row['nfe'] == settings_nfe(pipeline, [s])[s]
         assert row['fad']['n'] + len(row['bad']) == n
