@@ -262,13 +262,13 @@ def basic_bootstrap(
     least: float = 0.0,  # lower bound of the metric
     level: float = 0.95,  # of the interval
 ) -> Estimate:
-    "The basic bootstrap interval of resampled values, centred at their mean"
+    "The basic bootstrap interval of resampled values, centered at their mean"
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     below, above = (drawn - drawn.mean()).quantile(ends).tolist()
     return Estimate(value, max(least, value - above), value - below, n)
 
 # %% ../nbs/30_fad.ipynb #0d30a1cb
-def _group_resamples(rows, centre, generator):  # rows of each group, less the centre
+def _group_resamples(rows, center, generator):  # rows of each group, less the center
     "Moments of random draws of whole groups, from the groups' sums and products"
     groups = len(rows)
     counts = torch.tensor([float(len(part)) for part in rows]).double()
@@ -281,8 +281,8 @@ def _group_resamples(rows, centre, generator):  # rows of each group, less the c
             mean = total / n
             scatter = product - n * mean.outer(mean)  # (n − 1)·covariance
             root, failed = torch.linalg.cholesky_ex(scatter)
-            if failed: yield moments_from_covariance(n, mean + centre, scatter / (n - 1))
-            else: yield Moments(n, mean + centre, root.T.contiguous())
+            if failed: yield moments_from_covariance(n, mean + center, scatter / (n - 1))
+            else: yield Moments(n, mean + center, root.T.contiguous())
 
 
 def resamples_of(
@@ -295,8 +295,8 @@ def resamples_of(
     rows = check_features(_all_rows(x))
     few = len(x) < 4 * groups or groups * rows.shape[1] ** 2 > 2**26
     while few: yield Moments.of(select(x, torch.randint(len(x), (len(x),), generator=generator)))
-    centre, parts = rows.mean(0), torch.randperm(len(x), generator=generator).tensor_split(groups)
-    yield from _group_resamples([check_features(select(x, i)) - centre for i in parts], centre, generator)
+    center, parts = rows.mean(0), torch.randperm(len(x), generator=generator).tensor_split(groups)
+    yield from _group_resamples([check_features(select(x, i)) - center for i in parts], center, generator)
 
 # %% ../nbs/30_fad.ipynb #cf159cb8
 @limit_threads(1)

@@ -72,14 +72,14 @@ def spectrogram_image(
     mel: torch.Tensor,  # (B, 1, n_mels, frame), natural logarithms
     config: MelConfig = MelConfig(),  # its range is mapped to black and white
 ) -> torch.Tensor:  # (B, 3, n_mels, frame) uint8, the lowest band first
-    "Log-mel spectrograms as grey images of eight bits. Raises InputError for another shape and non-finite values."
+    "Log-mel spectrograms as gray images of eight bits. Raises InputError for another shape and non-finite values."
     floats = isinstance(mel, torch.Tensor) and mel.is_floating_point() and mel.ndim == 4 and mel.numel()
     if not floats or mel.shape[1:3] != (1, config.n_mels):
         raise InputError(f"mel must be floats of the shape (batch, 1, {config.n_mels}, frame), not {_describe(mel)}")
     if not mel.isfinite().all():
         raise InputError(f"mel holds {int((~mel.isfinite()).sum())} values that are not finite")
-    grey = ((normalize_mel(mel.float(), config) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return grey.expand(-1, 3, -1, -1)
+    gray = ((normalize_mel(mel.float(), config) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return gray.expand(-1, 3, -1, -1)
 
 # %% ../nbs/33_published.ipynb #c60e9bbb
 def build_inception() -> nn.Module:  # with uninitialised weights, on the CPU
