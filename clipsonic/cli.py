@@ -8,6 +8,7 @@ __all__ = ['Parser', 'parser', 'add_options', 'file_name', 'sound_paths', 'what_
 # %% ../nbs/60_cli.ipynb #ff7e1818
 import argparse
 import contextlib
+import copy
 import difflib
 import inspect
 import os
@@ -20,6 +21,16 @@ from types import NoneType, UnionType
 from typing import Union, get_args, get_origin
 
 from . import __version__
+
+# %% ../nbs/60_cli.ipynb #5e448e36
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    "Shows the first long name of an option. The others are names from before 0.1.0, which are still read."
+
+    def _format_action_invocation(self, action):
+        older = [name for name in action.option_strings if name.startswith("--")][1:]
+        shown = copy.copy(action)
+        shown.option_strings = [name for name in action.option_strings if name not in older]
+        return super()._format_action_invocation(shown)
 
 # %% ../nbs/60_cli.ipynb #5e448e35
 class Parser(argparse.ArgumentParser):
@@ -39,6 +50,7 @@ class Parser(argparse.ArgumentParser):
         if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1)
             message += f"; did you mean {near[0]}?" if near else ""
+        message = re.sub(r"(--[\w-]+)(/--[\w-]+)+", r"\1", message)  # without older names
         self.exit(2, f"error: {message} (`{self.prog} --help` shows how)\n")
 
 # %% ../nbs/60_cli.ipynb #2e4262a4
@@ -46,7 +58,7 @@ def _add_parser(commands, name, run, help, examples, add, threads=True):
     "A command of what `add_subparsers` returned."
     lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
     command = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.",
-                                  epilog=f"examples:\n{lines}", formatter_class=argparse.RawDescriptionHelpFormatter)
+                                  epilog=f"examples:\n{lines}", formatter_class=_HelpFormatter)
     command.set_defaults(run=run)
     command.add = add
     if threads: command.add_argument("--threads", type=int, metavar="N",
@@ -73,7 +85,7 @@ def parser() -> Parser:
     description = "Sounds for texts, images and silent videos, learned from unlabeled videos."
     top = Parser(prog="clipsonic", description=description,
                  epilog='examples:\n  clipsonic generate "a dog barking" -o dog.wav\n  clipsonic COMMAND --help',
-                 formatter_class=argparse.RawDescriptionHelpFormatter)
+                 formatter_class=_HelpFormatter)
     top.add_argument("--version", action="version", version=f"clipsonic {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for name, settings in _COMMANDS.items(): _add_parser(commands, name, **settings)
@@ -276,7 +288,7 @@ def _run_generate(args):
     clipsonic generate --video silent.mp4 -o with-sound.mp4
     clipsonic generate "rain falling" --seconds 60 --best-of 4
     clipsonic generate "rain falling" --audio rain.wav --extend 10 -o longer.wav
-    clipsonic generate "a dog barking" --audio street.wav --inpaint 2 3.5 -o mended.wav
+    clipsonic generate "a dog barking" --audio street.wav --inpaint 2 3.5 -o inpainted.wav
     clipsonic generate "playing the flute" --audio violin.wav --strength 0.6 -o flute.wav
     clipsonic generate "piano + violin" --negative-prompt drums --guidance-scale 2
     clipsonic generate "a dog barking" --model runs/mine --steps 50 --sampler ddim
@@ -294,7 +306,9 @@ def _add_generate(p):
                    help="a .wav, .flac or .ogg file, or a folder, which a slash at its end makes (default: a name made "
                         "of the prompt, here); for --video also .mp4, .mov, .mkv or .webm, a copy of the video with "
                         "its sound (default: such a copy, here)")
-    add_options(p, Request, own, image=file, video=file, audio=file)
+    add_options(p, Request, own, video=file, inpaint={"metavar": ("START", "END")},
+                image=file | {"help": "images instead of prompts"},
+                audio=file | {"help": "a sound to work on; with --strength, --inpaint or --extend"})
     add_options(p.add_argument_group("sampling"), Request, sampling)
     add_options(p.add_argument_group("the model and its parts"), checked_model)
 
@@ -615,7 +629,7 @@ def _add_embedder(p):
     p.add_argument("--embedder-weights", metavar="FILE",
                    help="weights of a published embedder (vggish and clap are downloaded otherwise)")
     p.add_argument("--classifier", default="pocket-listener", metavar="NAME",
-                   help="the classifier for kl, is and accuracy: cnn14, cnn14-32k, or a run of --preset "
+                   help="the classifier for kl, inception_score and accuracy: cnn14, cnn14-32k, or a run of --preset "
                         "pocket-classifier (default: the pocket's)")
 
 def _run_evaluate(args):
@@ -642,8 +656,8 @@ def _add_evaluate(p):
                    help="file,prompt and perhaps label of each sound, for clap, clap_windows, and with labels "
                         "accuracy and diversity; a prompt with a comma goes in quotes")
     p.add_argument("--metrics", metavar="NAMES",
-                   help="with commas between: fad, fad_infinity, kl, fid, clap, clap_windows, accuracy, is, nearest, "
-                        "diversity (default: all but fad_infinity, fid and clap_windows)")
+                   help="with commas between: fad, fad_infinity, kl, fid, clap, clap_windows, accuracy, "
+                        "inception_score, nearest, diversity (default: all but fad_infinity, fid and clap_windows)")
     _add_embedder(p)
     p.add_argument("--weights", dest="embedder_weights", help=argparse.SUPPRESS)
     p.add_argument("--tokenizer", metavar="DIR", help="RoBERTa's vocab.json and merges.txt, for a published clap")
@@ -656,7 +670,7 @@ def _add_evaluate(p):
     p.add_argument("--workers", type=int,
                    help="threads that decode ahead; 0: none (default: 2, but no more than free cores)")
     p.add_argument("--n-resamples", "--resamples", type=int, default=200,
-                   help="of the bootstrap of fad; 0: no interval, which is faster (default: 200)")
+                   help="of the bootstrap of fad; 0: no interval (default: 200)")
     p.add_argument("--cache", metavar="FILE", help="file for features (default: in the user's folder for caches)")
     p.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _add_device(p)
@@ -685,7 +699,7 @@ def _run_table(args):
 
 @_command("table", _run_table, "render and score a model's systems on held-out videos, as Table 1 of the paper", """
     clipsonic table --data shards/test --renders sets -o table.json
-    clipsonic table --data shards/test --train-data shards/train --model mine --n 64 --renders sets-mine -o mine.json
+    clipsonic table --data shards/test --train-data shards/train --model mine --n 64 --renders renders/mine -o mine.json
     clipsonic table --data shards/test --embedder vggish --embedder-weights vggish.pth --renders sets -o vggish.json""")
 def _add_table(p):
     p.add_argument("--train-data", "--trained", metavar="SHARDS",
@@ -741,23 +755,23 @@ def _add_nfe_sweep(p):
 
 # %% ../nbs/60_cli.ipynb #d0aa2fbb
 @_command("sweep", _run_sweep, "vary one setting and score the sounds, as Figure 3 of the paper", """
-    clipsonic sweep guidance --data shards/test --renders sets-guidance -o guidance.json
-    clipsonic sweep evaluations --data shards/test --renders sets-evaluations -o evaluations.json
+    clipsonic sweep guidance --data shards/test --renders renders/guidance -o guidance.json
+    clipsonic sweep evaluations --data shards/test --renders renders/evaluations -o evaluations.json
     clipsonic sweep guidance --help""", threads=False)
 def _add_sweep(p):
     kinds = p.add_subparsers(metavar="WHAT", dest="what", required=True)
     _add_parser(kinds, "guidance", _run_sweep, "score several systems at several guidance scales", """
-        clipsonic sweep guidance --data shards/test --renders sets-guidance -o guidance.json
+        clipsonic sweep guidance --data shards/test --renders renders/guidance -o guidance.json
         clipsonic sweep guidance --data shards/test --n 256 --guidance-scales 1.5 1 3 --sampler dpm++2m --steps 11 \
---guidance-interval 100 970 --renders sets-few -o few.json""", _add_guidance_sweep)
+--guidance-interval 100 970 --renders renders/guidance-256 -o guidance-256.json""", _add_guidance_sweep)
     _add_parser(kinds, "evaluations", _run_sweep, "score samplers and numbers of steps", """
-        clipsonic sweep evaluations --data shards/test --renders sets-evaluations -o evaluations.json
+        clipsonic sweep evaluations --data shards/test --renders renders/evaluations -o evaluations.json
         clipsonic sweep evaluations --data shards/test --settings "ddim 25" "ddim 9 100 970" "dpm++2m 11 100 970" \
---renders sets-few -o few.json
+--renders renders/evaluations -o few.json
         clipsonic sweep evaluations --data shards/test --settings "dpm++2m 16" --compare long=sounds-of-1000-steps \
---renders sets-few -o long.json
+--renders renders/evaluations -o long.json
         clipsonic sweep evaluations --data shards/test --settings "dpm++2m 11 100 970" "dpm++2m 8" --n-seeds 8 \
---renders sets-draws -o draws.json""", _add_nfe_sweep)
+--renders renders/evaluations -o seeds.json""", _add_nfe_sweep)
 
 # %% ../nbs/60_cli.ipynb #07552046
 @contextlib.contextmanager

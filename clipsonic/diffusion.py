@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import InputError
-from .request import TIMESTEP_SPACINGS
+from .request import TIMESTEP_SPACINGS, check_choice
 
 # %% ../nbs/20_diffusion.ipynb #6597e20f
 def cosine_betas(
@@ -250,9 +250,7 @@ def spaced_timesteps(
     "The steps of a sampling run; a single step is the noisiest. Raises InputError."
     if steps not in range(1, self.T + 1):
         raise InputError(f"steps is {steps}: this model was trained with {self.T}, so 1 to {self.T} are possible")
-    if timestep_spacing not in TIMESTEP_SPACINGS:
-        known = ", ".join(map(repr, TIMESTEP_SPACINGS))
-        raise InputError(f"timestep_spacing is {timestep_spacing!r}: choose from {known}")
+    check_choice("timestep_spacing", timestep_spacing, TIMESTEP_SPACINGS)
     steps, T = int(steps), self.T
     if timestep_spacing == "trailing": return (np.arange(1, steps + 1) * (T / steps)).round().astype(int) - 1
     if timestep_spacing == "linspace" and steps == 1: return np.array([T - 1])

@@ -138,7 +138,7 @@ def load(cls: Pipeline,
     vocoder: str | Path | None = None,  # what `Vocoder.load` takes, in place of the model's own
     # a trained or converted prior, in place of the model's own: for SD if it was trained on labels, else for PD
     prior: str | Path | None = None,
-    precision: str = "float32",  # of the denoiser, or "bfloat16": faster on some processors, with slightly other sounds
+    precision: str = "float32",  # of the denoiser; "bfloat16": faster on some processors, slightly other sounds
     compile: bool = False,  # use torch.compile for the denoiser: a minute for each length, then faster steps
 ) -> Pipeline:
     "Load a model. Raises CheckpointError and InputError that say what is wrong with it."
@@ -477,7 +477,7 @@ def generate(
     clip: str | Path | None = None,  # a denoiser's CLIP: the folder of one of yours, or weights of ViT-L-14
     vocoder: str | Path | None = None,  # what `Vocoder.load` takes, in place of the model's own
     prior: str | Path | None = None,  # a trained or converted prior, in place of the model's own of that kind
-    precision: str = "float32",  # of the denoiser, or "bfloat16": faster on some processors, with slightly other sounds
+    precision: str = "float32",  # of the denoiser; "bfloat16": faster on some processors, slightly other sounds
     compile: bool = False,  # use torch.compile for the denoiser: a minute for each length, then faster steps
     threads: int | None = None,  # threads to compute on; None: as many as there are free cores
     progress: bool = True,  # a bar, if it takes longer than a second

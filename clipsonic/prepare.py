@@ -150,12 +150,12 @@ def whole_files(
 class PrepareConfig:
     "What the content of a clip depends on."
     seconds: float = 10.       # length of a clip, at most
-    min_seconds: float = 1.    # shorter ones are too short
+    min_seconds: float = 1.    # shorter clips are left out
     frame_rate: float = 1.     # frames a second that CLIP encodes
     sample_rate: int = 16000   # Hz
     silence_dbfs: float = SILENCE_DBFS  # a clip whose RMS is below is silent
     short_side: int = 448      # pixels; larger frames are shrunk before they are sent to CLIP
-    clips_per_shard: int = 256  # before the unusable ones are known
+    clips_per_shard: int = 256  # in a shard, unusable ones included
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -46,7 +46,7 @@ class PriorConfig:
 
     def __post_init__(self):
         if self.sampling_steps > self.timesteps:
-            raise InputError(f"steps={self.sampling_steps}: expected at most timesteps={self.timesteps}")
+            raise InputError(f"sampling_steps={self.sampling_steps}: expected at most timesteps={self.timesteps}")
 
 
 class LayerNorm(nn.Module):

@@ -54,10 +54,14 @@ def check_range(
     number, most = "whole number" if whole else "number", f" and at most {high:g}" if high < math.inf else ""
     raise InputError(f"{name} must be a {number}, at least {low:g}{most}, not {value!r}{hint}")
 
+_RENAMED_CHOICES = {"uniform": "linspace"}  # name before 0.1.0 → name now
+
 def check_choice(name: str, value, allowed):
     "`value`, if it is one of `allowed`. Raises InputError that lists them."
-    if value not in allowed: raise InputError(f"unknown {name} {value!r}: choose from {', '.join(map(repr, allowed))}")
-    return value
+    if value in allowed: return value
+    now = _RENAMED_CHOICES.get(value) if isinstance(value, str) else None
+    hint = f"it is called {now!r} now; " if now in allowed else ""
+    raise InputError(f"unknown {name} {value!r}: {hint}choose from {', '.join(map(repr, allowed))}")
 
 # %% ../nbs/04_request.ipynb #f9b85c52
 def check_guidance(
@@ -69,10 +73,10 @@ def check_guidance(
     pair = pair and all(isinstance(time, numbers.Real) for time in interval)
     if interval is not None and not (pair and 0 <= interval[0] < interval[1] <= 1000):
         hint = " is upside down" if pair and interval[0] > interval[1] else ""
-        raise InputError(f"the guidance interval {interval!r}{hint}: expected two times, the lower first, "
+        raise InputError(f"guidance_interval is {interval!r}{hint}: expected two times, the lower first, "
                          "from 0 (clean) to 1000 (noise)")
     if not (isinstance(rescale, numbers.Real) and 0 <= rescale <= 1):
-        raise InputError(f"the guidance rescale is {rescale!r}: expected 0 (none) to 1 (all the way)")
+        raise InputError(f"guidance_rescale is {rescale!r}: expected 0 (none) to 1 (all the way)")
 
 # %% ../nbs/04_request.ipynb #7a1bb083
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +286,7 @@ class Request(SamplingConfig):
     best_of: int | None = None
     audio: object | None = None  # a sound to work on, a file or an Audio; with strength, inpaint or extend
     strength: float | None = None  # change all of the given sound: above 0 (hardly) to 1 (nothing stays)
-    inpaint: tuple[float, float] | None = None  # make it anew between two times in seconds; the rest stays, bit for bit
+    inpaint: tuple[float, float] | None = None  # regenerate a span, from and to in seconds; the rest stays as it is
     extend: float | None = None  # continue it for this many seconds
 
     def __post_init__(self):
@@ -314,8 +318,8 @@ def _check_lengths(self: Request):
     tasks = [name for name in ("strength", "inpaint", "extend") if getattr(self, name) is not None]
     if tasks and self.audio is None: raise InputError(f"{tasks[0]} needs a sound to work on: give it as `audio`")
     if self.audio is not None and len(tasks) != 1:
-        raise InputError("audio needs one of strength (change it), inpaint (mend it) and extend (continue it), "
-                         f"not {' and '.join(tasks) or 'none'}")
+        raise InputError("audio needs one of strength (change it), inpaint (regenerate a span) and "
+                         f"extend (continue it), not {' and '.join(tasks) or 'none'}")
     if self.audio is not None and self.video is not None:
         raise InputError("both a video and an audio were given: a video gets a new sound, leave the audio out")
     given = "given sound" if self.audio is not None else "video" if self.video is not None else None
@@ -387,7 +391,7 @@ def document_parameters(
     from fastcore.docments import docments
     try: about = docments(function)
     except OSError: return function  # there is no source to read
-    lines = [function.__doc__ or "", "", "Parameters", "----------"]
+    lines = [inspect.cleandoc(function.__doc__ or ""), "", "Parameters", "----------"]
     for name, text in about.items():
         if not text or name in ("self", "return"): continue
         lines += [name, textwrap.indent(textwrap.fill(" ".join(text.split()), 96), "    ")]
@@ -405,7 +409,7 @@ def checked_model(
     # "pocket", "griffin-lim", "pocket-bigvgan" or the folder of a vocoder; None: the model's own
     vocoder: str | Path | None = None,
     prior: str | Path | None = None,  # a trained or converted prior; None: the model's own
-    precision: str = "float32",  # of the denoiser, or "bfloat16": faster on some processors, with slightly other sounds
+    precision: str = "float32",  # of the denoiser; "bfloat16": faster on some processors, slightly other sounds
     device: object = None,  # "cpu", "cuda", "cuda:1", …; None: a GPU where there is one
     compile: bool = False,  # use torch.compile for the denoiser: a minute for each length, then faster steps
 ) -> tuple[Path, dict]:  # its folder and config

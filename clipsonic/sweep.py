@@ -203,9 +203,9 @@ def sweep(
     pipeline, renders = Pipeline.load(model, device), Path(renders)
     cost = settings_nfe(pipeline, [replace(s, seed_index=k) for s in settings(pipeline) for k in range(n_seeds)])
     folders = {str(s): renders/str(s) for s in cost} | external_renders(compare or {}, list(cost), n)
+    if not isinstance(embedder, Embedder): embedder = load_embedder(embedder, weights, device)
     about = render_settings(pipeline, shards, renders, list(cost), n, seconds, seed, progress)
     known = {str(s): asdict(s) | {"nfe": nfe} for s, nfe in cost.items()}
-    if not isinstance(embedder, Embedder): embedder = load_embedder(embedder, weights, device)
     rows, features, measures = _score(folders, renders, embedder, classifier, known, seed, device, progress)
     _add_differences(rows, features, seed, embedder.name)
     result = {"rows": rows, "protocol": {"renders": about, "measures": measures, "version": __version__}}

@@ -19,7 +19,7 @@ from . import __version__
 from .checkpoint import state_dict_hash
 from .core import Audio, InputError, atomic_file, check_parent, clip_generators, markdown_table, read_csv
 from .core import write_json
-from .embedders import classifier_embedder
+from .embedders import classifier_embedder, load_embedder
 from .evaluate import evaluate
 from .pipeline import Pipeline, to_audio
 from .reconstruct import copy_synthesis
@@ -97,8 +97,11 @@ def open_renders(
     "A folder for sets. Raises InputError for one with the sounds of another model or protocol."
     note = out/f"{about['kind']}.json"
     other = json.loads(note.read_text()) if note.exists() else about
-    if other != about:
-        raise InputError(f"{out} holds the sounds of another model or protocol ({other}): give another folder")
+    changed = [f"{key} {other.get(key)!r}, now {about.get(key)!r}" for key in {**other, **about}
+               if other.get(key) != about.get(key)]
+    if changed:
+        raise InputError(f"{out} holds the sounds of another model or protocol: {'; '.join(changed)}. "
+                         "Give another folder")
     out.mkdir(exist_ok=True)
     write_json(note, about)
 
@@ -175,6 +178,7 @@ def table(
     Returns {"rows": {set: {metric: {"value", "low", "high", "n", "by"}, "bad": files that could not be measured,
     "left_out": metrics that could not}}, "protocol"}."""
     check_parent(out)
+    load_embedder(embedder, weights, device)  # what does not fit is refused before the work
     about = render_all(shards, renders, train_data, model, n, seconds, seed, device, progress)
     renders, rows = Path(renders), {}
     labels = {row["label"] for _, row in read_csv(renders/"real"/"prompts.csv", ["label"])}

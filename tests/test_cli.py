@@ -301,6 +301,7 @@ REFUSED = [   # from the words alone: what the line names
     (['generate', 'a', '--n', '0'], 'n 0'), (['generate', 'a', '--steps', '0'], 'steps 0'),
     (['generate', 'a', '--sampler', 'euler'], "sampler 'euler' 'ddim'"),
     (['generate', 'a', '--spacing', 'karras'], "spacing 'karras' 'trailing'"),
+    (['generate', 'a', '--spacing', 'uniform'], "timestep_spacing 'uniform' 'linspace' now"),
     (['generate', 'a', '--guidance-interval', '600', '200'], 'guidance interval 600 200'),
     (['generate', 'a', '--guidance-rescale', '2'], 'guidance rescale 2'),
     (['generate', 'a', '--system', 'XX'], "system 'XX' 'iq'"), (['generate', 'a', '--seed', '-1'], 'seed -1'),
@@ -577,6 +578,10 @@ def test_known_words_are_packed(run, here, model):
     Path('words.json').write_text('{"dog": "hound"}')
     status, _, err = run('pack', *parts, '--out', 'no', '--knows', 'dog', '--known-words', 'words.json')
     assert status == 2 and re.search(naming('--known-words words.json', 'known_words.dog', "'hound'"), err)
+
+def test_the_help_names_every_metric(capsys):
+    from clipsonic.evaluate import METRICS
+    assert set(METRICS) <= set(re.findall(r'\w+', help_of(capsys, 'evaluate')))
 
 def test_the_help_names_every_preset(capsys):
     from clipsonic.recipes import PRESETS
