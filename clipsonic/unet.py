@@ -13,6 +13,7 @@ from itertools import repeat
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from fastcore.basics import patch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -132,11 +133,10 @@ class Attention(nn.Module):
         self.qkv, self.out = nn.Linear(channels, 3 * channels), zero_module(nn.Linear(channels, channels))
 
     def forward(self, x):
-        b, c, height, width = x.shape
-        h = self.norm(x).permute(0, 2, 3, 1).reshape(b, height * width, c)  # b c h w → b (h w) c
-        q, k, v = self.qkv(h).view(b, -1, self.heads, 3, c // self.heads).permute(3, 0, 2, 1, 4)  # b heads (h w) d
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height, width, c)
-        return x + self.out(h).permute(0, 3, 1, 2)
+        h = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        q, k, v = rearrange(self.qkv(h), "b n (heads qkv d) -> qkv b heads n d", heads=self.heads, qkv=3)
+        h = rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
+        return x + rearrange(self.out(h), "b (h w) c -> b c h w", h=x.shape[2])
 
 # %% ../nbs/22_unet.ipynb #3c81c993
 class ConcatCondition(nn.Module):
