@@ -371,6 +371,11 @@ def _blends(self: Request, prompts):
     return [formatted(parts) for parts in blends]
 
 # %% ../nbs/04_request.ipynb #3a106da5
+_ELSEWHERE = {  # the names of diffusers, audiocraft and MMAudio
+    "num_inference_steps": "steps", "num_steps": "steps", "scheduler": "sampler", "generator": "seed",
+    "cfg_coef": "guidance_scale", "cfg_strength": "guidance_scale", "duration": "seconds",
+    "audio_length_in_s": "seconds", "num_waveforms_per_prompt": "n", "picture": "image"}
+
 def check_keywords(
     given: dict,  # keywords
     function: Callable,  # their function, with all its parameters in its signature
@@ -379,7 +384,8 @@ def check_keywords(
     names = [name for name in inspect.signature(function).parameters if name != "self"]
     for name in given:
         if name in names: continue
-        near = difflib.get_close_matches(name, names, n=1)
+        ours = _ELSEWHERE.get(name)
+        near = [ours] if ours in names else difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
         raise InputError(f"{function.__name__} has no parameter {name!r}: {hint}")
 

@@ -81,6 +81,7 @@ def test_help_says_what_each_parameter_means():
 def test_a_misspelt_parameter_is_answered_with_the_nearest(pipe):
     for call, says in ((lambda: generate('a dog', secnds=3), "generate 'secnds' 'seconds'"),
                        (lambda: pipe.generate('a dog', guidence=3), "generate 'guidence' 'guidance_scale'"),
+                       (lambda: generate('a dog', num_inference_steps=3), "generate 'num_inference_steps' 'steps'?"),
                        (lambda: generate('a dog', xyzzy=3), "generate 'xyzzy' prompt model device best_of")):
         with pytest.raises(InputError, match=naming(*says.split())): call()
 
