@@ -17,8 +17,8 @@ from fastcore.basics import patch
 
 # %% auto #0
 __all__ = ['Count', 'Size', 'Rate', 'MEDIA_ENDINGS', 'SILENCE_DBFS', 'RESAMPLE_KWARGS', 'AUDIO_FORMATS', 'NEEDS', 'later',
-           'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'atomic_file', 'atomic_folder',
-           'check_writable', 'check_parent', 'write_json', 'csv_lines', 'read_csv', 'markdown_table', 'media_kind',
+           'ClipsonicError', 'InputError', 'CheckpointError', 'MediaError', 'check_parent', 'atomic_file',
+           'atomic_folder', 'check_writable', 'write_json', 'csv_lines', 'read_csv', 'markdown_table', 'media_kind',
            'as_text', 'same_name', 'Audio', 'fit_length', 'resampling_ratio', 'resample', 'clip_generators',
            'randn_per_clip', 'seeded_generator', 'pick_device', 'exact_float32', 'runs_here']
 
@@ -55,11 +55,18 @@ Count = Annotated[int, 1, 1024]    # of layers, heads, blocks
 Size = Annotated[int, 1, 65536]    # of channels, bands, tokens, samples of a frame
 Rate = Annotated[int, 1, 192_000]  # Hz
 
+# %% ../nbs/00_core.ipynb #66703269
+def check_parent(
+    path: str | Path,  # a file or folder that will be written later
+):
+    "Raises InputError if the folder above it does not exist."
+    parent = Path(path).absolute().parent
+    if not parent.is_dir(): raise InputError(f"cannot write {path}: the folder {parent} does not exist; make it first")
+
 # %% ../nbs/00_core.ipynb #8e3233cf
 def _temp_path(path):
     "A new hidden name in the folder of `path`, with the same ending. Raises InputError where the folder is missing."
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist; make it first")
+    check_parent(path)
     return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
 
 def _fsync(path):
@@ -128,14 +135,6 @@ def check_writable(
     finally: trial.unlink(missing_ok=True)
 
 # %% ../nbs/00_core.ipynb #215ed8b2
-def check_parent(
-    path: str | Path,  # a file or folder that will be written later
-):
-    "Raises InputError if the folder above it does not exist."
-    parent = Path(path).absolute().parent
-    if not parent.is_dir(): raise InputError(f"cannot write {path}: the folder {parent} does not exist; make it first")
-
-
 def write_json(
     path: str | Path,  # its folder must exist
     data,  # of JSON's types

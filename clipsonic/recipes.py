@@ -226,7 +226,7 @@ class DenoiserConfig:
     @property
     def seconds(self) -> float:
         "The length of a crop."
-        return self.frames * self.mel.hop_length / self.mel.sample_rate
+        return self.mel.seconds(self.frames)
 
 # %% ../nbs/41_recipes.ipynb #d239370f
 class DenoiserRecipe(PresetRecipe):

@@ -178,7 +178,7 @@ def table(
     Returns {"rows": {set: {metric: {"value", "low", "high", "n", "by"}, "bad": files that could not be measured,
     "left_out": metrics that could not}}, "protocol"}."""
     check_parent(out)
-    load_embedder(embedder, weights, device)  # what does not fit is refused before the work
+    embedder = load_embedder(embedder, weights, device)  # once, and what does not fit is refused before the work
     about = render_all(shards, renders, train_data, model, n, seconds, seed, device, progress)
     renders, rows = Path(renders), {}
     labels = {row["label"] for _, row in read_csv(renders/"real"/"prompts.csv", ["label"])}
@@ -188,7 +188,7 @@ def table(
         alone, pairs = folder.name == "real", folder.name not in ("real", "training")
         metrics = ([] if alone else ["fad", "fid", "nearest"]) + ["kl"] * pairs
         metrics += ["clap", "inception_score", "diversity"] + ["accuracy"] * known
-        row = evaluate(folder, None if alone else renders/"real", folder/"prompts.csv", metrics, embedder, weights,
+        row = evaluate(folder, None if alone else renders/"real", folder/"prompts.csv", metrics, embedder,
                        classifier=classifier, skip_bad=True, cache_file=renders/"features.sqlite", seed=seed,
                        device=device, progress=progress)
         values = {name: metric for name, metric in row.items() if "value" in metric}
