@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ANIMALS', 'OBJECTS', 'INSTRUMENTS', 'SOUND_CLASSES', 'ADJECTIVES', 'ADVERBS', 'TEMPLATES', 'NO_ARTICLE', 'Deviation',
-           'Token', 'SoundClass', 'with_article', 'with_adjective', 'general_caption', 'Captioner', 'simple_tokenizer',
-           'PocketTokenizer', 'ClipConfig', 'build_clip', 'contrastive_loss', 'Clip', 'TextLayer', 'TextTower',
-           'LazyClip', 'pocket_preprocess', 'read_tokenizer', 'pocket_clip', 'published_clip', 'load_clip']
+           'Token', 'SoundClass', 'with_article', 'with_adjective', 'general_caption', 'simple_tokenizer',
+           'common_words', 'with_common_words', 'Captioner', 'PocketTokenizer', 'ClipConfig', 'build_clip',
+           'contrastive_loss', 'Clip', 'TextLayer', 'TextTower', 'LazyClip', 'pocket_preprocess', 'read_tokenizer',
+           'pocket_clip', 'published_clip', 'load_clip']
 
 # %% ../nbs/10_clip.ipynb #11875fc5
 import random
@@ -222,11 +223,44 @@ def general_caption(
     if word in INSTRUMENTS.values():
         forms = (f"playing {name}", f"playing the {name}", f"{action} {article}", f"{name} {action}", f"{name} solo",
                  f"{name} music", f"a {name} player", f"{article} being played", f"a person playing {article}",
-                 f"{name} playing", article, name)
+                 f"{name} playing", article, name, f"someone plays {article}", f"plays the {name}", f"the {name} played",
+                 f"{name} {rng.choice(('song', 'tune', 'melody', 'notes', 'concert', 'lesson', 'performance'))}")
     else:
         forms = (f"{name} {action}", f"{article} {action}", f"a {action} {name}", f"{action} {name}",
-                 f"the {action} of {article}", article, name, f"{name} noise")
+                 f"the {action} of {article}", article, name, f"{name} noise", f"the {name} is {action}",
+                 f"{article} that is {action}", f"{action} by {article}")
     return rng.choice(forms)
+
+# %% ../nbs/10_clip.ipynb #7d21b6c4
+@cache
+def simple_tokenizer():
+    "open_clip's byte-pair tokenizer, from its file alone: importing open_clip takes as long as generating a sound."
+    file = Path(util.find_spec("open_clip").origin).with_name("tokenizer.py")
+    spec = util.spec_from_file_location("clipsonic_open_clip_tokenizer", file)
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer()
+
+def common_words(
+    pairs: int = 10_000,  # byte pairs of CLIP's vocabulary that are looked through, the most frequent first
+) -> list[str]:           # lower case, the most frequent first
+    "Frequent words and word endings of CLIP's vocabulary."
+    whole = [piece.removesuffix("</w>") for piece in list(simple_tokenizer().encoder)[512:512 + pairs]
+             if piece.endswith("</w>")]
+    return [word for word in whole if word.isascii() and word.isalpha()]
+
+def with_common_words(
+    text: str,           # "a dog barking"
+    common: list[str],   # words, the most frequent first
+    rng: random.Random,  # source of the choices
+) -> str:                # "friday a dog barking near them"
+    "A text with one to six further words before, behind or within it, frequent ones more often."
+    words = text.split()
+    for _ in range(rng.randint(1, 6)):
+        place = rng.choice((0, len(words), rng.randint(0, len(words))))
+        words.insert(place, common[int(len(common) * rng.random() ** 2)])
+    return " ".join(words)
+
 
 # %% ../nbs/10_clip.ipynb #485e1628
 class Captioner:
@@ -234,8 +268,13 @@ class Captioner:
     def __init__(self,
         nouns: list[str],                             # all captions of the pairs
         synonyms: dict[str, list[str]] | None = None,  # further names that the pairs come with, by noun
+        common: list[str] = (),                        # common words, the most frequent first
     ):
         self.names = {n: [n, *(synonyms or {}).get(n, [])] for n in sorted(set(nouns))}
+        meaningful = [*self.names, *(s for names in self.names.values() for s in names)]
+        for word in SOUND_CLASSES.values(): meaningful += [word.nouns, word.names, word.actions, word.standalone]
+        meaningful = set(re.findall(r"\w+", " ".join(meaningful).lower()))
+        self.common = [word for word in common if word not in meaningful]
         self.noun_to_class = {noun: key for key, word in SOUND_CLASSES.items() for noun in word.nouns.split(", ")}
         keys = [*self.names, *(f"row:{k}" for k in SOUND_CLASSES)]
         self.key_ids = {k: i for i, k in enumerate(keys)}
@@ -262,6 +301,7 @@ class Captioner:
         else: text = with_adjective(rng.choice(self.names[noun]), rng)
         if not general and rng.random() < 0.5: text = with_article(text)
         if rng.random() < 0.15: text = f"{text} {rng.choice(ADVERBS)}"
+        if self.common and rng.random() < 0.5: text = with_common_words(text, self.common, rng)
         text = rng.choice(TEMPLATES).format(text)
         words = text.split()
         if len(words) > 2 and rng.random() < 0.15: words.pop(rng.randrange(len(words)))
@@ -277,23 +317,14 @@ def corpus(self: Captioner,
     for word in SOUND_CLASSES.values(): parts += [*word.names.split(", "), *word.actions.split(", "), *word.phrases]
     names = [n for names in self.names.values() for n in names]
     drawn = [general_caption(w, rng) for w in SOUND_CLASSES.values() for _ in range(draws)]
-    return [*TEMPLATES, *ADJECTIVES, *ADVERBS, *parts, *names, *drawn]
-
-@cache
-def simple_tokenizer():
-    "open_clip's byte-pair tokenizer, from its file alone: importing open_clip takes as long as generating a sound."
-    file = Path(util.find_spec("open_clip").origin).with_name("tokenizer.py")
-    spec = util.spec_from_file_location("clipsonic_open_clip_tokenizer", file)
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.SimpleTokenizer()
+    return [*TEMPLATES, *ADJECTIVES, *ADVERBS, *parts, *names, *drawn, *self.common]
 
 # %% ../nbs/10_clip.ipynb #5cb06c86
 class PocketTokenizer:
     "open_clip's byte-pair tokenizer, cut to the pieces in `kept_ids`."
     def __init__(self,
         kept_ids: list[int],       # ids of open_clip's vocabulary that stay, without start and end
-        context_length: int = 16,  # tokens in a text, start and end included
+        context_length: int = 20,  # tokens in a text, start and end included
     ):
         self.full, self.kept_ids, self.context_length = simple_tokenizer(), list(kept_ids), context_length
         if self.kept_ids != sorted(set(self.kept_ids)):
@@ -337,14 +368,14 @@ Deviation = Annotated[float, 1e-3, 1e3]
 class ClipConfig:
     "The sizes of the pocket CLIP; the same fields as in open_clip's configurations."
     embed_dim: Size = 192                                       # width of the shared space
-    image_size: Annotated[int, 1, 1024] = 64                    # pixels a side
-    vision: str = "resnet10t"                                   # the image tower: a model of timm, no address
+    image_size: Annotated[int, 1, 1024] = 128                   # pixels a side
+    vision: str = "tf_efficientnet_lite0"                       # the image tower: a model of timm, no address
     text_width: Size = 128
     text_heads: Count = 4
     text_layers: Count = 2
-    context_length: Annotated[int, 3, 1024] = 16                # tokens
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073) # CLIP's pixel mean and standard deviation
-    std: tuple[Deviation, Deviation, Deviation] = (0.26862954, 0.26130258, 0.27577711)
+    context_length: Annotated[int, 3, 1024] = 20                # tokens
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)          # pixel mean and standard deviation
+    std: tuple[Deviation, Deviation, Deviation] = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
         if not re.fullmatch(r"[\w.-]+", self.vision):

