@@ -208,7 +208,7 @@ def test_info_about_shards(run, here):
     from clipsonic.shards import write_info
     Path('shards').mkdir()
     write_info('shards', {'clipsonic-000000.tar': 3}, clip={'name': 'pocket', 'hash': 'beef'}, dim=192,
-               sample_rate=16000, frame_rate=1., total_seconds=7200., labelled=0)
+               sample_rate=16000, frame_rate=1., total_seconds=7200., labeled=0)
     status, out, _ = run('info', 'shards')
     assert status == 0 and re.search(naming('3 clips', 2.0, '1 tars', 'pocket', 'beef'), out)
 
@@ -648,7 +648,8 @@ def tta():
 @pytest.mark.long
 def test_a_baseline_is_trained_packed_and_used(run, here, model, tta):
     from clipsonic.shards import synthetic_shards
-    synthetic_shards('shards', clips=4, dim=24, seconds=3.0)
+    from clipsonic.table import render_all
+    synthetic_shards('shards', clips=4, dim=24, seconds=3.0, labels=True)
     info = json.loads(Path('shards/shards.json').read_text()) | {'clip': load_config(f'{model}/denoiser')['clip']}
     Path('shards/shards.json').write_text(json.dumps(info))
     status, _, err = run('train', '--preset', 'tta', '--data', 'shards', '--out', 'runs', '--device', 'cpu')
@@ -661,6 +662,8 @@ def test_a_baseline_is_trained_packed_and_used(run, here, model, tta):
         assert run('generate', 'a dog', *words, '--device', 'cpu')[0] == 0
         return Path('dog.wav').read_bytes()
     assert made('both', 'tta') == made('alone', 'zs') != made('both', 'zs')
+    render_all('shards', 'renders', model='both', n=1, seconds=0.2, device='cpu', progress=False)
+    assert Path('renders/tta/0000.wav').exists(), 'it has a row in the table'
     for wrong, says in [(['tta'], '--denoisers tta NAME=FOLDER'), (['odd=runs'], "denoiser 'odd' tta"),
                         (['tta=runs', 'tta=both'], "--denoisers tta=both 'tta' twice"),
                         (['tta=nonesuch'], 'nonesuch checkpoint')]:
