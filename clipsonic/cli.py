@@ -514,7 +514,7 @@ def _known_words(file, known_sounds):
     try: return parsed(KNOWN_KEYS["known_words"], json.loads(Path(file).read_text(encoding="utf-8")), "known_words")
     except (OSError, ValueError) as error: raise InputError(f"--known-words {file}: {error}") from error
 
-# %% ../nbs/60_cli.ipynb #bea082f8
+# %% ../nbs/60_cli.ipynb #6c11aa02
 def _named_folders(option, words):
     "{NAME: FOLDER} for words NAME=FOLDER. Raises InputError for another word, and for a name that comes twice."
     from clipsonic.core import InputError
@@ -526,6 +526,7 @@ def _named_folders(option, words):
         folders[name] = folder
     return folders
 
+# %% ../nbs/60_cli.ipynb #bea082f8
 def _run_pack(args):
     "`clipsonic pack`"
     known_sounds = [name.strip() for name in (args.known_sounds or "").split(",") if name.strip()]
