@@ -212,7 +212,7 @@ class Generator(nn.Module):
         for conv in convolutions(self):
             if conv is not self.conv_pre: nn.init.normal_(conv.weight, 0, 0.01)
 
-    def decode(self, mel, first=0): return self(mel)
+    def decode(self, mel, frame_offset=0): return self(mel)
 
 # %% ../nbs/27_gan_vocoder.ipynb #e63523c2
 @patch

@@ -312,7 +312,7 @@ def clip_generators_for(
         key = query if isinstance(query, (str, Path)) else id(query)
         numbers += range(counts[key], counts[key] + n)
         counts[key] += n
-    return numbers, [clip_generators(seed, 1, first=number)[0] for number in numbers]
+    return numbers, [clip_generators(seed, 1, start=number)[0] for number in numbers]
 
 # %% ../nbs/52_pipeline.ipynb #21bd2a7b
 def to_audio(

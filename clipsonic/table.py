@@ -71,7 +71,7 @@ def render_sounds(
         if name == "reconstruction":
             waveform = copy_synthesis(Audio(waveform, mel.sample_rate), pipeline.vocoder).waveform
         elif name in SYSTEMS:
-            generators = clip_generators(seed, 1, first=i)
+            generators = clip_generators(seed, 1, start=i)
             condition = embed_test_query(pipeline, name, queries, i, generators[0], sampling.num_candidates)
             waveform = pipeline.system(name).synthesize(condition, generators, seconds, sampling=sampling)[0]
         yield i, to_audio(waveform, mel.sample_rate, {})
