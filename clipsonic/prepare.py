@@ -17,15 +17,16 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import torch
 from fastcore.basics import patch
 
-from .clip import load_clip
 from .core import SILENCE_DBFS, InputError, MediaError, atomic_file, check_parent, csv_lines, read_csv
-from .core import same_name, write_json
+from .core import later, same_name, write_json
 from .shards import make_sample, write_info, write_shard
 from .threads import cpu_count
 from .video import MediaFile, SkippedFile, find_files, probe, read_audio, read_frames
+
+# %% ../nbs/13_prepare.ipynb #da89d865
+torch = later("torch")  # loaded at its first use: `clipsonic prepare --help` does not need it
 
 # %% ../nbs/13_prepare.ipynb #567a94ba
 @dataclass(frozen=True)
@@ -508,6 +509,7 @@ def prepare(
 ) -> Report:
     "Turn videos into shards, restartably; name every file that could not be used. Raises InputError."
     from tqdm.auto import tqdm
+    from clipsonic.clip import load_clip
     if workers is None: workers = cpu_count()
     if workers < 0: raise InputError(f"workers must be 0 or more, not {workers}")
     settings, folder = PrepareConfig(**settings), ShardFolder(out)
