@@ -276,17 +276,18 @@ def _run_generate(args):
     "`clipsonic generate`"
     with _loading():
         from dataclasses import fields
+        from inspect import signature
         from clipsonic.request import Request, check_prior_used, checked_model
         given = {field.name: getattr(args, field.name) for field in fields(Request)}
         request = Request(**{name: None if value == [] else value for name, value in given.items()})
         check_prior_used(request, args.prior)
-        parts = args.clip, args.vocoder, args.prior, args.precision
-        checked_model(args.model, *parts, args.device)
+        parts = {name: getattr(args, name) for name in signature(checked_model).parameters}
+        checked_model(**parts)
         queries = [str(query) for query in request.queries for _ in range(request.n)]
         paths = sound_paths(args.out, queries, videos=bool(args.video))
         if args.video: _check_dubbing(queries, paths)
         from clipsonic.pipeline import Pipeline   # from here on it takes a while
-        sounds = Pipeline.load(args.model, args.device, *parts, args.compile).run(request)
+        sounds = Pipeline.load(**parts).run(request)
     for path, audio in _save(paths, queries, sounds):
         number = f", number {audio.info['index']}" if audio.info["index"] else ""
         print(f"{path}: {audio.seconds:.3f} s at {audio.sample_rate} Hz, seed {request.seed}{number}")
