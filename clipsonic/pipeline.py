@@ -496,7 +496,8 @@ def generate(
     return made if request.returns_list else made[0]
 
 # where fastcore's `docments` finds the comments of parameters that are passed on
-generate.__delwrap__, Pipeline.generate.__delwrap__, checked_model.__delwrap__ = checked_model, Request, Request
+for function, source in (generate, checked_model), (checked_model, Request), (Pipeline.generate, Request):
+    function.__delwrap__ = source
 for each in generate, Pipeline.generate: document_parameters(each)
 
 # %% ../nbs/52_pipeline.ipynb #99875ee0
