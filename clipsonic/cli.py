@@ -23,19 +23,21 @@ from typing import Union, get_args, get_origin
 from . import __version__
 
 # %% ../nbs/60_cli.ipynb #5e448e36
-# the placeholder of an option's value in help, where it is not N (an integer), X (a number) or NAME
-_KINDS = dict.fromkeys(["seconds", "min_seconds", "extend"], "SECONDS") | dict.fromkeys(
-    ["image", "video", "audio", "index", "prompts", "cache", "config", "clip_file", "embedder_weights",
-     "classifier_weights", "inception", "known_words"], "FILE") | dict.fromkeys(
-    ["data", "valid", "train_data", "renders", "init_from", "prior", "prior_pd", "prior_sd", "denoiser", "tokenizer"],
-    "FOLDER") | dict.fromkeys(["template", "negative_prompt", "settings"], "TEXT") | dict.fromkeys(
-    ["metrics", "known_sounds"], "NAMES") | {"frame_rate": "FPS", "silence_dbfs": "DBFS", "short_side": "PIXELS"}
+_KINDS = {  # placeholder in help → options with such values; the others have N (an integer), X (a number) or NAME
+    "SECONDS": ["seconds", "min_seconds", "extend"], "FPS": ["frame_rate"], "DBFS": ["silence_dbfs"],
+    "PIXELS": ["short_side"], "TEXT": ["template", "negative_prompt", "settings"],
+    "NAMES": ["metrics", "known_sounds"],  # with commas between
+    "FILE": ["image", "video", "audio", "index", "prompts", "cache", "config", "clip_file", "embedder_weights",
+             "classifier_weights", "inception", "known_words"],
+    "FOLDER": ["data", "valid", "train_data", "renders", "init_from", "prior", "prior_pd", "prior_sd", "denoiser",
+               "tokenizer"]}
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     "Shows the first long name of an option, and the kind of its value."
 
     def _get_default_metavar_for_optional(self, action):
-        return _KINDS.get(action.dest) or {int: "N", float: "X"}.get(action.type, "NAME")
+        return _KIND_OF.get(action.dest) or {int: "N", float: "X"}.get(action.type, "NAME")
 
     def _format_action_invocation(self, action):  # other long names are from before 0.1.0, and are still read
         older = [name for name in action.option_strings if name.startswith("--")][1:]
