@@ -180,7 +180,7 @@ def test_warnings_are_one_line(run, here, model):
 def test_info_about_models_and_media(run, here, model):
     status, out, _ = run('info', model)
     assert status == 0 and 'pipeline' in out and 'known_sounds: dog, rain, flute' in out and 'denoiser/' in out
-    assert 'steps: 3' in out
+    assert 'sampling: steps 3, sampler ddim' in out
     assert run('info', f'{Path(model).parent}/denoiser')[1].count('denoiser:') == 1
     names = load_config(resolve_model('pocket'))['known_sounds']
     assert len(names) == 30 and f"  known_sounds: {', '.join(names)}\n" in run('info', 'pocket')[1]
