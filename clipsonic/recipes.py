@@ -209,6 +209,7 @@ def checkpoint_config(self:PocketClipRecipe):
     return {"kind": "clip", "name": "pocket", "model": dataclasses.asdict(self.config),
             "vocabulary": self.tokenizer.kept_ids}
 
+# %% ../nbs/41_recipes.ipynb #4b6e19d8
 def embed_images(clip:Clip,           # the encoder
                  images:torch.Tensor, # (N, 3, H, W) uint8
                 ) -> torch.Tensor:    # (N, D), L2-normalized
