@@ -165,12 +165,13 @@ _TRAINED = _under("training", {
     "precision": "mixed_precision"})
 _PREDICTION = {"diffusion.prediction": (
     "diffusion.prediction_type", {"velocity": "v_prediction", "start": "sample"})}
+_SAMPLING = {name: f"sampling.{name}" for name in ("steps", "sampler", "guidance_interval")}
 # kind of checkpoint → name before 0.1.0 → name now, or (name now, value before 0.1.0 → value now)
 RENAMED: dict[str, dict[str, str | tuple[str, dict[str, str | bool]]]] = {
     "clip": _TRAINED,
     "clap": _TRAINED | _under("model.mel", _MEL),
     "classifier": _TRAINED | _under("model.mel", _MEL),
-    "denoiser": _TRAINED | _under("mel", _MEL) | _under("unet", _UNET) | _PREDICTION,
+    "denoiser": _TRAINED | _under("mel", _MEL) | _under("unet", _UNET) | _PREDICTION | _SAMPLING,
     "prior": _TRAINED | _under("model", _PRIOR),
     "vocoder": _TRAINED | _under("model.mel", _MEL) | _under("model", _GENERATOR) | _under("losses", _LOSSES),
     "mel-inversion": _TRAINED | _under("model.mel", _MEL) | _under("losses", _LOSSES),
@@ -244,7 +245,19 @@ def _found(folder):
     return f"it holds no config.json, only {', '.join(inside[:5]) or 'nothing'}{', …' if len(inside) > 5 else ''}"
 
 # %% ../nbs/03_checkpoint.ipynb #e17b04da
-_mentioned = set()  # config.json files with older names, after their warning
+_mentioned = set()  # folders with older names, after their warning
+
+def _warn_of_older(file, changed):
+    "Warns of older names: once for a checkpoint, and once for a packed model with all its parts."
+    folder = file.parent.absolute()
+    part = (folder.parent / file.name).is_file()
+    whole = folder.parent if part else folder
+    if whole in _mentioned: return
+    _mentioned.add(whole)
+    remedy, where = "Save the checkpoint again", f"{folder.name}/{file.name}: " if part else ""
+    if part or any(folder.glob(f"*/{file.name}")): remedy = "Put its parts together again with `clipsonic pack`"
+    warnings.warn(f"{whole} has names from before 0.1.0 ({where}{', '.join(changed)}): "
+                  f"read as {', '.join(changed.values())}. {remedy} to keep today's", stacklevel=3)
 
 def load_config(
     folder: str | Path,
@@ -266,10 +279,7 @@ def load_config(
     if not intact:
         raise CheckpointError(f'{file} is damaged, or was changed after it was saved. {AGAIN}. '
                               f'Changed on purpose? Remove the line "{file.name}" from its "sha256"')
-    if changed and file not in _mentioned:
-        _mentioned.add(file)
-        warnings.warn(f"{file} has names from before 0.1.0 ({', '.join(changed)}): "
-                      f"read as {', '.join(changed.values())}. Save the checkpoint again to keep them", stacklevel=2)
+    if changed: _warn_of_older(file, changed)
     return {key: value for key, value in config.items() if key not in settings} | found
 
 # %% ../nbs/03_checkpoint.ipynb #bf89fa77

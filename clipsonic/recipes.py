@@ -35,6 +35,7 @@ from .mel import MelConfig, denormalize_mel, log_mel, normalize_mel, plot_mel, s
 from .mel_inversion import (AUGMENT_CROP, ISTFTHeadConfig, MelInversionConfig, augment_waveform,
                                      griffin_lim_grad, log_magnitude_l1)
 from .prior import DiffusionPriorNetwork, Prior, PriorConfig, prior_config_dict, prior_diffusion, prior_loss
+from .request import SamplingConfig
 from .samplers import cfg_denoiser, ddim
 from .scores import Classifier, ClassifierConfig, augment_mel, classifier_loss, classify_clips
 from .shards import all_clips, batches, shard_info
@@ -302,9 +303,8 @@ class DenoiserConfig:
     condition_noise: float = 0.0     # length of the noise that is added to the unit-length embedding
     jitter: float = 0.0              # seconds by which a crop may be off its frame, at most
     template: str = "a photo of {}"  # of the paper's text queries; generate takes it as an option
-    steps: int = 11                  # of sampling; with the next two, 16 network evaluations (72_guidance_sweep)
-    sampler: str = "dpm++2m"
-    guidance_interval: tuple[float, float] = (100, 970)  # timesteps
+    # in place of what a request leaves at None: 16 network evaluations (72_guidance_sweep)
+    sampling: SamplingConfig = SamplingConfig(steps=11, sampler="dpm++2m", guidance_interval=(100, 970))
 
     @property
     def seconds(self) -> float:
@@ -334,10 +334,10 @@ class DenoiserRecipe(PresetRecipe):
     def checkpoint_config(self):
         c = self.config
         diffusion = {"timesteps": c.timesteps, "schedule": "cosine", "prediction_type": c.prediction_type}
+        sampling = {k: v for k, v in c.sampling.settings().items() if v != getattr(SamplingConfig, k)}
         return {"kind": "denoiser", "preset": self.name, "unet": dataclasses.asdict(c.unet),
                 "mel": dataclasses.asdict(c.mel), "diffusion": diffusion, "clip": self.info["clip"],
-                "frames": c.frames, "template": c.template, "steps": c.steps, "sampler": c.sampler,
-                "guidance_interval": list(c.guidance_interval)}
+                "frames": c.frames, "template": c.template, "sampling": sampling}
 
 # %% ../nbs/41_recipes.ipynb #73ac3df3
 @patch

@@ -51,11 +51,17 @@ class Schedule:
     schedule: Literal["cosine"]
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
 
-_Time = Annotated[float, 0, 1000]
-_SAMPLING = {"steps": Annotated[int, 1, 999_999], "sampler": Literal[tuple(SAMPLERS)],
-             "guidance_interval": tuple[_Time, _Time] | None}
 DENOISER = {"unet": UNetConfig, "mel": MelConfig, "diffusion": Schedule, "clip": dict[str, str],
-            "frames": Count | None, **_SAMPLING}  # the settings in its config
+            "frames": Count | None, "sampling": SamplingConfig}  # the settings in its config
+
+def _check_sampling(sampling, folder):
+    "Raises CheckpointError unless it has steps and a sampler, and nothing that a request or a prior sets."
+    lacking = [name for name in ("steps", "sampler") if getattr(sampling, name) is None]
+    others = [name for name in ("guidance_scale", "guidance_rescale", "num_candidates")
+              if getattr(sampling, name) != getattr(SamplingConfig, name)]
+    if lacking or others:
+        wrong = f"lacks {' and '.join(lacking)}" if lacking else f"sets {' and '.join(others)}, as only requests do"
+        raise CheckpointError(f"{folder}: in its config, sampling {wrong}. {AGAIN}")
 
 def load_denoiser(
     folder: str | Path,  # a checkpoint of kind "denoiser", or the run that holds it as `model/`
@@ -64,13 +70,12 @@ def load_denoiser(
 ) -> Denoiser:
     "A trained denoiser, ready to use. Raises CheckpointError that names what does not fit, and InputError."
     config = load_config(folder, "denoiser", DENOISER)
-    try: sampling = SamplingConfig(**{key: config[key] for key in _SAMPLING if key in config})
-    except InputError as error: raise CheckpointError(f"{folder}: in its config, {error}. {AGAIN}") from error
+    _check_sampling(config["sampling"], folder)
     unet = load_network(lambda: UNet(config["unet"]), load_tensors(folder, "model"), folder)
     unet.to(pick_device(device), memory_format=torch.channels_last).eval().requires_grad_(False)
     schedule = config["diffusion"]
     diffusion = Diffusion(cosine_betas(schedule.timesteps), prediction_type=schedule.prediction_type)
-    return Denoiser(unet, diffusion, config["mel"], config["clip"], sampling,
+    return Denoiser(unet, diffusion, config["mel"], config["clip"], config["sampling"],
                     frames=config.get("frames", 64), source=str(folder), precision=precision)
 
 # %% ../nbs/50_systems.ipynb #95ea6968

@@ -1,5 +1,6 @@
 "Checkpoints that are missing, foreign, damaged, half written or from before 0.1.0, and the errors that name it."
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from clipsonic.engine import train
 from clipsonic.mel_inversion import ISTFTHead, ISTFTHeadConfig
 from clipsonic.pipeline import Pipeline, pack
 from clipsonic.prior import load_prior
+from clipsonic.request import SamplingConfig
 from clipsonic.scores import load_classifier
 from clipsonic.systems import load_denoiser
 from clipsonic.vocoder import Vocoder, save_vocoder
@@ -242,7 +244,7 @@ def test_a_denoiser_with_older_names_is_read(runs, tmp_path):
     today = runs / "denoiser" / "model"
     before = as_before(shutil.copytree(today, tmp_path / "denoiser"))
     assert "mult" in json.loads((before / "config.json").read_text())["unet"]
-    says = r"config.json has names from before 0.1.0 \(unet.channels, unet.mult.*model_channels, unet.channel_mult"
+    says = r"denoiser has names from before 0.1.0 \(unet.channels, unet.mult.*model_channels, unet.channel_mult"
     with pytest.warns(UserWarning, match=says):
         old = load_denoiser(before, "cpu")
     new = load_denoiser(today, "cpu")
@@ -337,11 +339,35 @@ def test_an_istft_head_from_before_is_loaded(tmp_path):
 def test_a_pipeline_from_before_is_loaded(runs, tmp_path):
     old = older_copy(runs / "model", tmp_path / "old")
     assert "knows" in json.loads((old / "config.json").read_text())
-    with pytest.warns(UserWarning, match="knows.*known_sounds"): config = load_config(old)
-    assert config["known_sounds"] == load_config(runs / "model")["known_sounds"]
-    with pytest.warns(UserWarning, match="names from before 0.1.0"): pipeline = Pipeline.load(old, "cpu")
+    with pytest.warns(UserWarning, match="knows.*known_sounds") as caught: pipeline = Pipeline.load(old, "cpu")
+    one, = caught  # for the model and all its parts
+    assert re.search(naming(old, "clipsonic pack"), str(one.message))
     today = Pipeline.load(runs / "model", "cpu")
+    assert pipeline.config["known_sounds"] == today.config["known_sounds"]
+    assert pipeline.denoiser.sampling == today.denoiser.sampling
     assert_same(pipeline.denoiser.unet, today.denoiser.unet)
+
+def test_the_remedy_for_an_older_model_works(runs, tmp_path):
+    old = older_copy(runs / "model", tmp_path / "old")
+    with pytest.warns(UserWarning, match="old has names from before 0.1.0") as caught:
+        model = pack(old / "clip", old / "denoiser", old / "vocoder", tmp_path / "new")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline = Pipeline.load(model, "cpu")
+    assert pipeline.denoiser.sampling == SamplingConfig(steps=3, sampler="ddim")
+
+def test_a_denoiser_whose_sampling_has_no_section_of_its_own_is_read(tmp_path):
+    "As 0.1.0's first checkpoints: steps, sampler and guidance_interval beside the other settings."
+    today = resolve_model("pocket") / "denoiser"
+    old = older_copy(today, tmp_path / "old")
+    config = json.loads((old / "config.json").read_text())
+    assert config["sampling"] == {} and (config["steps"], config["sampler"]) == (11, "dpm++2m")
+    del config["sampling"]
+    write_config(old, config)
+    with pytest.warns(UserWarning, match="steps.*sampling.steps"): loaded = load_denoiser(old, "cpu")
+    assert loaded.sampling == load_denoiser(today, "cpu").sampling == SamplingConfig(
+        steps=11, sampler="dpm++2m", guidance_interval=(100, 970))
 
 def test_a_run_from_before_goes_on(tmp_path):
     train(Pair(), tmp_path / "whole", progress=False, cpu=True)
@@ -436,9 +462,12 @@ DAMAGE = [
     ("denoiser", "unet.attention_resolutions", None), ("denoiser", "mel.hop_length", 0),
     ("denoiser", "mel.log_min", [0]),
     ("denoiser", "mel", 3), ("denoiser", "diffusion.timesteps", 10**9), ("denoiser", "diffusion.schedule", "linear"),
-    ("denoiser", "diffusion.prediction_type", 1), ("denoiser", "clip", "tiny"), ("denoiser", "steps", 0),
-    ("denoiser", "sampler", "none"), ("denoiser", "frames", 10**6), ("denoiser", "guidance_interval", [900, 100]),
-    ("denoiser", "guidance_interval", [0]), ("clip", "model.text_heads", 3), ("clip", "model.std", [0, 1, 1]),
+    ("denoiser", "diffusion.prediction_type", 1), ("denoiser", "clip", "tiny"), ("denoiser", "frames", 10**6),
+    ("denoiser", "sampling", None), ("denoiser", "sampling", 3), ("denoiser", "sampling.steps", 0),
+    ("denoiser", "sampling.steps", None), ("denoiser", "sampling.sampler", "none"),
+    ("denoiser", "sampling.guidance_interval", [900, 100]), ("denoiser", "sampling.guidance_interval", [0]),
+    ("denoiser", "sampling.guidance_scale", 3.0), ("denoiser", "sampling.cfg", 3.0),
+    ("clip", "model.text_heads", 3), ("clip", "model.std", [0, 1, 1]),
     ("clip", "model.mean", [0, 0]), ("clip", "model.image_size", None),
     ("clip", "model.vision", "hf-hub:somebody/model"), ("clip", "model.text_layers", 900),
     ("clip", "vocabulary", [3, 2, 1]), ("clip", "vocabulary", [10**9]), ("clip", "vocabulary", None),

@@ -193,7 +193,7 @@ def test_info_says_whether_digests_agree(run, here, model):
     file = Path('odd/clip/model.safetensors')
     file.write_bytes(file.read_bytes()[:-1] + b'x')
     config = json.loads(Path('odd/denoiser/config.json').read_text())
-    Path('odd/denoiser/config.json').write_text(json.dumps(config | {'steps': 4}))
+    Path('odd/denoiser/config.json').write_text(json.dumps(config | {'sampling': {'steps': 4}}))
     config = json.loads(Path('odd/vocoder/config.json').read_text())
     del config['sha256']
     Path('odd/vocoder/config.json').write_text(json.dumps(config))
