@@ -30,13 +30,15 @@ def cfg_denoiser(
     denoiser: Callable,  # (x, time, condition) → (batch, 2·channel, …)
     condition: torch.Tensor,  # (batch, …) one per item
     null: torch.Tensor,  # the null condition; broadcastable to condition
-    guidance_scale: float = 1.0,  # w; 0: unconditional, 1: plain conditional, above 1: stronger guidance
+    # w; 0: unconditional, 1: plain conditional, above 1: stronger guidance; or (batch,), one for each item
+    guidance_scale: float | torch.Tensor = 1.0,
     guidance_interval: tuple[float, float] | None = None,  # times, 0 (clean) ≤ low < high ≤ 1000 (noise); None: all
     guidance_rescale: float = 0.0,  # φ of `rescale_noise_cfg`, 0 … 1
 ) -> Callable:  # (x, time) → (batch, 2·channel, …), as the samplers call it: one time for the whole batch
     "The denoiser under classifier-free guidance (CLIPSonic §2, footnote 2). Raises InputError."
     check_guidance(guidance_interval, guidance_rescale)
-    if guidance_scale == 1: return lambda x, time: denoiser(x, time, condition)
+    each = isinstance(guidance_scale, torch.Tensor)
+    if not each and guidance_scale == 1: return lambda x, time: denoiser(x, time, condition)
     both = torch.cat([null.expand_as(condition), condition])
     low, high = guidance_interval or (0, math.inf)
 
@@ -44,7 +46,8 @@ def cfg_denoiser(
         if not low <= time[0] <= high: return denoiser(x, time, condition)
         uncond, cond = denoiser(torch.cat([x, x]), torch.cat([time, time]), both).chunk(2)
         eps, v = cond.chunk(2, dim=1)
-        guided = (1 - guidance_scale) * uncond.chunk(2, dim=1)[0] + guidance_scale * eps
+        w = guidance_scale.view(-1, *[1] * (x.ndim - 1)) if each else guidance_scale
+        guided = (1 - w) * uncond.chunk(2, dim=1)[0] + w * eps
         if guidance_rescale: guided = rescale_noise_cfg(guided, eps, guidance_rescale)
         return torch.cat([guided, v], dim=1)
 
@@ -57,9 +60,11 @@ def count_nfe(
     guidance_scale: float = 1.5,  # 1: no guidance
     guidance_interval: tuple[float, float] | None = None,  # as in `cfg_denoiser`
     timestep_spacing: str = "linspace",  # one of `TIMESTEP_SPACINGS`; the default of `dpmpp_2m` is "logsnr"
+    guidance_embeds: bool = False,  # w is an input of the network
 ) -> int:  # steps … 2·steps
     "Number of network evaluations (NFE) for one clip, with and without the condition. Raises InputError."
     check_guidance(guidance_interval, 0.0)
+    if guidance_embeds: return steps
     schedule = diffusion.respace(steps, timestep_spacing)
     low, high = guidance_interval or (0, math.inf)
     times = schedule.model_timesteps(torch.arange(schedule.T))
