@@ -86,8 +86,9 @@ def settings_nfe(
     if twice: raise InputError(f"the setting {twice[0]} comes twice: leave one out")
     for setting in settings: check_choice("system", setting.system, pipeline.systems)
     def nfe(s):
-        diffusion = pipeline.system(s.system).denoiser.diffusion
-        return count_nfe(diffusion, s.steps, s.guidance_scale, s.guidance_interval, s.timestep_spacing)
+        denoiser = pipeline.system(s.system).denoiser
+        return count_nfe(denoiser.diffusion, s.steps, s.guidance_scale, s.guidance_interval, s.timestep_spacing,
+                         guidance_embeds=denoiser.unet.config.guidance_embeds)
     return {setting: nfe(setting) for setting in settings}
 
 # %% ../nbs/58_sweep.ipynb #2705a8cf
