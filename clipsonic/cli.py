@@ -387,7 +387,7 @@ def _run_train(args):
     if args.clip or args.clip_file:
         from clipsonic.clip import load_clip
         clip = load_clip(args.clip or "ViT-L-14", args.clip_file, args.device)
-    made = recipe(args.preset, args.data, args.valid, clip)
+    made = recipe(args.preset, args.data, args.valid, clip, args.teacher)
     first = os.environ.get("RANK", "0") == "0"  # of several processes
     try: metrics = train(made, args.out, args.steps, args.resume, cpu=args.device == "cpu",
                          batch_size=args.batch_size, init_from=args.init_from)
@@ -402,11 +402,13 @@ def _run_train(args):
 @_command("train", _run_train, "train a model on shards", """
     clipsonic train --preset pocket --data shards --out runs/mine
     clipsonic train --preset pocket --data shards --out runs/mine --resume
+    clipsonic train --preset pocket-distilled --data shards --teacher runs/mine --out runs/four
     clipsonic train --preset pocket-clip --data pocketav/imagetext --out runs/clip
     accelerate launch -m clipsonic train --preset vggsound --data shards-train --valid shards-test --out runs/vgg""")
 def _add_train(p):
     p.add_argument("--preset", required=True,
-                   help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; a prior: "
+                   help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; one in four "
+                        "evaluations, from a trained one (--teacher): pocket-distilled, distilled; a prior: "
                         "pocket-prior-pd, pocket-prior-sd, prior; a vocoder: pocket-vocoder, pocket-istft, "
                         "pocket-bigvgan, bigvgan-base, bigvgan, hifigan, clipsynth-hifigan; or pocket-clip, "
                         "pocket-clap, pocket-classifier")
@@ -418,6 +420,8 @@ def _add_train(p):
     p.add_argument("--batch-size", type=int, metavar="N", help="clips a step and process (default: the preset's)")
     p.add_argument("--init-from", "--start", metavar="RUN",
                    help="start with the weights of this run or checkpoint of the same kind")
+    p.add_argument("--teacher", metavar="RUN",
+                   help="pocket-distilled and distilled: the denoiser to distill, a run or a packed model")
     p.add_argument("--clip", metavar="NAME",
                    help="priors: the CLIP that encodes the texts, by name or folder (default: the CLIP of the shards)")
     p.add_argument("--clip-file", metavar="FILE", help="priors: weights of ViT-L-14, which are downloaded otherwise")

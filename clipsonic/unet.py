@@ -257,7 +257,8 @@ def embed_condition(
 ) -> torch.Tensor:  # (batch, P); P = 4·model_channels where the condition is added, else the sum of the layers' widths
     "All that does not change from step to step: the condition, and w with `guidance_embeds`. Raises InputError."
     if guidance_scale is not None and self.guidance is None:
-        raise InputError(f"guidance_scale is {guidance_scale.tolist()}: this network has no such input (guidance_embeds)")
+        raise InputError(f"guidance_scale is {guidance_scale.tolist()}: this network has no such input; its "
+                         "configuration has guidance_embeds=False")
     condition = condition * self.config.condition_dim**0.5
     if self.project is not None: row = self.project(condition)
     else: row = torch.cat([concat.condition(condition) for concat in self.concat_layers()], dim=1)
