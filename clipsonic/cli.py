@@ -16,6 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin
@@ -265,7 +266,8 @@ def _run_generate(args):
     "`clipsonic generate`"
     with _loading():
         from dataclasses import fields
-        from clipsonic.request import Request, check_prior_used, checked_model
+        from clipsonic.request import QUERY_TYPES, Request, check_prior_used, checked_model
+        if args.system and args.system.lower() not in QUERY_TYPES: import_module("clipsonic.systems")  # registers more
         given = {field.name: getattr(args, field.name) for field in fields(Request)}
         request = Request(**{name: None if value == [] else value for name, value in given.items()})
         check_prior_used(request, args.prior)
@@ -516,28 +518,42 @@ def _known_words(file, known_sounds):
     try: return parsed(KNOWN_KEYS["known_words"], json.loads(Path(file).read_text(encoding="utf-8")), "known_words")
     except (OSError, ValueError) as error: raise InputError(f"--known-words {file}: {error}") from error
 
+# %% ../nbs/60_cli.ipynb #6c11aa02
+def _named_folders(option, words):
+    "{NAME: FOLDER} for words NAME=FOLDER. Raises InputError for another word, and for a name that comes twice."
+    from clipsonic.core import InputError
+    folders = {}
+    for word in words:
+        name, _, folder = word.partition("=")
+        if not name or not folder: raise InputError(f"{option} {word}: expected NAME=FOLDER")
+        if name in folders: raise InputError(f"{option} {word}: the name {name!r} comes twice")
+        folders[name] = folder
+    return folders
+
 # %% ../nbs/60_cli.ipynb #bea082f8
 def _run_pack(args):
     "`clipsonic pack`"
-    from clipsonic.request import PRIOR_SYSTEMS
     known_sounds = [name.strip() for name in (args.known_sounds or "").split(",") if name.strip()]
     words = _known_words(args.known_words, known_sounds)
     from clipsonic.pipeline import pack
-    priors = {name: getattr(args, f"prior_{name}") for name in PRIOR_SYSTEMS if getattr(args, f"prior_{name}")}
+    priors = {name.removeprefix("prior_"): run for name, run in vars(args).items() if name.startswith("prior_") and run}
     out = pack(args.clip, args.denoiser, args.vocoder, args.out, known_sounds, args.known_threshold, priors=priors,
-               known_words=words)
+               known_words=words, denoisers=_named_folders("--denoisers", args.denoisers))
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     print(f"{out}: {size:.1f} MB; clipsonic generate PROMPT --model {out}")
 
 @_command("pack", _run_pack, "put a CLIP, a denoiser and a vocoder that you trained into one model folder", """
     clipsonic pack --clip runs/clip --denoiser runs/mine --vocoder runs/vocoder --out mine --known-sounds "dog, cat"
+    clipsonic pack --clip runs/clip --denoiser runs/mine --vocoder runs/vocoder --denoisers tta=runs/tta --out mine
     clipsonic generate "a dog barking" --model mine""", threads=False)
 def _add_pack(p):
     from clipsonic.request import PRIOR_SYSTEMS
     for part, preset in ("clip", "pocket-clip"), ("denoiser", "pocket"), ("vocoder", "pocket-vocoder"):
         p.add_argument(f"--{part}", required=True, metavar="RUN", help=f"a run of --preset {preset}, or its checkpoint")
-    for name in PRIOR_SYSTEMS:
+    for name in dict.fromkeys(PRIOR_SYSTEMS.values()):
         p.add_argument(f"--prior-{name}", metavar="RUN", help=f"a run of --preset pocket-prior-{name}")
+    p.add_argument("--denoisers", nargs="+", action="extend", default=[], metavar="NAME=RUN",
+                   help="denoisers of further systems, each with the name that its system gives it (50_systems)")
     p.add_argument("--out", required=True, metavar="FOLDER",
                    help="the folder to make; a packed model that is there is replaced")
     p.add_argument("--known-sounds", "--knows", metavar="NAMES",
@@ -714,15 +730,12 @@ def _add_table(p):
 # %% ../nbs/60_cli.ipynb #48b472e9
 def _run_sweep(args):
     "`clipsonic sweep`"
-    from clipsonic.core import InputError
     from clipsonic.sweep import GUIDANCE_SCALES, guidance_settings, nfe_settings, sweep, sweep_table
-    unnamed = [text for text in args.compare if not all(text.partition("="))]
-    if unnamed: raise InputError(f"--compare {unnamed[0]}: expected NAME=FOLDER")
+    compare = _named_folders("--compare", args.compare)
     def settings(pipeline):
         if args.what == "evaluations": return nfe_settings(pipeline, args.system, args.guidance_scale, args.settings)
         return guidance_settings(pipeline, args.systems, args.guidance_scales or GUIDANCE_SCALES, args.sampler,
                                  args.steps, args.timestep_spacing, args.guidance_interval)
-    compare = dict(text.split("=", 1) for text in args.compare)
     sweep(args.data, args.renders, args.out, settings, compare, args.model, args.n, args.seconds, args.seed,
           args.n_seeds, args.classifier, args.embedder, args.embedder_weights, args.device)
     print(*sweep_table(args.out), sep="\n")

@@ -369,7 +369,7 @@ def metric(
     estimate: Estimate,
 ) -> dict:
     "The estimate in JSON types, with the name of the embedder"
-    return asdict(estimate) | {"by": self.embedder(role).name}
+    return asdict(estimate) | {"embedder": self.embedder(role).name}
 
 
 def raise_bad_files(
@@ -425,8 +425,8 @@ def fad_metric(
         estimate = fad_floor(real, len(made), torch.Generator().manual_seed(e.seed))
         floor = {"value": estimate.value, "n": estimate.n, "others": len(real) - estimate.n}
     if rows < dimensions:
-        warnings.warn(f"a distance from {rows} features in the {dimensions} dimensions of {found['by']} has a large "
-                      "bias: compare it only with that of as many sounds, or take more than "
+        warnings.warn(f"a distance from {rows} features in the {dimensions} dimensions of {found['embedder']} has a "
+                      "large bias: compare it only with that of as many sounds, or take more than "
                       f"{dimensions} on both sides", stacklevel=5)
     return found | {"floor": floor}
 
@@ -543,12 +543,12 @@ def chosen_metrics(
     return metrics
 
 # %% ../nbs/53_evaluate.ipynb #d635d788
-def _loaders(embedder, weights, tokenizer, classifier, classifier_weights, inception, device):
+def _loaders(embedder, embedder_weights, tokenizer, classifier, classifier_weights, inception, device):
     "Functions that load the embedder of each role."
     @cache
     def main():
         if isinstance(embedder, Embedder): return embedder
-        return load_embedder(embedder, weights, device, tokenizer)
+        return load_embedder(embedder, embedder_weights, device, tokenizer)
 
     def features():
         if inception: return inception_embedder(inception, device)
@@ -663,7 +663,7 @@ def evaluate(
     prompts: str | Path | None = None,  # csv of file,prompt and perhaps label
     metrics: Iterable[str] | None = None,  # names in METRICS; None: all possible ones
     embedder: str | Path | Embedder = "pocket",  # one of EMBEDDERS, or the folder of a pocket CLAP
-    weights: str | Path | None = None,  # file of the embedder's published weights
+    embedder_weights: str | Path | None = None,  # file of the embedder's published weights
     tokenizer: str | Path | None = None,  # folder of RoBERTa's files, for a published CLAP
     classifier: str | Path = "pocket-listener",  # or "cnn14", "cnn14-32k", or the folder of one of yours
     classifier_weights: str | Path | None = None,  # file of Cnn14's published weights
@@ -676,11 +676,11 @@ def evaluate(
     seed: int = 0,  # of the bootstrap
     device: str | torch.device | None = None,  # None: a CUDA GPU where there is one
     progress: bool = True,  # bars
-) -> dict:  # metric → {"value", "low", "high", "n", "by"}; "left_out", "prompts", "files" and "protocol"
+) -> dict:  # metric → {"value", "low", "high", "n", "embedder"}; "left_out", "prompts", "files" and "protocol"
     "Scores sounds. Raises `InputError`, and what loading the networks raises"
     if out is not None: check_parent(out)
     sounds, others = _sets(generated=generated, reference=reference)
-    load = _loaders(embedder, weights=weights, tokenizer=tokenizer, classifier=classifier,
+    load = _loaders(embedder, embedder_weights=embedder_weights, tokenizer=tokenizer, classifier=classifier,
                     classifier_weights=classifier_weights, inception=inception, device=device)
     e = Evaluation(
         sounds, prompts={} if prompts is None else read_prompts(prompts, sounds["generated"]), load=load,
@@ -703,7 +703,8 @@ def metric_lines(
     rows = [("metric", "value", "95 % interval", "clips", "network")]
     for name, m in metrics.items():
         interval = "" if m["low"] is None else f"{number(m['low'])} to {number(m['high'])}"
-        rows.append((name, number(m["value"]), interval, str(m["n"]), m["by"]))
+        network = m["embedder"] if "embedder" in m else m["by"]  # the name before 0.1.0
+        rows.append((name, number(m["value"]), interval, str(m["n"]), network))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 

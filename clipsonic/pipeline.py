@@ -500,6 +500,15 @@ for each in generate, Pipeline.generate:
     document_parameters(each)
 
 # %% ../nbs/52_pipeline.ipynb #99875ee0
+def _check_denoiser_names(names):
+    "Raises InputError for a denoiser that no system has."
+    known = [system.denoiser_name for system in SYSTEMS.values() if system.denoiser_name]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        have = ", ".join(known) or "none"
+        raise InputError(f"denoisers: no system has a denoiser {unknown[0]!r}, and there are {have}: "
+                         "first register a system with this `denoiser_name`, as in 50_systems")
+
 def _write_packed(out, parts, config, files, dtype):
     "Write a packed model, whole or not at all."
     with atomic_folder(out) as partial:
@@ -526,6 +535,7 @@ def pack(
     """Put runs into one folder that `generate` takes as its model.
 
     Raises CheckpointError where they do not belong together, InputError for a folder that holds something else."""
+    _check_denoiser_names(denoisers or {})
     parts = {"clip": clip, "denoiser": denoiser, "vocoder": vocoder}
     parts = {name: checkpoint_folder(folder) for name, folder in parts.items()}
     out = Path(out)

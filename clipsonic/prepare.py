@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from .clip import load_clip
 from .core import SILENCE_DBFS, InputError, MediaError, atomic_file, check_parent, csv_lines, read_csv
 from .core import same_name, write_json
-from .shards import make_sample, write_info, write_shard
+from .shards import _with_todays_names, make_sample, write_info, write_shard
 from .threads import cpu_count
 from .video import MediaFile, SkippedFile, find_files, probe, read_audio, read_frames
 
@@ -339,7 +339,7 @@ def write(self: ShardFolder,
     number: int,
     clips: list[ClipSpec],  # that were planned
     samples: list[dict],    # of `make_sample`, of the clips that could be used
-    **note,                 # what else the manifest needs: seconds, dim, labelled, unused, notes
+    **note,                 # what else the manifest needs: seconds, dim, labeled, unused, notes
 ):
     "Write a shard and its note."
     if samples: write_shard(self.tar(number), samples)
@@ -360,7 +360,8 @@ def notes(self: ShardFolder,
     for stale in set(self.parts.glob("clipsonic-*.json")) - {self.note(n) for n in range(count)}:
         (self.out/f"{stale.stem}.tar").unlink(missing_ok=True)
         stale.unlink()
-    return [json.loads(self.note(n).read_text()) for n in range(count)]
+    notes = [json.loads(self.note(n).read_text()) for n in range(count)]
+    return [_with_todays_names(note) for note in notes]
 
 @patch
 def write_manifest(self: ShardFolder,
@@ -422,7 +423,7 @@ def _make_shard(number, specs, results, clip, folder, tick):
         tick()
     if decoded: encode()
     folder.write(number, specs, samples, seconds=round(total, 6), dim=dim,
-                 labelled=sum(b'"label"' in s["meta.json"] for s in samples),
+                 labeled=sum(b'"label"' in s["meta.json"] for s in samples),
                  unused=[dataclasses.astuple(u) for u in unused], notes=[dataclasses.astuple(n) for n in notes])
 
 # %% ../nbs/13_prepare.ipynb #fc994bfa
@@ -475,14 +476,14 @@ def _finish(folder, count, unused, clip, settings, **origin):
     notes = folder.notes(count)
     unused = unused + [SkippedFile(*fields) for note in notes for fields in note["unused"]]
     repairs = [FileNote(*fields) for note in notes for fields in note.get("notes", [])]
-    clips, seconds, labelled = (sum(map(itemgetter(key), notes)) for key in ("clips", "seconds", "labelled"))
+    clips, seconds, labeled = (sum(map(itemgetter(key), notes)) for key in ("clips", "seconds", "labeled"))
     _write_report(folder.report, unused, repairs)
     n_shards = sum(note["clips"] > 0 for note in notes)
     report = Report(folder.out, clips, seconds, n_shards, unused, repairs)
     if not clips: raise InputError(f"no file could be used: {report}")
     folder.write_manifest(notes, clip=clip.fingerprint, dim=max(note["dim"] for note in notes),
                           sample_rate=settings.sample_rate, frame_rate=settings.frame_rate, seconds=settings.seconds,
-                          total_seconds=seconds, labelled=labelled, **origin, unused=len(unused))
+                          total_seconds=seconds, labeled=labeled, **origin, unused=len(unused))
     return report
 
 # %% ../nbs/13_prepare.ipynb #b7e0a53c

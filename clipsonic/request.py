@@ -33,7 +33,7 @@ from .video import MediaInfo, probe, read_image, rgb_image
 SAMPLER_NAMES = ("ddpm", "ddim", "dpm++2m")
 TIMESTEP_SPACINGS = ("linspace", "trailing", "logsnr")
 QUERY_TYPES = {"iq": "image", "zs": "text", "pd": "text", "sd": "text"}  # system → its query type
-PRIOR_SYSTEMS = ["pd", "sd"]  # the systems with a diffusion prior
+PRIOR_SYSTEMS = {"pd": "pd", "sd": "sd"}  # system → its diffusion prior
 PRECISIONS = ("float32", "bfloat16")
 
 # %% ../nbs/04_request.ipynb #dff5f28c

@@ -49,7 +49,7 @@ def write_shard(
 def write_info(
     folder: str | Path,  # holds the tars
     counts: dict,        # clips in each: {"clipsonic-000000.tar": 256, ...}
-    **settings,          # clip (name and hash), dim, sample_rate, frame_rate, total_seconds, labelled, ...
+    **settings,          # clip (name and hash), dim, sample_rate, frame_rate, total_seconds, labeled, ...
 ):
     "Declare a folder of shards complete."
     info = dict(kind="shards", count=sum(counts.values()), **settings, shards=counts)
@@ -76,7 +76,11 @@ def _open(shards, name):
 Clips = Annotated[int, 0, 2**40]
 INFO = {  # what shards.json must hold
     "shards": dict[str, Annotated[int, 0, 10**6]], "count": Clips, "clip": dict[str, str], "dim": Size,
-    "sample_rate": Rate, "total_seconds": Annotated[float, 0, 2**40], "labelled": Clips | None}
+    "sample_rate": Rate, "total_seconds": Annotated[float, 0, 2**40], "labeled": Clips | None}
+
+def _with_todays_names(info):
+    "A manifest, or the note of a shard, from before 0.1.0: `labelled` is `labeled`."
+    return {"labeled" if key == "labelled" else key: value for key, value in info.items()}
 
 def _check_info(info):
     "Raises ValueError for a shards.json of another format, and for names that lead out of the folder."
@@ -92,10 +96,11 @@ def _check_info(info):
 
 def shard_info(
     shards: str | Path,  # folder or address of shards
-) -> dict:               # count, shards, clip, dim, sample_rate, frame_rate, labelled, ...
+) -> dict:               # count, shards, clip, dim, sample_rate, frame_rate, labeled, ...
     "The manifest of a folder of shards. Raises InputError if it is not one, or not complete."
     try:
         with _open(shards, "shards.json") as file: info = json.load(file)
+        if isinstance(info, dict): info = _with_todays_names(info)
         _check_info(info)
         return info
     except InputError: raise
@@ -180,8 +185,8 @@ def _float(pcm): return pcm.float() / 32768
 
 def _check_labels(info, shards, labels):
     "Raises InputError where labels are asked for and missing."
-    if labels and info.get("labelled", 0) < info["count"]:
-        raise InputError(f"{shards}: {info['count'] - info.get('labelled', 0)} of {info['count']} clips have no label; "
+    if labels and info.get("labeled", 0) < info["count"]:
+        raise InputError(f"{shards}: {info['count'] - info.get('labeled', 0)} of {info['count']} clips have no label; "
                          "prepare it with an index that gives one")
 
 def _label(clip):
@@ -345,5 +350,5 @@ def synthetic_shards(
         samples.append(make_sample(f"{n:06d}", sound.getvalue(), embedding, meta))
     write_shard(Path(folder)/"clipsonic-000000.tar", samples)
     write_info(folder, {"clipsonic-000000.tar": clips}, clip={"name": "made up", "hash": ""}, dim=dim,
-               sample_rate=16000, frame_rate=1., seconds=seconds, total_seconds=seconds*clips, labelled=clips * labels,
+               sample_rate=16000, frame_rate=1., seconds=seconds, total_seconds=seconds*clips, labeled=clips * labels,
                split=None, index=None, unused=0)

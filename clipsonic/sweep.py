@@ -43,7 +43,7 @@ class SamplerSetting(SamplingConfig):
         if self.guidance_rescale: parts.append(f"rescale{self.guidance_rescale:g}")
         if self.eta: parts.append(f"eta{self.eta:g}")
         if self.num_candidates: parts.append(f"candidates{self.num_candidates}")
-        if self.seed_index: parts.append(f"draw{self.seed_index}")
+        if self.seed_index: parts.append(f"seed{self.seed_index}")
         return "_".join(parts)
 
 def make_setting(
@@ -104,10 +104,12 @@ def render_settings(
 ) -> dict:  # from `provenance`, without the settings
     "Renders the missing sounds. Raises InputError for a folder with the sounds of another model or protocol."
     out, queries = Path(out), test_queries(shards, n, seconds, seed)
-    about = provenance("sweep", pipeline, queries, seconds=seconds, seed=seed)
+    about = provenance("sweep", pipeline, queries["id"], seconds=seconds, seed=seed)
     open_renders(out, about)
     render_system(out/"real", pipeline, "real", queries, seconds, seed, progress)
     for s in settings:
+        older = out/f"{replace(s, seed_index=0)}_draw{s.seed_index}"  # its name before 0.1.0
+        if older.is_dir() and not (out/str(s)).exists(): older.rename(out/str(s))
         sampling = replace(s, guidance_interval=s.guidance_interval or (0, 1000))  # not the model's own interval
         render_system(out/str(s), pipeline, s.system, queries, seconds, seed + s.seed_index, progress, sampling)
     return about
@@ -166,7 +168,7 @@ def _score(folders, renders, embedder, classifier, known, seed, device, progress
         kept.db.close()
     return rows, features, protocol
 
-def _add_differences(rows, features, seed, by):
+def _add_differences(rows, features, seed, embedder):
     "Each row's FAD minus that of the first row of its system and its noise, as `fad_difference` in the row."
     def group(row): return row.get("system"), row.get("seed_index")
     firsts = {group(row): row["name"] for row in reversed(rows)} | {(None, None): rows[0]["name"]}
@@ -175,7 +177,7 @@ def _add_differences(rows, features, seed, by):
         if first == row["name"]: continue
         generator = torch.Generator().manual_seed(seed)
         difference = fad_difference(features[row["name"]], features[first], features["real"], generator)
-        row["fad_difference"] = asdict(difference) | {"by": by, "from": first}
+        row["fad_difference"] = asdict(difference) | {"embedder": embedder, "from": first}
 
 # %% ../nbs/58_sweep.ipynb #4020e99f
 def sweep(
@@ -191,25 +193,25 @@ def sweep(
     n_seeds: int = 1,  # sets of each setting, of the same clips and with different noise
     classifier: str | Path = "pocket-listener",  # as for `evaluate`, and the next two
     embedder: str | Path | Embedder = "pocket",
-    weights: str | Path | None = None,  # of the embedder
+    embedder_weights: str | Path | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> dict:
     """Renders and scores every setting, and writes the results. Raises InputError.
 
-    Returns {"rows": [{"name", "system", "steps", …, "nfe", metric: {"value", "low", "high", "n", "by"}, "bad",
+    Returns {"rows": [{"name", "system", "steps", …, "nfe", metric: {"value", "low", "high", "n", "embedder"}, "bad",
     "left_out"}], "protocol"}."""
     check_range("n_seeds", n_seeds, 1, 1000, whole=True)
     for path in out, renders: check_parent(path)
     pipeline, renders = Pipeline.load(model, device), Path(renders)
     cost = settings_nfe(pipeline, [replace(s, seed_index=k) for s in settings(pipeline) for k in range(n_seeds)])
     folders = {str(s): renders/str(s) for s in cost} | external_renders(compare or {}, list(cost), n)
-    if not isinstance(embedder, Embedder): embedder = load_embedder(embedder, weights, device)
+    if not isinstance(embedder, Embedder): embedder = load_embedder(embedder, embedder_weights, device)
     about = render_settings(pipeline, shards, renders, list(cost), n, seconds, seed, progress)
     known = {str(s): asdict(s) | {"nfe": nfe} for s, nfe in cost.items()}
-    rows, features, measures = _score(folders, renders, embedder, classifier, known, seed, device, progress)
+    rows, features, metrics = _score(folders, renders, embedder, classifier, known, seed, device, progress)
     _add_differences(rows, features, seed, embedder.name)
-    result = {"rows": rows, "protocol": {"renders": about, "measures": measures, "version": __version__}}
+    result = {"rows": rows, "protocol": {"renders": about, "metrics": metrics, "version": __version__}}
     write_json(out, result)
     return result
 
@@ -255,7 +257,7 @@ def sweep_table(
 ) -> list[str]:
     """A sweep in lines of markdown, one for each setting: metrics with their intervals.
 
-    For a setting with several draws, means and standard deviations."""
+    For a setting with several seeds, means and standard deviations."""
     def cell(found):
         if None in found: return "–"
         values = [metric["value"] for metric in found]
@@ -263,11 +265,13 @@ def sweep_table(
         interval = "" if found[0]["low"] is None else f" ({found[0]['low']:.3g} to {found[0]['high']:.3g})"
         return f"{values[0]:.3g}{interval}"
     def line(name, rows):
-        shown, cells = f"{name}, {len(rows)} draws" if len(rows) > 1 else name, []
+        shown, cells = f"{name}, {len(rows)} seeds" if len(rows) > 1 else name, []
         for metric in metrics: cells.append(cell([row.get(metric) for row in rows]))
         return [shown, rows[0].get("nfe", "–"), *cells, sum(len(row["bad"]) for row in rows)]
     groups = {}
     for row in json.loads(Path(path).read_text())["rows"]:
-        groups.setdefault(row["name"].removesuffix(f"_draw{row.get('seed_index')}"), []).append(row)
+        seed = row.get("seed_index")
+        name = row["name"].removesuffix(f"_seed{seed}").removesuffix(f"_draw{seed}")  # the latter before 0.1.0
+        groups.setdefault(name, []).append(row)
     lines = [line(name, rows) for name, rows in groups.items()]
     return markdown_table(["setting", "evaluations", *metrics, "left out"], lines).splitlines()

@@ -319,7 +319,7 @@ def register_system(
     def register(system):
         SYSTEMS[name] = system
         QUERY_TYPES.setdefault(name, system.query_type)
-        if system.prior_name and name not in PRIOR_SYSTEMS: PRIOR_SYSTEMS.append(name)
+        if system.prior_name: PRIOR_SYSTEMS.setdefault(name, system.prior_name)
         return system
     return register
 

@@ -128,7 +128,7 @@ def test_every_metric_is_the_same_to_the_bit_whatever_the_order_the_workers_and_
     first = quiet(made, real, prompts, metrics=metrics)
     assert {'fad', 'kl_pocket', 'fid_pocket', 'clap', 'clap_max', 'clap_mean', 'clap_min', 'accuracy_pocket',
             'inception_score_pocket', 'nearest', 'diversity'} == {k for k, v in first.items() if 'value' in v}
-    assert all(v['n'] == 12 and v['by'] for v in first.values() if 'value' in v)
+    assert all(v['n'] == 12 and v['embedder'] for v in first.values() if 'value' in v)
     for name in ('made', 'real'):  # the same files, made in another order and found in another folder
         (tmp_path / name).mkdir()
         for file in sorted((made.parent / name).iterdir(), reverse=True): shutil.copy(file, tmp_path / name)
@@ -374,6 +374,8 @@ def test_in_the_terminal(made, real, prompts, tmp_path, capsys, monkeypatch):
                  str(tmp_path / 'row.json'), '--device', 'cpu']) == 0
     printed, result = capsys.readouterr().out, json.loads((tmp_path / 'row.json').read_text())
     assert printed.splitlines()[:-1] == metric_lines(result) and 'kl_pocket' in printed
+    older = json.loads(json.dumps(result).replace('"embedder":', '"by":'))  # as before 0.1.0
+    assert metric_lines(older) == metric_lines(result)
     assert (tmp_path / 'kept' / 'features.sqlite').is_file()
     assert result['protocol']['embedders'].keys() == {'CLAP pocket-clap', 'pocket-listener'}
     assert all(about['hash'] for about in result['protocol']['embedders'].values())
@@ -432,10 +434,11 @@ def test_published_networks_come_from_their_files(made, real, prompts, tmp_path,
         (tmp_path / folder.name).mkdir()
         for i, file in enumerate(sorted(folder.iterdir())):
             soundfile.write(tmp_path / folder.name / file.name, burst(i + 3 * (folder is real), 1.1), 16000)
-    result = quiet(tmp_path / 'made', tmp_path / 'real', prompts, embedder='vggish', weights=tmp_path / 'vggish.pth',
-                   classifier='cnn14', classifier_weights=tmp_path / 'cnn14.pth', inception=tmp_path / 'inception.pth',
+    result = quiet(tmp_path / 'made', tmp_path / 'real', prompts, embedder='vggish',
+                   embedder_weights=tmp_path / 'vggish.pth', classifier='cnn14',
+                   classifier_weights=tmp_path / 'cnn14.pth', inception=tmp_path / 'inception.pth',
                    metrics=['fad', 'fid', 'kl', 'inception_score', 'clap'])
-    assert {name: f['by'] for name, f in result.items() if 'value' in f} == {
+    assert {name: f['embedder'] for name, f in result.items() if 'value' in f} == {
         'fad': 'vggish', 'fid': 'inception-v3', 'kl': 'cnn14-16k', 'inception_score': 'cnn14-16k',
         'clap': 'CLAP pocket-clap'}
     assert result['fad']['value'] > 0 and result['fid']['value'] > 0 and result['kl']['value'] > 0

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def test_what_a_sample_holds(collection, prepared):
     assert torch.allclose(clip['embedding'].norm(dim=-1), torch.ones(2), atol=1e-5)
     assert clips['long', 0.]['seconds'] == 10 and clips['long', 10.]['seconds'] == pytest.approx(2.5, abs=.1)
     info = shard_info(prepared[0])
-    assert (info['count'], info['clip'], info['labelled']) == (8, CLIP.fingerprint, 0)
+    assert (info['count'], info['clip'], info['labeled']) == (8, CLIP.fingerprint, 0)
     assert info['dim'] == ClipConfig().embed_dim
 
 def test_the_number_of_workers_changes_nothing(collection, prepared, tmp_path):
@@ -125,6 +126,17 @@ def test_a_killed_run_goes_on(collection, prepared, tmp_path):
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     assert tars(out) == tars(prepared[0]) and reasons(report) == BAD
     assert not list(out.glob('.*'))
+
+def test_a_folder_of_before_is_gone_on_with(collection, prepared, tmp_path):
+    "Before 0.1.0 the number of labels had another name in the notes of the shards."
+    out = shutil.copytree(prepared[0], tmp_path/'shards')
+    for note in (out/'parts').glob('clipsonic-*.json'):
+        note.write_text(note.read_text().replace('"labeled"', '"labelled"'))
+    (out/'shards.json').unlink()
+    stamps = [path.stat().st_mtime_ns for path in sorted(out.glob('*.tar'))]
+    run(collection, out)
+    assert [path.stat().st_mtime_ns for path in sorted(out.glob('*.tar'))] == stamps
+    assert shard_info(out) == shard_info(prepared[0])
 
 def test_a_collection_may_grow_and_shrink(collection, tmp_path):
     videos = tmp_path/'videos'

@@ -193,50 +193,50 @@ class TinyClip:
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
+def labeled(tmp_path_factory):
     from clipsonic.shards import synthetic_shards, shard_info
-    folder = tmp_path_factory.mktemp("labelled")
+    folder = tmp_path_factory.mktemp("labeled")
     synthetic_shards(folder, clips=12, dim=16, seconds=2.0, labels=True)
-    assert shard_info(folder)["labelled"] == 12
+    assert shard_info(folder)["labeled"] == 12
     return folder
 
 
-def tiny_recipe(labelled, **more):
+def tiny_recipe(labeled, **more):
     from clipsonic.recipes import PRIORS, SupervisedPriorRecipe
     config = PriorConfig(dim=16, depth=1, heads=2, dim_head=8, ff_mult=2, max_text_len=4)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SupervisedPriorRecipe(labelled, "tiny", config, dataclasses.replace(PRIORS["prior"][1],
+        return SupervisedPriorRecipe(labeled, "tiny", config, dataclasses.replace(PRIORS["prior"][1],
             **{"batch_size": 8, "lr": 3e-3, "ema_decay": 0.9, "mixed_precision": "no", "save_every": 2,
                "log_every": 2} | more),
-                              clip=TinyClip(), valid=labelled)
+                              clip=TinyClip(), valid=labeled)
 
 
 @pytest.mark.long
-def test_a_prior_learns_labels_and_resumes_to_the_bit(labelled, tmp_path):
+def test_a_prior_learns_labels_and_resumes_to_the_bit(labeled, tmp_path):
     from clipsonic.engine import train
-    train(tiny_recipe(labelled), tmp_path / "whole", steps=4, progress=False, cpu=True)
-    train(tiny_recipe(labelled), tmp_path / "parts", steps=2, progress=False, cpu=True)
-    figures = train(tiny_recipe(labelled), tmp_path / "parts", steps=4, resume=True, progress=False, cpu=True)
+    train(tiny_recipe(labeled), tmp_path / "whole", steps=4, progress=False, cpu=True)
+    train(tiny_recipe(labeled), tmp_path / "parts", steps=2, progress=False, cpu=True)
+    figures = train(tiny_recipe(labeled), tmp_path / "parts", steps=4, resume=True, progress=False, cpu=True)
     whole, parts = (load_tensors(tmp_path / name / "training", "state") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
     assert {"cosine", "text"} <= figures.keys()
-    long = train(tiny_recipe(labelled, save_every=500), tmp_path / "long", steps=500, progress=False, cpu=True)
+    long = train(tiny_recipe(labeled, save_every=500), tmp_path / "long", steps=500, progress=False, cpu=True)
     assert long["cosine"] > 0.5 > long["text"], long
     assert load_prior(tmp_path / "long", "cpu").clip == TinyClip.fingerprint
 
 
-def test_a_prior_of_another_space_is_refused(labelled, tmp_path):
+def test_a_prior_of_another_space_is_refused(labeled, tmp_path):
     from clipsonic.recipes import SupervisedPriorRecipe, PRIORS, recipe
     other = TinyClip()
     other.fingerprint = {"name": "another", "hash": "1"}
-    with pytest.raises(InputError, match=naming(labelled, "'made up'", "'another'", "--clip")):
-        SupervisedPriorRecipe(labelled, "tiny", *PRIORS["prior"], clip=other)
+    with pytest.raises(InputError, match=naming(labeled, "'made up'", "'another'", "--clip")):
+        SupervisedPriorRecipe(labeled, "tiny", *PRIORS["prior"], clip=other)
     with pytest.raises(InputError, match=naming("'made up'", "16-wide", "768-wide")):
-        SupervisedPriorRecipe(labelled, "prior", *PRIORS["prior"], clip=TinyClip())
+        SupervisedPriorRecipe(labeled, "prior", *PRIORS["prior"], clip=TinyClip())
     with pytest.raises(InputError, match=naming(tmp_path, "imagetext-0*.tar")): recipe("pocket-prior-pd", tmp_path)
     with pytest.raises(InputError, match=naming("preset 'pocket'", "--clip")):
-        recipe("pocket", labelled, clip=TinyClip())
+        recipe("pocket", labeled, clip=TinyClip())
 
 
 @pytest.mark.slow

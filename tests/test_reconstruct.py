@@ -149,7 +149,7 @@ def test_vocoders_side_by_side(tmp_path):
         samples.append(make_sample(str(n), sound.getvalue(), np.eye(8)[:1], about))
     write_shard(tmp_path / "shards" / "clipsonic-000000.tar", samples)
     write_info(tmp_path / "shards", {"clipsonic-000000.tar": 4}, clip={"name": "none", "hash": ""}, dim=8,
-               sample_rate=16000, frame_rate=1.0, total_seconds=4.0, labelled=4)
+               sample_rate=16000, frame_rate=1.0, total_seconds=4.0, labeled=4)
     config = ClassifierConfig(("high", "low"), MelConfig(hop_length=1024), width=4)
     save_classifier(tmp_path / "classifier", Classifier(config).eval())
     tiny_vocoder(tmp_path / "v")

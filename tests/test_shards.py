@@ -33,7 +33,7 @@ def make(folder, sizes, **info):
     numbers = iter(range(sum(sizes)))
     for k, size in enumerate(sizes): write_shard(folder/f'clipsonic-{k:06d}.tar', map(sample, islice(numbers, size)))
     settings = dict(clip={'name': 'toy', 'hash': '0'}, dim=32, sample_rate=16000, total_seconds=3. * sum(sizes),
-                    labelled=sum(sizes)) | info
+                    labeled=sum(sizes)) | info
     write_info(folder, {f'clipsonic-{k:06d}.tar': size for k, size in enumerate(sizes)}, **settings)
     return folder
 
@@ -101,9 +101,13 @@ def test_labels_only_on_request(shards, tmp_path):
     assert 'label' not in next(batches(shards, 4)) and 'label' not in next(all_clips(shards))
     batch = next(batches(shards, 4, labels=True))
     assert batch['label'] == [id.replace('clip-', 'label ') for id in batch['id']]
-    unlabelled = make(tmp_path/'set', [2], labelled=1)
-    for read in lambda: batches(unlabelled, 2, labels=True), lambda: next(all_clips(unlabelled, labels=True)):
-        with pytest.raises(InputError, match=naming(unlabelled, 1, 2, 'label')): read()
+    unlabeled = make(tmp_path/'set', [2], labeled=1)
+    info = json.loads((unlabeled/'shards.json').read_text())
+    info['labelled'] = info.pop('labeled')  # its name before 0.1.0
+    (unlabeled/'shards.json').write_text(json.dumps(info))
+    assert shard_info(unlabeled)['labeled'] == 1
+    for read in lambda: batches(unlabeled, 2, labels=True), lambda: next(all_clips(unlabeled, labels=True)):
+        with pytest.raises(InputError, match=naming(unlabeled, 1, 2, 'label')): read()
 
 def test_the_same_clips_give_the_same_bytes(shards, tmp_path):
     again = make(tmp_path/'again', [5, 7, 1, 4, 6])
@@ -174,7 +178,7 @@ WRONG = [
     ('count', 22, 'clips 22 23'), ('count', '23', "count '23'"), ('count', True, 'count True'), ('dim', 0, 'dim 0'),
     ('dim', 1e9, 'dim 1e9'), ('sample_rate', -1, 'sample_rate -1'),
     ('total_seconds', float('nan'), 'total_seconds nan'),
-    ('total_seconds', None, 'total_seconds null'), ('labelled', 'all', "labelled 'all'"),
+    ('total_seconds', None, 'total_seconds null'), ('labeled', 'all', "labeled 'all'"),
     ('clip', {}, 'clip name hash'), ('clip', {'name': 1, 'hash': ''}, 'clip.name 1'),
     ('shards', ['clipsonic-000000.tar'], "shards ['clipsonic-000000.tar']"),
     ('shards', {'clipsonic-000000.tar': 2.0}, 'shards.clipsonic-000000.tar 2.0'), ('shards', {}, 'clips 23 0')]

@@ -16,7 +16,7 @@ from clipsonic.pipeline import Pipeline, pack
 from clipsonic.samplers import SAMPLERS
 from clipsonic.shards import synthetic_shards
 from clipsonic.sweep import (GUIDANCE_INTERVAL, GUIDANCE_SCALES, STEPS, guidance_settings, make_setting, nfe_settings,
-                             parse_setting, render_settings, settings_nfe)
+                             parse_setting, render_settings, settings_nfe, sweep_table)
 from clipsonic.table import test_queries
 from conftest import naming, said
 from tiny import tiny_model, tiny_prior
@@ -116,7 +116,7 @@ def test_the_lists_that_are_swept_when_nobody_asks(home):
     assert str(nfe_settings(pipeline)[0]) == 'iq_w1.5_ddim_3_linspace_200-800'
 
 @pytest.mark.long
-def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
+def test_seeds_are_sets_of_their_own_noise(sweep, home, tmp_path):
     words = ['--settings', 'ddim 2', 'ddpm 2']
     status, printed, _ = sweep('evaluations', *words, '--draws', '2')
     rows = json.loads(Path('out.json').read_text())['rows']
@@ -126,7 +126,7 @@ def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
     fads = torch.tensor([r['fad']['value'] for r in rows], dtype=torch.float64)
     shown = [line for line in printed.splitlines() if 'ddim' in line]
     assert len(shown) == 1
-    assert f'iq_w1.5_ddim_2_linspace, 2 draws | 4 | {fads[:2].mean():.3g} ± {fads[:2].std():.2g} |' in shown[0]
+    assert f'iq_w1.5_ddim_2_linspace, 2 seeds | 4 | {fads[:2].mean():.3g} ± {fads[:2].std():.2g} |' in shown[0]
     made = sounds()
     assert len(set(made.values())) == len(made) == 15  # real, and two settings twice
     pipeline, asked = Pipeline.load(home / 'model', 'cpu'), test_queries(home / 'shards', 3, 0.5)
@@ -134,9 +134,23 @@ def test_draws_are_sets_of_their_own_noise(sweep, home, tmp_path):
                                              guidance_scale=1.5, steps=2, sampler='ddim')[0]
     Audio(alone * min(1.0, 0.99 / alone.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
     # the noise of the next seed, the clip of this one
-    assert (tmp_path / 'alone.wav').read_bytes() == made['renders/iq_w1.5_ddim_2_linspace_draw1/0002.wav']
-    assert sweep('evaluations', *words)[0] == 0 and sounds() == made  # one draw is the first of two
+    assert (tmp_path / 'alone.wav').read_bytes() == made['renders/iq_w1.5_ddim_2_linspace_seed1/0002.wav']
+    assert sweep('evaluations', *words)[0] == 0 and sounds() == made  # one seed is the first of two
     assert [r['fad'] for r in json.loads(Path('out.json').read_text())['rows']] == [r['fad'] for r in rows[::2]]
+
+@pytest.mark.long
+def test_folders_and_results_of_before_are_found(sweep):
+    "Before 0.1.0 a further seed was a draw, in the names of its folder and row."
+    words = ['--settings', 'ddim 2', '--n-seeds', '2']
+    assert sweep('evaluations', *words)[0] == 0
+    made, new = sounds(), Path('renders/iq_w1.5_ddim_2_linspace_seed1')
+    new.rename(f'{new}'.replace('seed1', 'draw1'))
+    stamps = [f.stat().st_mtime_ns for f in sorted(Path('renders').glob('*/*.wav'))]
+    _, printed, _ = sweep('evaluations', *words)
+    assert sounds() == made and [f.stat().st_mtime_ns for f in sorted(Path('renders').glob('*/*.wav'))] == stamps
+    older = Path('out.json').read_text().replace('_seed1', '_draw1').replace('"embedder":', '"by":')
+    Path('older.json').write_text(older.replace('"metrics":', '"measures":'))
+    assert sweep_table('older.json') == sweep_table('out.json') == printed.splitlines()[:-1]
 
 @pytest.mark.long
 def test_sounds_from_elsewhere_must_be_as_many(sweep, home):
@@ -198,7 +212,7 @@ def test_the_examples_of_the_help_are_commands(capsys):
 
 @pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'),
                                             ('evaluations', 512, 'w1.5_ddpm_1000_linspace'),
-                                            ('draws', 512, 'w1.5_dpm++2m_11_logsnr_100-970')])
+                                            ('seeds', 512, 'w1.5_dpm++2m_11_logsnr_100-970')])
 def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
     from conftest import root
     result = json.loads((root / 'nbs' / 'results' / f'{name}.json').read_text())
@@ -210,5 +224,5 @@ def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
         s = replace(s, seed_index=row.get('seed_index', 0))
         assert row['name'] == str(s) and row['nfe'] == settings_nfe(pipeline, [s])[s]
         assert row['fad']['n'] + len(row['bad']) == n
-        assert ('fad_difference' in row) == (row['name'] != f"{row['system']}_{first}" + f'_draw{s.seed_index}'
+        assert ('fad_difference' in row) == (row['name'] != f"{row['system']}_{first}" + f'_seed{s.seed_index}'
                                              * (s.seed_index > 0))

@@ -7,7 +7,8 @@ import soundfile
 from clipsonic.cli import main
 from clipsonic.core import InputError
 from clipsonic.shards import synthetic_shards
-from clipsonic.table import RENDERS, test_queries, render_all, table_markdown
+from clipsonic.systems import SYSTEMS
+from clipsonic.table import REFERENCES, test_queries, render_all, table_markdown
 from conftest import naming
 
 @pytest.fixture(scope='module')
@@ -22,7 +23,7 @@ def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(
     assert main(['table', '--data', str(shards), '--trained', str(shards), '--sets', str(sets), '-o', str(out), '--n',
                  '2', '--seconds', '0.5', '--device', 'cpu']) == 0
     result, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert [*result['rows']] == [*RENDERS, 'training'] and '| reconstruction |' in printed
+    assert [*result['rows']] == [*REFERENCES, *SYSTEMS, 'training'] and '| reconstruction |' in printed
     assert result['protocol']['renders']['n'] == 2
     # tones are no class of the listener's
     assert 'accuracy_pocket' not in result['rows']['iq'] and 'kl_pocket' in result['rows']['iq']
@@ -31,7 +32,7 @@ def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(
     assert left_out.keys() == {'diversity'} and 'label' in left_out['diversity']
     assert result['rows']['training']['fad']['value'] < result['rows']['iq']['fad']['value']  # the same shards here
     asked = test_queries(shards, 2, 0.5)
-    for name in (*RENDERS, 'training'):
+    for name in (*REFERENCES, *SYSTEMS, 'training'):
         rows = (sets / name / 'prompts.csv').read_text().splitlines()
         assert rows[0] == 'file,prompt,label' and [r.split(',')[1] for r in rows[1:]] == asked['label']
         for i in range(2):
@@ -51,6 +52,6 @@ def test_every_system_is_asked_for_the_same_scored_in_one_run_and_rendered_once(
 def test_the_committed_table_says_what_it_was_made_of():
     from conftest import root
     result = json.loads((root / 'nbs' / 'results' / 'table1.json').read_text())
-    assert [*result['rows']] == [*RENDERS, 'training'] and result['protocol']['renders']['n'] == 512
+    assert [*result['rows']] == [*REFERENCES, *SYSTEMS, 'training'] and result['protocol']['renders']['n'] == 512
     assert all(row['clap']['n'] + len(row['bad']) == 512 for row in result['rows'].values())
     assert all(line.count('|') == 10 for line in table_markdown(root / 'nbs' / 'results' / 'table1.json').splitlines())

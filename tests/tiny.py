@@ -37,8 +37,8 @@ def tiny_denoiser(folder, clip, mel=MelConfig(), **sampling):
     unet = UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(16,),
                       condition_dim=24, patch_size=2)
     config = {'kind': 'denoiser', 'preset': 'tiny', 'unet': asdict(unet), 'mel': asdict(mel),
-              'diffusion': {'timesteps': 4000, 'schedule': 'cosine'},
-              'clip': clip, 'template': 'a photo of {}', 'sampling': sampling or {'steps': 3, 'sampler': 'ddim'}, 'step': 12}
+              'diffusion': {'timesteps': 4000, 'schedule': 'cosine'}, 'clip': clip, 'template': 'a photo of {}',
+              'sampling': sampling or {'steps': 3, 'sampler': 'ddim'}, 'step': 12}
     save_checkpoint(folder, config, {'model': drawn(UNet(unet), 1).state_dict()})
 
 def tiny_vocoder(folder):
