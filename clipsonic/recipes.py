@@ -498,18 +498,19 @@ def draw_runs(self:DistilledDenoiserRecipe, embedding, number:int, rank:int) -> 
             "guidance_scale": guidance_scale}
 
 @patch
-def batches(self:DistilledDenoiserRecipe, start, rank, world_size): # dicts: use, rank, and embeddings of new runs
+def batches(self:DistilledDenoiserRecipe, start, rank, world_size):
     "For each step the number of a batch of runs, and the embeddings (B, D) of those that are not in the buffer yet."
     d = self.distillation
     following = max(0, start // d.steps_per_batch - d.buffer + 1)   # number of the next batch of runs
     stream = self.shard_batches(self.config.seconds, following, rank, world_size)
     for step in itertools.count(start):
         last, fresh = step // d.steps_per_batch, {}
+        oldest = max(0, last - d.buffer + 1)
         while following <= last:
             fresh[following] = next(stream)["embedding"]
             following += 1
-        use = random.Random(f"{self.training.seed} {step} {rank}").randint(max(0, last - d.buffer + 1), last)
-        yield {"use": use, "rank": rank, "fresh": fresh}
+        use = random.Random(f"{self.training.seed} {step} {rank}").randint(oldest, last)
+        yield {"use": use, "oldest": oldest, "rank": rank, "fresh": fresh}
 
 # %% ../nbs/41_recipes.ipynb #a82c9f62
 @patch
@@ -525,7 +526,7 @@ def target(self:DistilledDenoiserRecipe, x_start, x_end, start): # (B, 1, mel, f
 def loss(self:DistilledDenoiserRecipe, batch, generator):
     "The distance to the target at random points of the teacher's runs, and by segment."
     d, network, steps = self.distillation, self.networks["model"], self.schedule.T
-    kept = {number: runs for number, runs in self.buffer.items() if number > batch["use"] - d.buffer}
+    kept = {number: runs for number, runs in self.buffer.items() if number >= batch["oldest"]}
     new = {number: self.draw_runs(embedding, number, batch["rank"]) for number, embedding in batch["fresh"].items()}
     self.buffer = kept | new
     runs = self.buffer[batch["use"]]
