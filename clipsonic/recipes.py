@@ -23,12 +23,13 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .checkpoint import (load_config, load_network, load_pickle_safely, load_strict, load_tensors, resolve_model,
-                                  state_dict_hash)
+from .checkpoint import (load_config, load_network, load_pickle_safely, load_strict, load_tensors,
+                                  resolve_model, state_dict_hash)
 from .clap import ClapConfig, PocketCLAP, pocket_clap
 from .clip import (Captioner, Clip, ClipConfig, PocketTokenizer, build_clip, common_words, contrastive_loss,
                             load_clip, pocket_preprocess, with_article)
-from .core import Audio, CheckpointError, InputError, clip_generators, fit_length, randn_per_clip, seeded_generator
+from .core import (Audio, CheckpointError, InputError, clip_generators, fit_length, randn_per_clip,
+                            seeded_generator)
 from .diffusion import Diffusion, cosine_betas
 from .engine import Recipe, TrainingConfig
 from .gan_vocoder import (Generator, GeneratorConfig, add_weight_norm, discriminator_loss, feature_matching,
@@ -441,35 +442,39 @@ class DistilledDenoiserRecipe(DenoiserRecipe):
             template=about.get("template", "a photo of {}"),
             sampling=SamplingConfig(steps=len(config.segments), sampler="ddim"))
         super().__init__(data, name, denoiser, training, valid=valid)
-        self.about = {"preset": about.get("preset", ""), "hash": state_dict_hash(self.teacher.state_dict())}
+        self.teacher_info = {"preset": about.get("preset", ""), "hash": state_dict_hash(self.teacher.state_dict())}
         student = self.networks["model"]
         load_strict(student, student.state_dict() | self.teacher.state_dict(), source=teacher)
-        self.distillation, self.buffer = config, {}
+        self.distillation, self.buffer = config, {}   # number → batch of runs
+        self.held_out = None   # (condition, noise, guidance scale, spectrogram of the teacher)
         self.plan(about["sampling"])
 
-    def plan(self, sampling:SamplingConfig) -> None: # the teacher's
-        "The segments of the teacher's run. Raises `InputError`."
-        segments, steps = self.distillation.segments, sampling.steps
-        if segments[0] != 0 or list(segments) != sorted({*segments}) or segments[-1] >= steps:
-            raise InputError(f"segments is {segments}: expected rising evaluations of the teacher's {steps}, from 0")
-        own = inspect.signature(SAMPLERS[sampling.sampler]).parameters["timestep_spacing"].default
-        self.run = dataclasses.replace(sampling, timestep_spacing=sampling.timestep_spacing or own)
-        kept = self.diffusion.spaced_timesteps(steps, self.run.timestep_spacing)
-        self.schedule = self.diffusion.at_timesteps(kept)
-        self.distilled = Distilled(tuple(kept[[steps - 1 - s for s in reversed(segments)]].tolist()),
-                                   tuple(kept.tolist()), tuple(self.distillation.guidance_scales))
-        self.ends = torch.tensor([min(s for s in (*segments, steps) if s > start) for start in range(steps)])
-
     def checkpoint_config(self):
-        return super().checkpoint_config() | {"distilled": dataclasses.asdict(self.distilled), "teacher": self.about,
-                                              "distillation": dataclasses.asdict(self.distillation)}
+        more = {"distilled": dataclasses.asdict(self.distilled), "distillation": dataclasses.asdict(self.distillation)}
+        return super().checkpoint_config() | more | {"teacher": self.teacher_info}
+
+# %% ../nbs/41_recipes.ipynb #691c879e
+@patch
+def plan(self:DistilledDenoiserRecipe, sampling:SamplingConfig) -> None: # the teacher's
+    "The segments of the teacher's run. Raises `InputError`."
+    segments, steps = self.distillation.segments, sampling.steps
+    if segments[0] != 0 or list(segments) != sorted({*segments}) or segments[-1] >= steps:
+        raise InputError(f"segments is {segments}: expected rising evaluations of the teacher's {steps}, from 0")
+    own = inspect.signature(SAMPLERS[sampling.sampler]).parameters["timestep_spacing"].default
+    self.teacher_sampling = dataclasses.replace(sampling, timestep_spacing=sampling.timestep_spacing or own)
+    kept = self.diffusion.spaced_timesteps(steps, self.teacher_sampling.timestep_spacing)
+    self.schedule = self.diffusion.at_timesteps(kept)
+    self.distilled = Distilled(tuple(kept[[steps - 1 - s for s in reversed(segments)]].tolist()),
+                               tuple(kept.tolist()), tuple(self.distillation.guidance_scales))
+    later = (*segments, steps)
+    self.ends = torch.tensor([min(s for s in later if s > start) for start in range(steps)])   # of each point's segment
 
 # %% ../nbs/41_recipes.ipynb #42788908
 @patch
 @torch.no_grad()
 def teacher_run(self:DistilledDenoiserRecipe, condition, guidance_scale, noise): # (B, D), (B,), (B, 1, mel, frame)
     "The points of the teacher's sampling run: (steps + 1, B, 1, mel, frame), from noise to the spectrogram."
-    teacher, run, points = self.teacher.to(self.device), self.run, []
+    teacher, run, points = self.teacher.to(self.device), self.teacher_sampling, []
     bf16 = self.training.mixed_precision == "bf16"
     def denoise(x, time, rows):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16): return teacher.denoise(x, time, rows).float()
@@ -497,6 +502,7 @@ def draw_runs(self:DistilledDenoiserRecipe, embedding, number:int, rank:int) -> 
     return {"points": self.teacher_run(condition, guidance_scale, noise), "condition": condition,
             "guidance_scale": guidance_scale}
 
+# %% ../nbs/41_recipes.ipynb #ed301bf4
 @patch
 def batches(self:DistilledDenoiserRecipe, start, rank, world_size):
     "For each step the number of a batch of runs, and the embeddings (B, D) of those that are not in the buffer yet."
@@ -522,20 +528,28 @@ def target(self:DistilledDenoiserRecipe, x_start, x_end, start): # (B, 1, mel, f
     def each(values): return values.to(x_start).view(-1, 1, 1, 1)
     return (x_end - each(ratio) * x_start) * each(1 / (alpha_e - ratio * alpha_s))
 
+# %% ../nbs/41_recipes.ipynb #098f4845
+@patch
+def chosen_runs(self:DistilledDenoiserRecipe, batch) -> dict: # as of `draw_runs`
+    "The runs that a step uses; the new ones enter the buffer, and those that are too old leave it."
+    kept = {number: runs for number, runs in self.buffer.items() if number >= batch["oldest"]}
+    new = {number: self.draw_runs(embedding, number, batch["rank"]) for number, embedding in batch["fresh"].items()}
+    self.buffer = kept | new
+    return self.buffer[batch["use"]]
+
 @patch
 def loss(self:DistilledDenoiserRecipe, batch, generator):
     "The distance to the target at random points of the teacher's runs, and by segment."
     d, network, steps = self.distillation, self.networks["model"], self.schedule.T
-    kept = {number: runs for number, runs in self.buffer.items() if number >= batch["oldest"]}
-    new = {number: self.draw_runs(embedding, number, batch["rank"]) for number, embedding in batch["fresh"].items()}
-    self.buffer = kept | new
-    runs = self.buffer[batch["use"]]
+    runs = self.chosen_runs(batch)
     n, inner = len(runs["condition"]), [p for p in range(steps) if p not in d.segments] or list(d.segments)
     def draw(points): return torch.tensor(points)[torch.randint(len(points), (n,), generator=generator)]
     start = torch.where(torch.rand(n, generator=generator) < d.inner_starts, draw(inner), draw(d.segments))
     x_start, x_end = (runs["points"][at, torch.arange(n)] for at in (start, self.ends[start]))
     t = (steps - 1 - start).to(self.device)   # the schedule counts from the clean end
-    output = network(x_start, self.schedule.model_timesteps(t), runs["condition"], t >= 0, runs["guidance_scale"])
+    inputs = {"condition": runs["condition"], "guidance_scale": runs["guidance_scale"]}
+    kept = torch.ones_like(t, dtype=torch.bool)   # every condition; so `null` has a gradient, as several processes need
+    output = network(x_start, self.schedule.model_timesteps(t), condition_mask=kept, **inputs)
     x0 = self.schedule.x0_from_output(output[:, :1].to(x_start.dtype), x_start, t)
     snr = self.schedule.extract(np.exp(2 * self.schedule.log_snr), t, x0)
     weight = snr.clamp(min=1)
@@ -559,7 +573,7 @@ def sample(self:DistilledDenoiserRecipe, network, embedding, noise, guidance_sca
 def validate(self:DistilledDenoiserRecipe, networks) -> dict: # {"distance"}
     "Root mean square distance to the teacher's spectrograms for 32 held-out frames, of all w, from the same noise."
     if self.valid is None: return {}
-    if not hasattr(self, "held_out"):
+    if self.held_out is None:
         c, (low, high) = self.config, self.distillation.guidance_scales
         count = min(32, shard_info(self.valid)["count"])
         condition = next(batches(self.valid, count, c.seconds, seed=0))["embedding"].to(self.device)

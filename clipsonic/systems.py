@@ -74,6 +74,7 @@ def _check_distilled(config, folder):
         raise CheckpointError(f"{folder}: in its config, distilled.timesteps is {distilled.timesteps}, of "
                               f"{config['diffusion'].timesteps} steps. {AGAIN}")
 
+# %% ../nbs/50_systems.ipynb #a28a2049
 def load_denoiser(
     folder: str | Path,  # a checkpoint of kind "denoiser", or the run that holds it as `model/`
     device: str | torch.device | None = None,  # the best there is by default

@@ -36,8 +36,8 @@ class UNetConfig:
     condition_dim: Size = 768  # width of the CLIP embedding
     conditioning: str = "add"  # to the time embedding (CLIPSonic), or "concat": to every layer's output (CLIPSynth)
     patch_size: Count = 1  # side of the squares folded into channels
-    norm_num_groups: Count = 32  # of each normalisation; on a CPU, 16 channels a group are fast
-    guidance_embeds: bool = False  # the guidance scale w is an input, as in a distilled denoiser
+    norm_num_groups: Count = 32  # of each normalisation; on a CPU, few are fast
+    guidance_embeds: bool = False  # w is an input, as in a distilled denoiser
 
     def __post_init__(self):
         for name in ("channel_mult", "attention_resolutions"):
@@ -48,25 +48,27 @@ class UNetConfig:
         width, heads = self.model_channels, self.num_heads
         if width % math.lcm(2, heads):
             raise InputError(f"model_channels is {width}: expected an even multiple of the {heads} heads")
-        if not {*self.attention_resolutions} <= {*self.resolutions}:
-            attend = self.attention_resolutions
+        attend = self.attention_resolutions
+        if not {*attend} <= {*self.resolutions}:
             raise InputError(f"attention_resolutions is {attend}: the resolutions are {self.resolutions}")
         if self.conditioning not in ("add", "concat"):
             raise InputError(f'conditioning is {self.conditioning!r}: expected "add" or "concat"')
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        "The frames that a 64-frame input has at each level"
+        "Frames of a 64-frame input at each level"
         return tuple(64 // (self.patch_size * 2**level) for level in range(len(self.channel_mult)))
-
-    def settings(self) -> dict:
-        "The sizes in JSON's types; `guidance_embeds` only where it is True, as older checkpoints have none"
-        return {name: value for name, value in asdict(self).items() if value or name != "guidance_embeds"}
 
     @property
     def size_divisor(self) -> int:
         "Inputs are padded to a multiple of this"
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+# %% ../nbs/22_unet.ipynb #f64b768d
+@patch
+def settings(self: UNetConfig) -> dict:  # in JSON's types
+    "What a checkpoint holds: `guidance_embeds` only where it is True, as older checkpoints have none"
+    return {name: value for name, value in asdict(self).items() if value or name != "guidance_embeds"}
 
 # %% ../nbs/22_unet.ipynb #1ce28616
 class GroupNorm(nn.GroupNorm):
@@ -212,7 +214,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         config: UNetConfig = UNetConfig(),  # sizes, and how the condition enters
-        gradient_checkpointing: bool = False,  # layers computed again in the backward pass: less memory, a third slower
+        gradient_checkpointing: bool = False,  # layers are computed twice: less memory, a third slower
     ):
         super().__init__()
         self.config, self.gradient_checkpointing = config, gradient_checkpointing
@@ -236,7 +238,7 @@ class UNet(nn.Module):
         return module(h, emb, next(parts))
 
     def concat_layers(self):
-        "The concatenations, in the order of a forward pass; none where the condition is added"
+        "The concatenations, in order; none where the condition is added"
         layers = [m for m in (*self.down, *self.middle, *self.up) if isinstance(m, ConditionedLayer)]
         return [layer.concat for layer in layers if layer.concat is not None]
 
