@@ -404,7 +404,7 @@ def contrastive_loss(
     text_keys: torch.Tensor,   # (B,) the caption's key
     smoothing: float = 0.05,   # share of each target spread over the batch
 ) -> torch.Tensor:             # scalar
-    "Cross entropy between similarities and the pairs that share a key, in both directions (UniCL eq. 3)."
+    "Cross entropy between similarities and the pairs that share a key, in both directions (UniCL)."
     positive = (image_keys[:, :, None] == text_keys).any(1).float()
     logits = scale * image @ text.T
     def one_way(logits, positive):

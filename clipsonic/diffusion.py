@@ -279,7 +279,7 @@ def respace(
     steps: int,  # how many steps to keep, 1 … T
     timestep_spacing: str = "linspace",  # which, see `TIMESTEP_SPACINGS`
 ) -> Diffusion:
-    "The same process in fewer steps, evenly spaced. Raises InputError."
+    "The same process in fewer steps (IDDPM §4). Raises InputError."
     return self.at_timesteps(self.spaced_timesteps(steps, timestep_spacing))
 
 # %% ../nbs/20_diffusion.ipynb #8af2010b
