@@ -424,7 +424,7 @@ def _add_train(p):
                         "evaluations, from a trained one (--teacher): pocket-distilled, distilled; a prior: "
                         "pocket-prior-pd, pocket-prior-sd, prior; a vocoder: pocket-vocoder, pocket-istft, "
                         "pocket-bigvgan, bigvgan-base, bigvgan, hifigan, clipsynth-hifigan; or pocket-clip, "
-                        "pocket-clap, pocket-classifier")
+                        "pocket-clip-from-scratch, pocket-clap, pocket-classifier")
     p.add_argument("--data", required=True,
                    help="shards from `clipsonic prepare` (pocket-clip and pocket-prior-pd: image-text tars)")
     p.add_argument("--valid", help="held-out shards, for validation and samples during training")
