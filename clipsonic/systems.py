@@ -70,9 +70,11 @@ def _check_distilled(config, folder):
     if guided != (distilled is not None):
         raise CheckpointError(f"{folder}: in its config, unet.guidance_embeds is {guided} and distilled is "
                               f"{distilled}. {AGAIN}")
-    if distilled and distilled.timesteps[-1] >= config["diffusion"].timesteps:
-        raise CheckpointError(f"{folder}: in its config, distilled.timesteps is {distilled.timesteps}, of "
-                              f"{config['diffusion'].timesteps} steps. {AGAIN}")
+    if distilled is None: return
+    own, steps = config["sampling"], distilled.timesteps
+    if (own.sampler, own.steps) != ("ddim", len(steps)) or steps[-1] >= config["diffusion"].timesteps:
+        raise CheckpointError(f"{folder}: in its config, distilled.timesteps is {steps}, of a schedule of "
+                              f"{config['diffusion'].timesteps} and {own.steps} steps of {own.sampler!r}. {AGAIN}")
 
 # %% ../nbs/50_systems.ipynb #a28a2049
 def load_denoiser(
