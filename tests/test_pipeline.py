@@ -291,7 +291,8 @@ def test_other_settings_than_those_of_the_distillation_are_refused(few, setting,
     ({'distilled': None}, 'guidance_embeds True'), ({'distilled.timesteps': [3900, 1000]}, 'timesteps 3900'),
     ({'distilled.timesteps': [1000, 4000], 'distilled.starts': [4000]}, 'distilled.timesteps 4000'),
     ({'sampling.steps': 3}, 'distilled.timesteps 3'), ({'sampling.sampler': 'ddpm'}, "distilled.timesteps 'ddpm'"),
-    ({'distilled.guidance_scales': [1.0]}, 'guidance_scales'), ({'unet.guidance_embeds': False}, 'guidance_embeds False')])
+    ({'distilled.guidance_scales': [1.0]}, 'guidance_scales'),
+    ({'unet.guidance_embeds': False}, 'guidance_embeds False')])
 def test_damaged_configs_of_distilled_denoisers(home, tmp_path, change, says):
     tiny_distilled(tmp_path/'denoiser', {})
     config = load_config(tmp_path/'denoiser')

@@ -188,7 +188,8 @@ def tiny_teacher(folder, clip, prediction_type="v_prediction", **changes):
     unet = UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(),
                       condition_dim=32, patch_size=4)
     sampling = {"steps": 11, "sampler": "dpm++2m", "guidance_interval": [100, 970]}
-    config = {"kind": "denoiser", "unet": dataclasses.asdict(unet), "mel": dataclasses.asdict(MelConfig()), "clip": clip,
+    config = {"kind": "denoiser", "unet": dataclasses.asdict(unet), "mel": dataclasses.asdict(MelConfig()),
+              "clip": clip,
               "diffusion": {"timesteps": 4000, "schedule": "cosine", "prediction_type": prediction_type},
               "sampling": sampling}
     save_checkpoint(folder, config | changes, {"model": drawn(UNet(unet), 1).state_dict()})

@@ -48,7 +48,8 @@ def tiny_distilled(folder, clip):
     config = {'kind': 'denoiser', 'preset': 'tiny-distilled', 'unet': asdict(unet), 'mel': asdict(MelConfig()),
               'diffusion': {'timesteps': 4000, 'schedule': 'cosine', 'prediction_type': 'v_prediction'},
               'clip': clip, 'template': 'a photo of {}', 'sampling': {'steps': 2, 'sampler': 'ddim'}, 'step': 12,
-              'distilled': {'timesteps': [1000, 3900], 'starts': [500, 1000, 2000, 3900], 'guidance_scales': [1.0, 3.0]}}
+              'distilled': {'timesteps': [1000, 3900], 'starts': [500, 1000, 2000, 3900],
+                            'guidance_scales': [1.0, 3.0]}}
     save_checkpoint(folder, config, {'model': drawn(UNet(unet), 1).state_dict()})
 
 def tiny_vocoder(folder):
