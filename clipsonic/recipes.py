@@ -419,12 +419,14 @@ def load_teacher(teacher) -> tuple[UNet, dict]: # its network on the CPU; its co
     "A denoiser to distill: a run, a packed model, or \"pocket\". Raises `CheckpointError` and `InputError`."
     folder = resolve_model(teacher)
     if load_config(folder)["kind"] == "pipeline": folder = folder / "denoiser"
-    config = load_config(folder, "denoiser", {"unet": UNetConfig, "mel": MelConfig, "sampling": SamplingConfig})
+    kinds = {"unet": UNetConfig, "mel": MelConfig, "diffusion": dict, "clip": dict, "sampling": SamplingConfig}
+    config = load_config(folder, "denoiser", kinds)
+    own = config["sampling"]
     if config["unet"].guidance_embeds:
         raise InputError(f"teacher={str(teacher)!r} is distilled already: give the denoiser that it was distilled from")
-    if config["sampling"].sampler == "ddpm":
-        raise InputError(f"teacher={str(teacher)!r} is sampled by 'ddpm', which adds noise in each step: only a run "
-                         "without noise can be distilled, by 'ddim' or 'dpm++2m'")
+    if own.sampler == "ddpm" or own.eta:
+        raise InputError(f"teacher={str(teacher)!r} is sampled by {own.sampler!r} with fresh noise in each step: only a "
+                         "run without it can be distilled, by 'dpm++2m', or by 'ddim' with eta=0")
     network = load_network(lambda: UNet(config["unet"]), load_tensors(folder, "model"), folder)
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False), config
 

@@ -268,9 +268,10 @@ def test_what_cannot_be_distilled(shards, teacher, tmp_path):
     tiny_teacher(tmp_path / "clip", {"name": "other", "hash": "0"})
     with pytest.raises(InputError, match=naming(shards(32), tmp_path / "clip", "--clip other")):
         student(shards, tmp_path / "clip")
-    tiny_teacher(tmp_path / "ddpm", clip, sampling={"steps": 11, "sampler": "ddpm"})
-    with pytest.raises(InputError, match=naming("teacher", tmp_path / "ddpm", "ddpm")):
-        student(shards, tmp_path / "ddpm")
+    for name, more in ("ddpm", {}), ("ddim", {"eta": 0.5}):
+        tiny_teacher(tmp_path / name, clip, sampling={"steps": 11, "sampler": name} | more)
+        with pytest.raises(InputError, match=naming("teacher", tmp_path / name, name)):
+            student(shards, tmp_path / name)
     train(student(shards, teacher), tmp_path / "run", steps=1, progress=False, cpu=True)
     with pytest.raises(InputError, match=naming("teacher", tmp_path / "run", "distilled")):
         student(shards, tmp_path / "run")
