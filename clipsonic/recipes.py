@@ -425,8 +425,8 @@ def load_teacher(teacher) -> tuple[UNet, dict]: # its network on the CPU; its co
     if config["unet"].guidance_embeds:
         raise InputError(f"teacher={str(teacher)!r} is distilled already: give the denoiser that it was distilled from")
     if own.sampler == "ddpm" or own.eta:
-        raise InputError(f"teacher={str(teacher)!r} is sampled by {own.sampler!r} with fresh noise in each step: only a "
-                         "run without it can be distilled, by 'dpm++2m', or by 'ddim' with eta=0")
+        raise InputError(f"teacher={str(teacher)!r} is sampled by {own.sampler!r} with fresh noise in each step: only "
+                         "a run without it can be distilled, by 'dpm++2m', or by 'ddim' with eta=0")
     network = load_network(lambda: UNet(config["unet"]), load_tensors(folder, "model"), folder)
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False), config
 
