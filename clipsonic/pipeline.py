@@ -340,7 +340,8 @@ def sampling_settings(self: Pipeline,
 ) -> SamplingConfig:
     "The request's settings, and the checkpoint's where it has None. Raises InputError."
     denoiser = denoiser or self.denoiser
-    sampling, T = request.with_defaults(denoiser.sampling), denoiser.diffusion.truncated(request.strength or 1).T
+    sampling = denoiser.sampling_settings(request, request.strength or 1)
+    T = denoiser.diffusion.truncated(request.strength or 1).T
     part = f", of which strength {request.strength} leaves {T}" if request.strength else ""
     hint = f": the model {self.name!r} was trained on {denoiser.diffusion.T}{part}"
     check_range("steps", sampling.steps, 1, T, whole=True, hint=hint)

@@ -128,7 +128,7 @@ class Studio(VBox):
         self.sounds: list[Audio] = []  # what is shown, from the top
         self.folder = tempfile.TemporaryDirectory(prefix="clipsonic-")
         self.add_inputs()
-        self.add_settings(pipeline.denoiser.sampling)
+        self.add_settings(pipeline.denoiser)
         self.button = Button(description="Generate", icon="music", button_style="primary",
                              tooltip="the same seed gives the same sounds again")
         self.clear = Button(description="Clear", icon="trash", tooltip="remove all rows")
@@ -167,15 +167,18 @@ def add_inputs(self: Studio):
 
 @patch
 def add_settings(self: Studio,
-    own,  # the SamplingConfig of the model
+    denoiser,  # of the model: a `Denoiser`
 ):
     "One control for each setting of `generate` that is worth trying by hand."
-    self.guidance_scale = _control(FloatSlider, "guidance_scale", description="guidance w", value=1.5, min=0, max=10,
-                                   step=0.1)
-    self.steps = _control(IntSlider, "steps", value=own.steps, min=1, max=max(100, own.steps))
+    own, distilled = denoiser.sampling, denoiser.distilled
+    low, high = distilled.guidance_scales if distilled else (0, 10)
+    self.guidance_scale = _control(FloatSlider, "guidance_scale", description="guidance w", value=1.5, min=low,
+                                   max=high, step=0.1)
+    self.steps = _control(IntSlider, "steps", value=own.steps, min=1, max=max(100, own.steps), disabled=bool(distilled))
     self.seconds = _control(FloatSlider, "seconds", value=4.0, min=0.5, max=30, step=0.1, readout_format=".1f")
     self.n = _control(IntSlider, "n", description="sounds", value=1, min=1, max=8)
-    self.sampler = _control(Dropdown, "sampler", options=list(SAMPLERS), value=own.sampler)
+    self.sampler = _control(Dropdown, "sampler", options=list(SAMPLERS), value=own.sampler,
+                            disabled=bool(distilled))
     self.system = _control(Dropdown, "system", options=[("let the model choose", "")])
     self.seed = _control(BoundedIntText, "seed", max=2**31 - 1)
     self.fresh = Button(description="fresh", icon="refresh", tooltip="draw another seed", layout=Layout(width="auto"))

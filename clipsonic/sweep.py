@@ -86,8 +86,10 @@ def settings_nfe(
     if twice: raise InputError(f"the setting {twice[0]} comes twice: leave one out")
     for setting in settings: check_choice("system", setting.system, pipeline.systems)
     def nfe(s):
-        diffusion = pipeline.system(s.system).denoiser.diffusion
-        return count_nfe(diffusion, s.steps, s.guidance_scale, s.guidance_interval, s.timestep_spacing)
+        denoiser = pipeline.system(s.system).denoiser
+        denoiser.sampling_settings(s)  # raises before anything is rendered
+        return count_nfe(denoiser.diffusion, s.steps, s.guidance_scale, s.guidance_interval, s.timestep_spacing,
+                         guidance_embeds=denoiser.unet.config.guidance_embeds)
     return {setting: nfe(setting) for setting in settings}
 
 # %% ../nbs/58_sweep.ipynb #2705a8cf
@@ -239,14 +241,15 @@ def nfe_settings(
     pipeline: Pipeline,
     system: str = "iq",  # of `SYSTEMS`
     guidance_scale: float = 1.5,
-    words: list[str] | None = None,  # settings for `parse_setting`; None: the model's own, and every sampler in `STEPS`
+    words: list[str] | None = None,  # settings for `parse_setting`; None: the model's own, and all that it allows
 ) -> list[SamplerSetting]:
     "Samplers with many numbers of steps, guided always and in part. Raises InputError."
     if words is not None: return [parse_setting(text, guidance_scale, system) for text in words]
-    every = [make_setting(sampler, steps, None, interval, guidance_scale, system)
-             for sampler in SAMPLERS for interval in (None, GUIDANCE_INTERVAL) for steps in STEPS]
     own = pipeline.denoiser.sampling
     default = make_setting(own.sampler, own.steps, None, own.guidance_interval, guidance_scale, system)
+    if pipeline.denoiser.distilled: return [default]
+    every = [make_setting(sampler, steps, None, interval, guidance_scale, system)
+             for sampler in SAMPLERS for interval in (None, GUIDANCE_INTERVAL) for steps in STEPS]
     return list(dict.fromkeys([default, *every]))
 
 # %% ../nbs/58_sweep.ipynb #37560e94

@@ -8,7 +8,7 @@ __all__ = ['DENOISER', 'SYSTEMS', 'Denoiser', 'Schedule', 'load_denoiser', 'Syst
 # %% ../nbs/50_systems.ipynb #f285b4d2
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,8 +20,8 @@ from .checkpoint import AGAIN, load_config, load_network, load_tensors
 from .core import CheckpointError, Count, InputError, exact_float32, pick_device, randn_per_clip
 from .diffusion import Diffusion, cosine_betas
 from .mel import MelConfig, denormalize_mel, normalize_mel
-from .request import PRECISIONS, PRIOR_SYSTEMS, QUERY_TYPES, SamplingConfig, check_choice
-from .samplers import SAMPLERS, cfg_denoiser
+from .request import PRECISIONS, PRIOR_SYSTEMS, QUERY_TYPES, SamplingConfig, check_choice, check_range
+from .samplers import SAMPLERS, Distilled, cfg_denoiser
 from .threads import limit_threads
 from .unet import UNet, UNetConfig
 from .windows import multidiffusion, reconstruction_guidance, window_starts
@@ -38,6 +38,7 @@ class Denoiser:
     frames: int = 64  # width of its training windows; no spectrogram is narrower
     source: str = "memory"  # names its source in errors
     precision: str = "float32"  # of the network's arithmetic, or "bfloat16"
+    distilled: Distilled | None = None  # the sampling that it was distilled for; None: any sampling
 
     def __post_init__(self):
         check_choice("precision", self.precision, PRECISIONS)
@@ -52,7 +53,7 @@ class Schedule:
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
 
 DENOISER = {"unet": UNetConfig, "mel": MelConfig, "diffusion": Schedule, "clip": dict[str, str],
-            "frames": Count | None, "sampling": SamplingConfig}  # the settings in its config
+            "frames": Count | None, "sampling": SamplingConfig, "distilled": Distilled | None}  # in its config
 
 def _check_sampling(sampling, folder):
     "Raises CheckpointError unless it has steps and a sampler, and nothing that a request or a prior sets."
@@ -63,6 +64,19 @@ def _check_sampling(sampling, folder):
         wrong = f"lacks {' and '.join(lacking)}" if lacking else f"sets {' and '.join(others)}, as only requests do"
         raise CheckpointError(f"{folder}: in its config, sampling {wrong}. {AGAIN}")
 
+def _check_distilled(config, folder):
+    "Raises CheckpointError unless the network has w as an input where it is distilled, and the schedule its steps."
+    distilled, guided = config.get("distilled"), config["unet"].guidance_embeds
+    if guided != (distilled is not None):
+        raise CheckpointError(f"{folder}: in its config, unet.guidance_embeds is {guided} and distilled is "
+                              f"{distilled}. {AGAIN}")
+    if distilled is None: return
+    own, steps = config["sampling"], distilled.timesteps
+    if (own.sampler, own.steps) != ("ddim", len(steps)) or steps[-1] >= config["diffusion"].timesteps:
+        raise CheckpointError(f"{folder}: in its config, distilled.timesteps is {steps}, of a schedule of "
+                              f"{config['diffusion'].timesteps} and {own.steps} steps of {own.sampler!r}. {AGAIN}")
+
+# %% ../nbs/50_systems.ipynb #a28a2049
 def load_denoiser(
     folder: str | Path,  # a checkpoint of kind "denoiser", or the run that holds it as `model/`
     device: str | torch.device | None = None,  # the best there is by default
@@ -71,12 +85,14 @@ def load_denoiser(
     "A trained denoiser, ready to use. Raises CheckpointError that names what does not fit, and InputError."
     config = load_config(folder, "denoiser", DENOISER)
     _check_sampling(config["sampling"], folder)
+    _check_distilled(config, folder)
     unet = load_network(lambda: UNet(config["unet"]), load_tensors(folder, "model"), folder)
     unet.to(pick_device(device), memory_format=torch.channels_last).eval().requires_grad_(False)
     schedule = config["diffusion"]
     diffusion = Diffusion(cosine_betas(schedule.timesteps), prediction_type=schedule.prediction_type)
     return Denoiser(unet, diffusion, config["mel"], config["clip"], config["sampling"],
-                    frames=config.get("frames", 64), source=str(folder), precision=precision)
+                    frames=config.get("frames", 64), source=str(folder), precision=precision,
+                    distilled=config.get("distilled"))
 
 # %% ../nbs/50_systems.ipynb #95ea6968
 def _micro_batches(condition, noise, generators, size):
@@ -155,19 +171,22 @@ def guided_model(self: Denoiser,
     starts: list[int],  # first frame of each window
     width: int,  # frames of a window
     batch_size: int,  # windows in a batch
-    negative: torch.Tensor,  # (D,) or (1, D), what guidance leads away from
+    negative: torch.Tensor | None,  # (D,) or (1, D), what guidance leads away from; None: the null embedding
     init_mel: torch.Tensor | None,  # (1, 1, mel, frame) in [−1, 1]
     mask: torch.Tensor | None,  # (1, 1, 1, frame) bool, the given frames that stay
     sampling: SamplingConfig,
 ) -> Callable:  # (x, time) → (B, 2, mel, frame), as the samplers call it
     "The network under guidance, around given frames, window by window."
-    null = self.unet.embed_condition(negative.view(1, -1))
+    embed, scale = self.unet.embed_condition, sampling.guidance_scale
+    null = embed((self.unet.null if negative is None else negative).view(1, -1))
+    one = self.distilled is not None and negative is None  # one evaluation: w is an input
     models, groups = [], [starts[i:i + batch_size] for i in range(0, len(starts), batch_size)]
     for i, group in enumerate(groups):
         windows = condition[:, i * batch_size:][:, :len(group)]
         rows = windows.transpose(0, 1).flatten(0, 1)  # a window of all clips, then the next
-        model = cfg_denoiser(self.denoise, self.unet.embed_condition(rows), null, sampling.guidance_scale,
-                             sampling.guidance_interval, sampling.guidance_rescale)
+        rows = embed(rows, rows.new_full((len(rows),), scale)) if one else embed(rows)
+        model = cfg_denoiser(self.denoise, rows, null, 1.0 if one else scale, sampling.guidance_interval,
+                             sampling.guidance_rescale)
         if mask is not None:
             given, kept = (_cut(frames, group, width) for frames in (init_mel, mask))
             model = reconstruction_guidance(model, self.diffusion, given, kept)
@@ -176,13 +195,40 @@ def guided_model(self: Denoiser,
 
 # %% ../nbs/50_systems.ipynb #95a9b69d
 @patch
+def schedule(self: Denoiser,
+    strength: float = 1.0,  # above 0, at most 1
+) -> Diffusion:
+    "The steps of the schedule from which a sampling run takes its own: of a distilled one, all. Raises InputError."
+    if self.distilled is None: return self.diffusion.truncated(strength)
+    return self.distilled.schedule(self.diffusion, strength)
+
+@patch
+def sampling_settings(self: Denoiser,
+    asked: SamplingConfig,
+    strength: float = 1.0,
+) -> SamplingConfig:
+    "What was asked for, and the checkpoint's settings where it has None. Raises InputError."
+    sampling, own = asked.with_defaults(self.sampling), self.sampling
+    if self.distilled is None: return sampling
+    steps, hint = self.schedule(strength).T, f": the denoiser in {self.source} was distilled for this range"
+    fixed = {"steps": (own.steps, steps), "sampler": (own.sampler,), "eta": (None, 0), "guidance_rescale": (0,),
+             "guidance_interval": (None, (0, 1000), [0, 1000])}
+    for name, allowed in fixed.items():
+        if getattr(sampling, name) in allowed: continue
+        raise InputError(f"{name} is {getattr(sampling, name)!r}: the denoiser in {self.source} was distilled for "
+                         f"{own.steps} steps of {own.sampler!r}, with guidance in it. Leave {name} out, or use the "
+                         "denoiser that it was distilled from")
+    check_range("guidance_scale", sampling.guidance_scale, *self.distilled.guidance_scales, hint=hint)
+    return replace(sampling, steps=steps, guidance_interval=None)
+
+@patch
 def _initial_noise(self: Denoiser, generators, seconds, init_mel, strength):
     "Noise, or given frames with noise, where sampling begins: (B, 1, mel, frame). Raises InputError."
     noise = randn_per_clip((1, self.mel.n_mels, self.num_frames(seconds)), generators).to(self.unet.null.device)
     if strength == 1: return noise
     if init_mel is None: raise InputError(f"strength is {strength}, and init_mel is not given")
-    last = torch.tensor([self.diffusion.truncated(strength).T - 1], device=noise.device)
-    return self.diffusion.truncated(strength).q_sample(init_mel, last, noise)
+    schedule = self.schedule(strength)
+    return schedule.q_sample(init_mel, torch.tensor([schedule.T - 1], device=noise.device), noise)
 
 # %% ../nbs/50_systems.ipynb #24551de6
 @patch
@@ -201,11 +247,11 @@ def sample(self: Denoiser,
     **settings,  # of `SamplingConfig`, in place of those in `sampling`
 ) -> torch.Tensor:  # (B, 1, mel, frame) ln-mel, on the denoiser's device
     "Log-mel spectrograms for embeddings, each the same in any batch. Raises InputError."
-    sampling = SamplingConfig(**(sampling.settings() | settings)).with_defaults(self.sampling)
+    sampling = self.sampling_settings(SamplingConfig(**(sampling.settings() | settings)), strength)
     starts, width = self.windows(seconds)
     condition = self.window_conditions(condition, len(generators), len(starts))
-    device, schedule = self.unet.null.device, self.diffusion.truncated(strength)
-    negative = self.unet.null if negative is None else negative.to(device)
+    device, schedule = self.unet.null.device, self.schedule(strength)
+    negative = None if negative is None else negative.to(device)
     init_mel, mask = self.prepare_init(init_mel, mask, seconds)
     noise = self._initial_noise(generators, seconds, init_mel, strength)
     size, made = batch_size or (1 if device.type == "cpu" else 8), []

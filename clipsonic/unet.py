@@ -8,7 +8,7 @@ __all__ = ['UNetConfig', 'GroupNorm', 'SiLU', 'Conv1x1', 'zero_module', 'ResBloc
 
 # %% ../nbs/22_unet.ipynb #2cf96a4f
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import repeat
 
 import torch
@@ -36,7 +36,8 @@ class UNetConfig:
     condition_dim: Size = 768  # width of the CLIP embedding
     conditioning: str = "add"  # to the time embedding (CLIPSonic), or "concat": to every layer's output (CLIPSynth)
     patch_size: Count = 1  # side of the squares folded into channels
-    norm_num_groups: Count = 32  # of each normalisation; on a CPU, 16 channels a group are fast
+    norm_num_groups: Count = 32  # of each normalisation; on a CPU, few are fast
+    guidance_embeds: bool = False  # w is an input
 
     def __post_init__(self):
         for name in ("channel_mult", "attention_resolutions"):
@@ -47,21 +48,27 @@ class UNetConfig:
         width, heads = self.model_channels, self.num_heads
         if width % math.lcm(2, heads):
             raise InputError(f"model_channels is {width}: expected an even multiple of the {heads} heads")
-        if not {*self.attention_resolutions} <= {*self.resolutions}:
-            attend = self.attention_resolutions
+        attend = self.attention_resolutions
+        if not {*attend} <= {*self.resolutions}:
             raise InputError(f"attention_resolutions is {attend}: the resolutions are {self.resolutions}")
         if self.conditioning not in ("add", "concat"):
             raise InputError(f'conditioning is {self.conditioning!r}: expected "add" or "concat"')
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        "The frames that a 64-frame input has at each level"
+        "Frames of a 64-frame input at each level"
         return tuple(64 // (self.patch_size * 2**level) for level in range(len(self.channel_mult)))
 
     @property
     def size_divisor(self) -> int:
         "Inputs are padded to a multiple of this"
         return self.patch_size * 2 ** (len(self.channel_mult) - 1)
+
+# %% ../nbs/22_unet.ipynb #f64b768d
+@patch
+def settings(self: UNetConfig) -> dict:  # in JSON's types
+    "What a checkpoint holds: `guidance_embeds` only where it is True, as older checkpoints have none"
+    return {name: value for name, value in asdict(self).items() if value or name != "guidance_embeds"}
 
 # %% ../nbs/22_unet.ipynb #1ce28616
 class GroupNorm(nn.GroupNorm):
@@ -207,7 +214,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         config: UNetConfig = UNetConfig(),  # sizes, and how the condition enters
-        gradient_checkpointing: bool = False,  # layers computed again in the backward pass: less memory, a third slower
+        gradient_checkpointing: bool = False,  # layers are computed twice: less memory, a third slower
     ):
         super().__init__()
         self.config, self.gradient_checkpointing = config, gradient_checkpointing
@@ -221,6 +228,7 @@ class UNet(nn.Module):
         self.out = nn.Sequential(GroupNorm(first, config.norm_num_groups), SiLU(), zero_module(last))
         self.project = nn.Linear(config.condition_dim, 4 * c) if config.conditioning == "add" else None
         self.null = nn.Parameter(torch.zeros(config.condition_dim))  # the null embedding
+        self.guidance = zero_module(nn.Linear(c, 4 * c, bias=False)) if config.guidance_embeds else None
 
     def run_layer(self, module, h, emb, parts):
         "One module; a layer takes the time embedding and its part of the embedded condition too"
@@ -230,7 +238,7 @@ class UNet(nn.Module):
         return module(h, emb, next(parts))
 
     def concat_layers(self):
-        "The concatenations, in the order of a forward pass; none where the condition is added"
+        "The concatenations, in order; none where the condition is added"
         layers = [m for m in (*self.down, *self.middle, *self.up) if isinstance(m, ConditionedLayer)]
         return [layer.concat for layer in layers if layer.concat is not None]
 
@@ -247,11 +255,19 @@ class UNet(nn.Module):
 def embed_condition(
     self: UNet,
     condition: torch.Tensor,  # (batch, condition_dim), L2-normalised
+    guidance_scale: torch.Tensor | None = None,  # (batch,) w; None: 1 for each item, the plain conditional output
 ) -> torch.Tensor:  # (batch, P); P = 4·model_channels where the condition is added, else the sum of the layers' widths
-    "All that depends on the condition alone: once a clip, and not once a step"
+    "All that does not change from step to step: the condition, and w with `guidance_embeds`. Raises InputError."
+    if guidance_scale is not None and self.guidance is None:
+        raise InputError(f"guidance_scale is {guidance_scale.tolist()}: this network has no such input; its "
+                         "configuration has guidance_embeds=False")
     condition = condition * self.config.condition_dim**0.5
-    if self.project is not None: return self.project(condition)
-    return torch.cat([concat.condition(condition) for concat in self.concat_layers()], dim=1)
+    if self.project is not None: row = self.project(condition)
+    else: row = torch.cat([concat.condition(condition) for concat in self.concat_layers()], dim=1)
+    if self.guidance is None: return row
+    if guidance_scale is None: guidance_scale = condition.new_ones(len(condition))
+    guidance = self.guidance(timestep_embedding(10 * guidance_scale, self.config.model_channels))
+    return row + guidance if self.project is not None else torch.cat([row, guidance], dim=1)
 
 # %% ../nbs/22_unet.ipynb #438572b9
 @patch
@@ -264,7 +280,10 @@ def denoise(
     "Predict the noise ε and the variance's interpolation v under an embedded condition"
     emb, parts = self.time(timestep_embedding(t, self.config.model_channels)), repeat(None)
     if self.project is not None: emb = emb + embedded
-    else: parts = iter(embedded.split([concat.condition.out_features for concat in self.concat_layers()], dim=1))
+    else:
+        widths = [concat.condition.out_features for concat in self.concat_layers()]
+        *parts, guidance = embedded.split([*widths, embedded.shape[1] - sum(widths)], dim=1)
+        parts, emb = iter(parts), emb + guidance if self.guidance is not None else emb
     (height, width), divisor = x.shape[-2:], self.config.size_divisor
     x = F.pad(x, (0, -width % divisor, 0, -height % divisor), mode="replicate")
     first, *down = self.down
@@ -288,6 +307,8 @@ def forward(
     t: torch.Tensor,  # (batch,) timestep, 0 … 1000
     condition: torch.Tensor | None = None,  # (batch, condition_dim), L2-normalised; None: no item has one
     condition_mask: torch.Tensor | None = None,  # (batch,) bool, False where the item's condition is dropped
+    guidance_scale: torch.Tensor | None = None,  # (batch,) w, for `guidance_embeds`; None: 1
 ) -> torch.Tensor:  # (batch, out_channels, mel, frame)
     "Predict the noise ε and the variance's interpolation v. Raises InputError."
-    return self.denoise(x, t, self.embed_condition(self.with_null(condition, condition_mask, len(x))))
+    condition = self.with_null(condition, condition_mask, len(x))
+    return self.denoise(x, t, self.embed_condition(condition, guidance_scale))

@@ -31,6 +31,7 @@ from clipsonic.core import Audio, ClipsonicError
 from clipsonic.request import Request
 from clipsonic.video import probe, read_frames, write_video
 from conftest import naming, said
+from tiny import tiny_denoiser
 
 @pytest.fixture(scope='module')
 def model(runs): return str(runs/'model')
@@ -750,6 +751,35 @@ def test_priors(run, here, model):
     torch.save({'ema_model': state}, 'prior.pth')
     status, out, _ = run('convert', 'prior', 'prior.pth', '--out', 'laion')
     assert status == 0 and out.startswith('laion: ') and 'prior:' in run('info', 'laion')[1]
+
+@pytest.mark.long
+def test_a_denoiser_is_distilled_packed_and_used(run, here, runs):
+    "From a teacher's run and shards to a sound in four evaluations."
+    from clipsonic.shards import synthetic_shards
+    Path('teacher').mkdir()
+    clip = load_config(runs/'denoiser')['clip']
+    tiny_denoiser('teacher/model', clip, steps=11, sampler='dpm++2m', guidance_interval=[100, 970])
+    synthetic_shards('shards', clips=4, dim=24, seconds=3.0)
+    info = json.loads(Path('shards/shards.json').read_text())
+    words = ['train', '--preset', 'pocket-distilled', '--data', 'shards', '--out', 'four', '--batch-size', '2', '--cpu']
+    status, _, err = run(*words)
+    assert status == 2 and re.search(naming('teacher', '--teacher'), err) and not Path('four').exists()
+    status, _, err = run(*words, '--teacher', 'teacher')
+    assert status == 2 and re.search(naming('shards', 'teacher', '--clip tiny-0'), err)
+    Path('shards/shards.json').write_text(json.dumps(info | {'clip': clip}))
+    for more in ['--steps', '1'], ['--steps', '2', '--resume']:   # a process each: accelerate has one precision in it
+        done = clipsonic(*words, '--teacher', 'teacher', *more, cwd=here)
+        assert done.returncode == 0 and done.stdout.startswith('four: '), done.stderr
+    assert load_config('four')['step'] == 2
+    parts = ['--clip', runs/'clip', '--denoiser', 'four', '--vocoder', runs/'vocoder']
+    assert run('pack', *parts, '--out', 'packed')[0] == 0
+    assert 'guidance_scales' in run('info', 'packed')[1]
+    status, out, _ = run('generate', 'a dog', '--model', 'packed', '--seconds', '0.2', '--seed', '7', '-o', 'dog.wav')
+    assert status == 0 and Path('dog.wav').exists()
+    status, _, err = run('generate', 'a dog', '--model', 'packed', '--steps', '8', '-o', 'b.wav')
+    assert status == 2 and re.search(naming('steps', 8, 4), err) and not Path('b.wav').exists()
+    status, _, err = run('train', '--preset', 'pocket', '--data', 'shards', '--teacher', 'teacher', '--out', 'run')
+    assert status == 2 and re.search(naming('teacher', 'pocket'), err)
 
 def test_a_published_vocoder_plays(run, here, model):
     "From a file in HiFi-GAN's layout to a generated and a reconstructed sound."

@@ -16,13 +16,13 @@ from fastcore.docments import docments
 from PIL import Image
 
 from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint, write_config
-from clipsonic.core import CheckpointError, InputError, MediaError, clip_generators
+from clipsonic.core import Audio, CheckpointError, InputError, MediaError, clip_generators
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, to_audio, generate, cached_pipeline, pack
 from clipsonic.request import QUERY_TYPES, SamplingConfig, checked_model
-from clipsonic.systems import SYSTEMS, ZS, register_system
+from clipsonic.systems import SYSTEMS, ZS, load_denoiser, register_system
 from conftest import naming
-from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_prior
+from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_distilled, tiny_prior
 
 @pytest.fixture(scope='module')
 def home(runs): return runs
@@ -254,6 +254,54 @@ def test_a_negative_prompt_takes_the_place_of_the_null_embedding(pipe, photo):
     assert torch.equal(sound.waveform, to_audio(pipe.vocoder(painted)[0, :, :8000], 16000, {}).waveform)
     assert sound.info['negative_prompt'] == 'a cat'
     assert 'negative_prompt' in quiet(pipe, image=photo, seconds=0.5, seed=0, negative_prompt='a cat').info
+
+@pytest.fixture(scope='module')
+def few(home, tmp_path_factory):
+    "The tiny model with a denoiser that is sampled in two evaluations."
+    folder = tmp_path_factory.mktemp('few')
+    tiny_distilled(folder/'denoiser', load_config(home/'denoiser')['clip'])
+    return Pipeline.load(pack(home/'clip', folder/'denoiser', home/'vocoder', folder/'model'), 'cpu')
+
+@pytest.mark.parametrize('task, evaluations', [
+    (dict(), 2), (dict(guidance_scale=1.0), 2), (dict(guidance_interval=(0, 1000)), 2), (dict(seconds=7.0), 6),
+    (dict(extend=2.0), 2), (dict(inpaint=(0.5, 1.0)), 2), (dict(strength=0.6), 2), (dict(strength=0.1), 1),
+    (dict(negative_prompt='a cat'), 4)])
+def test_a_distilled_denoiser_does_every_task(few, task, evaluations):
+    audio = Audio(0.1 * torch.sin(torch.arange(32_000) * 0.05)[None], 16_000)
+    given = {'audio': audio} if {'extend', 'inpaint', 'strength'} & task.keys() else {}
+    rows, network = [], few.denoiser.network
+    few.denoiser.network = lambda x, *rest: rows.append(len(x)) or network(x, *rest)
+    try: sound = quiet(few, 'a dog + 2*rain', seed=0, **task, **given)
+    finally: few.denoiser.network = network
+    assert sum(rows) == evaluations and sound.waveform.isfinite().all()
+    assert sound.info['steps'] == (1 if task.get('strength') == 0.1 else 2)
+
+def test_a_distilled_denoiser_takes_the_guidance_scale_as_an_input(few):
+    weak, strong = (quiet(few, 'a dog', seconds=0.5, seed=0, guidance_scale=w) for w in (1.0, 3.0))
+    assert not torch.equal(weak.waveform, strong.waveform)
+
+@pytest.mark.parametrize('setting, says', [
+    (dict(steps=8), 'steps 8 2'), (dict(sampler='dpm++2m'), "sampler 'dpm++2m' 'ddim'"), (dict(eta=0.5), 'eta 0.5'),
+    (dict(guidance_interval=(100, 970)), 'guidance_interval 100'), (dict(guidance_rescale=0.7), 'guidance_rescale 0.7'),
+    (dict(guidance_scale=5.0), 'guidance_scale 5.0 1 3'), (dict(guidance_scale=0.5), 'guidance_scale 0.5 1 3')])
+def test_other_settings_than_those_of_the_distillation_are_refused(few, setting, says):
+    with pytest.raises(InputError, match=naming(*says.split())): quiet(few, 'a dog', **setting)
+
+@pytest.mark.parametrize('change, says', [
+    ({'distilled': None}, 'guidance_embeds True'), ({'distilled.timesteps': [3900, 1000]}, 'timesteps 3900'),
+    ({'distilled.timesteps': [1000, 4000], 'distilled.starts': [4000]}, 'distilled.timesteps 4000'),
+    ({'sampling.steps': 3}, 'distilled.timesteps 3'), ({'sampling.sampler': 'ddpm'}, "distilled.timesteps 'ddpm'"),
+    ({'distilled.guidance_scales': [1.0]}, 'guidance_scales'),
+    ({'unet.guidance_embeds': False}, 'guidance_embeds False')])
+def test_damaged_configs_of_distilled_denoisers(home, tmp_path, change, says):
+    tiny_distilled(tmp_path/'denoiser', {})
+    config = load_config(tmp_path/'denoiser')
+    for name, value in change.items():
+        *above, name = name.split('.')
+        (config[above[0]] if above else config)[name] = value
+    write_config(tmp_path/'denoiser', config)
+    with pytest.raises(CheckpointError, match=naming(tmp_path/'denoiser', *says.split())):
+        load_denoiser(tmp_path/'denoiser', 'cpu')
 
 def test_one_sampling_config_serves_checkpoint_request_and_denoiser(pipe):
     own = pipe.denoiser.sampling

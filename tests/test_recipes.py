@@ -10,20 +10,23 @@ import timm
 import torch
 from PIL import Image
 
-from clipsonic.checkpoint import load_config, load_tensors
+from clipsonic.checkpoint import load_config, load_tensors, save_checkpoint
 from clipsonic.clap import ClapConfig, load_clap
 from clipsonic.clip import load_clip
-from clipsonic.core import CheckpointError, InputError
+from clipsonic.core import CheckpointError, InputError, clip_generators
 from clipsonic.engine import Trainer, train
 from clipsonic.gan_vocoder import Generator, GeneratorConfig
 from clipsonic.mel import MelConfig
 from clipsonic.mel_inversion import ISTFTHeadConfig, MelInversionConfig
-from clipsonic.recipes import (DENOISERS, PRESETS, VOCODERS, DenoiserRecipe, LockedClipRecipe, PocketClapRecipe,
-                               VocoderRecipe, recipe)
-from clipsonic.shards import all_clips, synthetic_shards
-from clipsonic.unet import UNet
+from clipsonic.recipes import (DENOISERS, DISTILLED, PRESETS, VOCODERS, DenoiserRecipe, DistilledDenoiserRecipe,
+                               LockedClipRecipe, PocketClapRecipe, VocoderRecipe, recipe)
+from clipsonic.samplers import ddim
+from clipsonic.shards import all_clips, shard_info, synthetic_shards
+from clipsonic.systems import load_denoiser
+from clipsonic.unet import UNet, UNetConfig
 from clipsonic.vocoder import Vocoder
 from conftest import naming
+from tiny import drawn
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
@@ -171,6 +174,107 @@ def test_the_pocket_clap_learns_which_words_go_with_which_tone(tmp_path):
     labels = sorted({c["label"] for c in clips})
     best = (sounds @ clap.encode_text([f"the sound of {label}" for label in labels]).T).argmax(1)
     assert sum(labels[i] == c["label"] for i, c in zip(best, clips)) / len(clips) > 0.6
+
+# distillation
+
+@pytest.fixture(scope="module")
+def teacher(shards, tmp_path_factory):
+    "A tiny denoiser with random weights, trained on the CLIP of the synthetic shards."
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    tiny_teacher(folder, shard_info(shards(32))["clip"])
+    return folder
+
+def tiny_teacher(folder, clip, prediction_type="v_prediction", **changes):
+    unet = UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(),
+                      condition_dim=32, patch_size=4)
+    sampling = {"steps": 11, "sampler": "dpm++2m", "guidance_interval": [100, 970]}
+    config = {"kind": "denoiser", "unet": dataclasses.asdict(unet), "mel": dataclasses.asdict(MelConfig()),
+              "clip": clip,
+              "diffusion": {"timesteps": 4000, "schedule": "cosine", "prediction_type": prediction_type},
+              "sampling": sampling}
+    save_checkpoint(folder, config | changes, {"model": drawn(UNet(unet), 1).state_dict()})
+
+def student(shards, teacher, valid=None, **changes):
+    config, training = DISTILLED["pocket-distilled"]
+    training = dataclasses.replace(training, batch_size=4, mixed_precision="no", lr_schedule="constant",
+                                   warmup_steps=1)
+    config = dataclasses.replace(config, **{"steps_per_batch": 2, "buffer": 2, **changes})
+    return DistilledDenoiserRecipe(shards(32), "pocket-distilled", config, training, valid=valid, teacher=teacher)
+
+def test_a_student_begins_as_its_teacher(shards, teacher):
+    made = student(shards, teacher)
+    network, start = made.networks["model"], made.checkpoint_config()
+    x, t, c = torch.randn(2, 1, 64, 64), torch.tensor([100.0, 900.0]), torch.eye(32)[:2]
+    assert torch.equal(network(x, t, c, guidance_scale=torch.tensor([1.0, 3.0])), made.teacher(x, t, c))
+    assert start["unet"]["guidance_embeds"] and start["sampling"] == {"steps": 4, "sampler": "ddim"}
+    assert start["distilled"] == {"timesteps": (578, 2871, 3862, 3983), "guidance_scales": (1.0, 3.0),
+                                  "starts": (0, 7, 45, 179, 578, 1565, 2871, 3595, 3862, 3953, 3983)}
+    assert "guidance_embeds" not in tiny_denoiser(shards).checkpoint_config()["unet"], "runs from before can go on"
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
+def test_an_exact_student_makes_the_teacher_s_spectrograms(shards, tmp_path, prediction_type):
+    "With the target of each segment as its output, four steps of DDIM end where the teacher's eleven end."
+    tiny_teacher(tmp_path / "teacher", shard_info(shards(32))["clip"], prediction_type)
+    made = student(shards, tmp_path / "teacher")
+    runs = made.draw_runs(torch.eye(32)[:2], 0, 0)
+    points, left = runs["points"], list(made.distillation.segments)
+    reached = []
+    def exact(x, time):
+        start = torch.full((2,), left.pop(0))
+        t = made.schedule.T - 1 - start
+        reached.append((x - points[start[0]]).abs().max())
+        x0 = made.target(x, points[made.ends[start[0]]], start)
+        return made.schedule.target(x0, t, made.schedule.predict_eps(x, t, x0))
+    end = ddim(exact, made.distilled.schedule(made.diffusion), points[0], clip_denoised=False)
+    assert max(reached) < 1e-2 and (end - points[-1]).abs().max() < 1e-2
+
+def test_guidance_differs_from_item_to_item(shards, teacher):
+    made, noise = student(shards, teacher, widths=(2,)), torch.randn(1, 1, 64, 64).expand(3, -1, -1, -1)
+    points = made.teacher_run(torch.eye(32)[:1].expand(3, -1), torch.tensor([1.0, 1.0, 3.0]), noise)
+    assert points.shape == (12, 3, 1, 64, 64) and torch.equal(points[:, 0], points[:, 1])
+    assert not torch.allclose(points[-1, 0], points[-1, 2], atol=1e-3)
+    runs = made.draw_runs(torch.eye(32)[:4], 3, 0)
+    assert runs["points"].shape == (12, 2, 1, 64, 128), "twice the width, half the items"
+    assert runs["guidance_scale"].min() >= 1 and runs["guidance_scale"].max() <= 3
+
+@pytest.mark.long
+def test_a_distillation_resumes_to_the_bit(shards, teacher, tmp_path):
+    "Though the buffer is not saved; and w then changes the spectrogram."
+    go = lambda name, **more: train(student(shards, teacher, valid=shards(32)), tmp_path / name, progress=False,
+                                    cpu=True, **more)
+    go("whole", steps=6)
+    go("parts", steps=5)
+    metrics = go("parts", steps=6, resume=True)
+    whole, parts = (load_tensors(tmp_path / name / "training", "state") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert metrics["distance"] > 0 and (tmp_path / "whole" / "samples" / "0000006" / "mels.png").exists()
+    denoiser = load_denoiser(tmp_path / "whole", "cpu")
+    made = [denoiser.sample(torch.eye(32)[:1], clip_generators(0, 1), 2.0, guidance_scale=w) for w in (1.0, 1.0, 3.0)]
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    tiny_teacher(tmp_path / "other", shard_info(shards(32))["clip"], frames=64, template="another {}")
+    other = load_tensors(teacher, "model")
+    other["null"] += 1
+    save_checkpoint(tmp_path / "other", load_config(tmp_path / "other"), {"model": other})
+    with pytest.raises(CheckpointError, match="teacher"):
+        train(student(shards, tmp_path / "other"), tmp_path / "parts", steps=7, resume=True, progress=False, cpu=True)
+
+def test_what_cannot_be_distilled(shards, teacher, tmp_path):
+    clip = shard_info(shards(32))["clip"]
+    with pytest.raises(InputError, match=naming("teacher", None, "pocket-distilled")): student(shards, None)
+    with pytest.raises(InputError, match=naming("teacher", "pocket")): recipe("pocket", shards(32), teacher="pocket")
+    with pytest.raises(CheckpointError, match=naming(tmp_path / "none")): student(shards, tmp_path / "none")
+    for segments in ((0, 4, 11), (1, 4), (0, 4, 4), (0, 6, 2)):
+        with pytest.raises(InputError, match=naming("segments", 11)): student(shards, teacher, segments=segments)
+    tiny_teacher(tmp_path / "clip", {"name": "other", "hash": "0"})
+    with pytest.raises(InputError, match=naming(shards(32), tmp_path / "clip", "--clip other")):
+        student(shards, tmp_path / "clip")
+    for name, more in ("ddpm", {}), ("ddim", {"eta": 0.5}):
+        tiny_teacher(tmp_path / name, clip, sampling={"steps": 11, "sampler": name} | more)
+        with pytest.raises(InputError, match=naming("teacher", tmp_path / name, name)):
+            student(shards, tmp_path / name)
+    train(student(shards, teacher), tmp_path / "run", steps=1, progress=False, cpu=True)
+    with pytest.raises(InputError, match=naming("teacher", tmp_path / "run", "distilled")):
+        student(shards, tmp_path / "run")
 
 # vocoders
 

@@ -8,7 +8,7 @@ from golden import STEPS, Noise, close, golden, same_as_theirs, wave
 
 from clipsonic.core import InputError, clip_generators, randn_per_clip
 from clipsonic.diffusion import TIMESTEP_SPACINGS, Diffusion, cosine_betas
-from clipsonic.samplers import SAMPLERS, ddim, ddpm, dpmpp_2m, count_nfe, cfg_denoiser
+from clipsonic.samplers import SAMPLERS, Distilled, ddim, ddpm, dpmpp_2m, count_nfe, cfg_denoiser
 from conftest import naming
 
 def noise_of(noise):
@@ -286,6 +286,31 @@ def test_the_null_branch_is_evaluated_inside_the_interval_only(w, interval, time
     low, high = interval or (0, 1000)
     assert [n for n, _ in calls] == [3 if w == 1 or not low <= time <= high else 6 for _, time in calls]
     assert sum(n for n, _ in calls) == 3 * count_nfe(Diffusion(), 12, w, interval, timestep_spacing)
+
+@pytest.mark.parametrize('interval', [None, (200, 950)])
+def test_a_guidance_scale_for_each_item(interval):
+    denoiser, x, null = counting([]), wave(3, 1, 4, 4), torch.tensor([-1.])
+    q, scales = torch.tensor([[1.], [2.], [3.]]), torch.tensor([1., 1.5, 3.])
+    for time in torch.full((3,), 500.), torch.full((3,), 990.):
+        each = cfg_denoiser(denoiser, q, null, scales, interval)(x, time)
+        for i, w in enumerate(scales.tolist()):
+            close(each[i:i + 1], cfg_denoiser(denoiser, q[i:i + 1], null, w, interval)(x[i:i + 1], time[:1]))
+
+def test_a_distilled_network_takes_an_evaluation_a_step():
+    assert count_nfe(Diffusion(), 4, 3., (100, 970), guidance_embeds=True) == 4
+
+@pytest.mark.parametrize('strength, times', [(1., [3900, 1000]), (0.8, [3900, 1000]), (0.6, [2000, 1000]),
+                                             (0.26, [1000]), (0.01, [500])])
+def test_a_distilled_run_takes_its_own_steps(strength, times):
+    few, seen = Distilled((1000, 3900), (500, 1000, 2000, 3900), (1., 3.)), []
+    def model(x, time): return seen.append(time[0].item() * 4) or torch.zeros(1, 2, 2, 2)
+    ddim(model, few.schedule(Diffusion(), strength), torch.zeros(1, 1, 2, 2))
+    assert seen == times
+
+@pytest.mark.parametrize('wrong', [((), (3,), (1., 3.)), ((5, 3), (5, 3), (1., 3.)), ((3, 3), (3,), (1., 3.)),
+                                   ((3, 5), (3, 4), (1., 3.)), ((3,), (3,), (3., 1.))])
+def test_impossible_distilled_runs(wrong):
+    with pytest.raises(InputError): Distilled(*wrong)
 
 def test_sixteen_evaluations():
     assert count_nfe(Diffusion(), 11, 1.5, (100, 970), 'logsnr') == 16

@@ -4,6 +4,7 @@ import _thread
 import base64
 import html
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from clipsonic.studio import Studio, repr_call, identify_file
 from clipsonic.video import read_audio, read_frames
 from conftest import naming
 from films import cut, film, song
-from tiny import tiny_model, tiny_prior
+from tiny import tiny_distilled, tiny_model, tiny_prior
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory):
@@ -40,6 +41,15 @@ def studio(model):
     studio = Studio(model, 'cpu')
     studio.seconds.value, studio.seed.value = 0.5, 7
     return studio
+
+def test_a_distilled_model_has_its_own_ranges(model, tmp_path):
+    shutil.copytree(model, tmp_path/'few')
+    clip = load_config(model/'denoiser')['clip']
+    shutil.rmtree(tmp_path/'few'/'denoiser')
+    tiny_distilled(tmp_path/'few'/'denoiser', clip)
+    few = Studio(tmp_path/'few', 'cpu')
+    assert (few.guidance_scale.min, few.guidance_scale.max) == (1, 3)
+    assert (few.steps.value, few.steps.disabled, few.sampler.value, few.sampler.disabled) == (2, True, 'ddim', True)
 
 @pytest.fixture
 def photo(tmp_path):

@@ -11,15 +11,16 @@ import torch
 
 from clipsonic.checkpoint import load_config
 from clipsonic.cli import main, parser
-from clipsonic.core import Audio, clip_generators
+from clipsonic.core import Audio, InputError, clip_generators
 from clipsonic.pipeline import Pipeline, pack
 from clipsonic.samplers import SAMPLERS
 from clipsonic.shards import synthetic_shards
 from clipsonic.sweep import (GUIDANCE_INTERVAL, GUIDANCE_SCALES, STEPS, guidance_settings, make_setting, nfe_settings,
                              parse_setting, render_settings, settings_nfe, sweep_table)
+from clipsonic.systems import load_denoiser
 from clipsonic.table import test_queries
 from conftest import naming, said
-from tiny import tiny_model, tiny_prior
+from tiny import tiny_distilled, tiny_model, tiny_prior
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
@@ -114,6 +115,15 @@ def test_the_lists_that_are_swept_when_nobody_asks(home):
     assert {s.guidance_interval for s in guidance_settings(pipeline)} == {(200, 800)}
     assert {s.guidance_interval for s in guidance_settings(pipeline, guidance_interval=(0, 1000))} == {None}
     assert str(nfe_settings(pipeline)[0]) == 'iq_w1.5_ddim_3_linspace_200-800'
+
+def test_a_distilled_model_is_swept_as_it_was_distilled(home, tmp_path):
+    tiny_distilled(tmp_path / 'denoiser', {})
+    pipeline = Pipeline.load(home / 'model', 'cpu')
+    pipeline.denoiser = load_denoiser(tmp_path / 'denoiser', 'cpu')
+    own = nfe_settings(pipeline)
+    assert [str(s) for s in own] == ['iq_w1.5_ddim_2_linspace'] and settings_nfe(pipeline, own) == {own[0]: 2}
+    for wrong, says in (make_setting('ddim', 8), 'steps 8'), (make_setting('ddpm', 2), "sampler 'ddpm'"):
+        with pytest.raises(InputError, match=naming(*says.split())): settings_nfe(pipeline, [*own, wrong])
 
 @pytest.mark.long
 def test_seeds_are_sets_of_their_own_noise(sweep, home, tmp_path):

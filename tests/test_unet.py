@@ -2,7 +2,7 @@
 import copy
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from golden import close, fill, golden, network, same_as_theirs, wave
 from clipsonic.core import InputError
 from clipsonic.threads import exactly_threads
 from clipsonic.unet import Attention, ConcatCondition, Conv1x1, UNet, UNetConfig, timestep_embedding
+from conftest import naming
 
 small = UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(16,), num_heads=2,
                    condition_dim=6, patch_size=2, norm_num_groups=4)
@@ -69,6 +70,28 @@ def test_null_learns_only_from_dropped_items():
     assert not net.null.grad.any()
     net(wave(2, 1, 8, 8), torch.ones(2), wave(2, 6), torch.tensor([True, False])).sum().backward()
     assert net.null.grad.any()
+
+@pytest.mark.parametrize('conditioning', ['add', 'concat'])
+def test_the_guidance_scale_is_an_input(conditioning):
+    config = UNetConfig(**{**asdict(small), 'conditioning': conditioning})
+    plain, net = network(config), UNet(replace(config, guidance_embeds=True))
+    x, t, c, w = wave(2, 1, 8, 12), torch.tensor([1., 300.]), wave(2, 6), torch.tensor([1., 2.5])
+    assert not net.guidance.weight.any()
+    net.load_state_dict(plain.state_dict() | {'guidance.weight': net.guidance.weight})
+    assert torch.equal(net(x, t, c, guidance_scale=w), plain(x, t, c)), 'the map of w starts at zero'
+    net(x, t, c, guidance_scale=w).sum().backward()
+    assert net.guidance.weight.grad.any(), 'and can be trained'
+    with torch.no_grad(): net.guidance.weight.add_(wave(*net.guidance.weight.shape))
+    guided = net(x, t, c, guidance_scale=w)
+    assert torch.equal(guided, net.denoise(x, t, net.embed_condition(c, w)))
+    close(guided[:1], net(x[:1], t[:1], c[:1]))   # without a scale it is 1
+    assert (guided[1:] - net(x, t, c)[1:]).abs().max() > 1e-4
+    with pytest.raises(InputError, match=naming('guidance_scale', 2.5)): plain(x, t, c, guidance_scale=w)
+
+def test_settings_are_those_of_older_checkpoints():
+    assert 'guidance_embeds' not in small.settings() and UNetConfig(**small.settings()) == small
+    few = replace(small, guidance_embeds=True)
+    assert UNetConfig(**json.loads(json.dumps(few.settings()))) == few
 
 @pytest.mark.parametrize('conditioning', ['add', 'concat'])
 def test_items_do_not_mix(conditioning):

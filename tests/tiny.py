@@ -41,6 +41,17 @@ def tiny_denoiser(folder, clip, mel=MelConfig(), **sampling):
               'sampling': sampling or {'steps': 3, 'sampler': 'ddim'}, 'step': 12}
     save_checkpoint(folder, config, {'model': drawn(UNet(unet), 1).state_dict()})
 
+def tiny_distilled(folder, clip):
+    "A denoiser that is sampled in two evaluations, at the steps 1000 and 3900."
+    unet = UNetConfig(model_channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(16,),
+                      condition_dim=24, patch_size=2, guidance_embeds=True)
+    config = {'kind': 'denoiser', 'preset': 'tiny-distilled', 'unet': asdict(unet), 'mel': asdict(MelConfig()),
+              'diffusion': {'timesteps': 4000, 'schedule': 'cosine', 'prediction_type': 'v_prediction'},
+              'clip': clip, 'template': 'a photo of {}', 'sampling': {'steps': 2, 'sampler': 'ddim'}, 'step': 12,
+              'distilled': {'timesteps': [1000, 3900], 'starts': [500, 1000, 2000, 3900],
+                            'guidance_scales': [1.0, 3.0]}}
+    save_checkpoint(folder, config, {'model': drawn(UNet(unet), 1).state_dict()})
+
 def tiny_vocoder(folder):
     save_vocoder(folder, drawn(MelInversion(MelInversionConfig(width=16, depth=1)), 2))
 
