@@ -113,9 +113,9 @@ def two_way_variance(
 class TwoWay:
     "A statistic of ratings with its interval for new listeners and new items"
     value: float
-    half_width: float | None  # of the interval; None: fewer than two listeners or items
+    half_width: float | None  # of the interval; None: fewer than two listeners or items, or all values equal
     df: float | None  # Satterthwaite's degrees of freedom
-    p: float | None  # two-sided, of no difference (A/B: of 0.5); None: not tested, no interval, or no variation
+    p: float | None  # two-sided, of no difference (A/B: of 0.5); None: not tested, or no interval
     n_listeners: int
     n_items: int
     n_ratings: int
@@ -139,11 +139,10 @@ def two_way_interval(
     "The interval of any statistic whose influences are known: value ± t·√V."
     variance, df = two_way_variance(influence, listener, item)
     counts = {"n_listeners": len(set(listener)), "n_items": len(set(item)), "n_ratings": len(influence)}
-    if np.isnan(variance): return TwoWay(float(value), None, None, None, **counts)
+    if not variance > 0: return TwoWay(float(value), None, None, None, **counts)
     error = variance**0.5
     half = float(stats.t.ppf((1 + level) / 2, df) * error)
-    tested = error and null is not None
-    p = float(2 * stats.t.sf(abs(value - null) / error, df)) if tested else None
+    p = None if null is None else float(2 * stats.t.sf(abs(value - null) / error, df))
     return TwoWay(float(value), half, df, p, **counts)
 
 def two_way_mean(
@@ -327,10 +326,11 @@ def _broken_rules(row_group, rules, expected):
 # %% ../nbs/59_ratings.ipynb #59a00023
 def apply_rules(
     ratings: list[dict],  # from read_ratings
-    rules: dict,  # names of EXCLUSION_RULES and their values
+    rules: dict,  # names of EXCLUSION_RULES and their values; None: the rule does not apply
     list_lengths: dict | None = None,  # number of answers by list; None: of the list's most complete listener
 ) -> tuple[list[dict], dict]:  # ratings that count; {"listeners": {name: rules}, "rows": {reason: number}} that do not
     "The ratings of the listeners who keep the rules. Raises InputError for an unknown rule."
+    rules = {name: value for name, value in rules.items() if value is not None}
     unknown = sorted(set(rules) - set(EXCLUSION_RULES))
     if unknown: raise InputError(f"rules: {unknown} unknown; choose from {', '.join(EXCLUSION_RULES)}")
     by_listener, answers, lists = defaultdict(list), Counter(), {}
@@ -609,6 +609,10 @@ def caption(self: Analysis) -> str:
         names = by_rule[rule]
         who = f" ({', '.join(names)})" if names else ""
         lines.append(f"Listeners excluded by {rule}, {EXCLUSION_RULES[rule].format(f'{value:g}')}: {len(names)}{who}.")
+    estimates = [estimate for means in self.means.values() for estimate in means.values()]
+    estimates += [each["estimate"] for each in self.differences]
+    if any(estimate.half_width is None for estimate in estimates):
+        lines.append("No ±: fewer than two listeners or items, or all values equal.")
     rows = [f"{number} of {reason}" for reason, number in self.excluded["rows"].items()]
     lines.append(f"Ratings that do not count: {', '.join(rows) or 'none'}.")
     return ("Simulated ratings. " if self.simulated else "") + " ".join(lines)
@@ -637,8 +641,8 @@ def difference_table(self: Analysis) -> str:
 # %% ../nbs/59_ratings.ipynb #59a00040
 def _strength_table(strengths):
     finite = {question: each for question, each in strengths.items() if each}
-    missing = [question for question in strengths if question not in finite]
-    note = [f"No strengths for {', '.join(missing)}: a system never won, never lost, or always came first."] if missing else []
+    missing = ", ".join(question for question in strengths if question not in finite)
+    note = [f"No strengths for {missing}: a system never won, never lost, or always came first."] if missing else []
     systems = sorted({name for each in finite.values() for name in each} - {"first"})
     rows = []
     for name in [*systems, "first"]: rows.append([name, *[each.get(name, "–") for each in finite.values()]])
@@ -675,6 +679,7 @@ def figure(self: Analysis):  # matplotlib.figure.Figure
     for ax, question in zip(axes[0], names):
         for k, (system, estimate) in enumerate(self.means[question].items()):
             ax.errorbar(k, estimate.value, yerr=estimate.half_width or 0, fmt="o", capsize=3)
+        if self.method == "ab": ax.axhline(0.5, color="gray", lw=0.8)
         ax.set_xticks(range(len(self.means[question])), self.means[question], rotation=30, ha="right")
         ax.set(title=question + (" (lower is better)" if question in self.lower_is_better else ""), xlabel="system")
     axes[0][0].set_ylabel(_SCALES[self.method])

@@ -72,9 +72,9 @@ def test_no_interval_where_nothing_can_be_said_about_others(y):
     few = two_way_mean(*cells(np.array(y)))
     assert few.half_width is None and few.p is None and str(few) == f'{few.value:.2f}'
 
-def test_equal_ratings_have_an_interval_without_width_and_no_p():
-    same = two_way_mean(*cells(np.full((4, 3), 5.0)))
-    assert str(same) == '5.00 ± 0.00' and same.p is None
+def test_equal_ratings_have_no_interval_as_nothing_says_how_others_vary():
+    same = two_way_mean(*cells(np.full((4, 3), 5.0)), null=0.0)
+    assert str(same) == '5.00' and same.p is None
     assert holm([same.p, 0.01]) == [None, 0.01]
 
 def test_the_components_of_a_large_table_are_found():
@@ -305,7 +305,7 @@ def test_one_listener_has_means_without_intervals():
     analysis = analyze_ratings(rows)
     assert analysis.means['fidelity']['PD'].text() == '4.00' and analysis.differences[0]['p_holm'] is None
     assert analysis.components['fidelity'] == {'mean': None, 'difference': None}
-    assert '| PD | 4.00 |' in analysis.markdown() and analysis.figure()
+    assert '| PD | 4.00 |' in analysis.markdown() and 'No ±' in analysis.caption() and analysis.figure()
 
 def test_rows_of_the_panel_hold_none_where_a_column_does_not_apply():
     none = dict.fromkeys(('other', 'expect', 'seconds', 'plays'))
