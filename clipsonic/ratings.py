@@ -378,7 +378,7 @@ def bradley_terry(
     value: np.ndarray,  # (comparison,) 1: a preferred, 0.5: no difference, 0: b
     listener: np.ndarray,
     item: np.ndarray,
-) -> dict | None:  # {system: TwoWay of its log-strength, …, "first": TwoWay of δ}; None: no finite and unique ones
+) -> dict | None:  # {"strengths": {system: TwoWay of λ}, "first": TwoWay of δ}; None: no finite and unique ones
     "Log-strengths of systems by Davidson's model with draws and an effect of the order, with two-way intervals."
     names, codes = np.unique(np.concatenate([a, b]), return_inverse=True)
     k, n, row = len(names), len(a), np.arange(len(a))
@@ -406,7 +406,7 @@ def bradley_terry(
         if abs(step).max() < 1e-9: break
     influence = score @ inverse
     def result(p): return two_way_interval(theta[p], influence[:, p], listener, item)
-    return {str(name): result(p) for p, name in enumerate(names)} | {"first": result(k)}
+    return {"strengths": {str(name): result(p) for p, name in enumerate(names)}, "first": result(k)}
 
 # %% ../nbs/59_ratings.ipynb #59a0002c
 def _columns(ratings, *names):
@@ -643,16 +643,18 @@ def _strength_table(strengths):
     finite = {question: each for question, each in strengths.items() if each}
     missing = ", ".join(question for question in strengths if question not in finite)
     note = [f"No strengths for {missing}: a system never won, never lost, or always came first."] if missing else []
-    systems = sorted({name for each in finite.values() for name in each} - {"first"})
+    systems = sorted({name for each in finite.values() for name in each["strengths"]})
     rows = []
-    for name in [*systems, "first"]: rows.append([name, *[each.get(name, "–") for each in finite.values()]])
+    for name in systems: rows.append([name, *[each["strengths"].get(name, "–") for each in finite.values()]])
+    rows.append(["presented first", *[each["first"] for each in finite.values()]])
     table = [markdown_table(["Log-strength (Bradley–Terry, Davidson)", *finite], rows)] if finite else []
     return "\n\n".join(table + note)
 
 @patch
 def markdown(self: Analysis) -> str:
     "The whole analysis in Markdown."
-    head = "**Simulated ratings**: they come from a random generator, not from listeners.\n\n" if self.simulated else ""
+    head = f"**{self.title}**\n\n" if self.title else ""
+    if self.simulated: head += "**Simulated ratings**: they come from a random generator, not from listeners.\n\n"
     effect = "mean value of A, 0.5: none" if self.method == "ab" else "scale points per ten trials"
     rows = [[question, "–" if self.agreement[question] is None else f"{self.agreement[question]:.2f}",
              self.order[question] or "–"] for question in self.means]

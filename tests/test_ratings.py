@@ -186,7 +186,7 @@ def test_the_plan_beside_the_csv_gives_rules_lengths_and_directions(tmp_path):
     analysis = analyze_ratings(write(tmp_path/'ratings.csv', rows), tmp_path/'analysis.json')
     assert analysis.excluded == {'listeners': {'cy': ['min_share']}, 'rows': {'excluded listeners': 6}}
     assert (analysis.title, analysis.lower_is_better) == ('Noise', ['noise'])
-    assert 'noise ↓' in analysis.mean_table()
+    assert 'noise ↓' in analysis.mean_table() and analysis.markdown().startswith('**Noise**')
     assert 'fewer than 0.8' in analysis.caption() and '1 (cy)' in analysis.caption()
     stored = json.loads((tmp_path/'analysis.json').read_text())
     assert stored['rules'] == plan['rules'] and stored['means']['noise']['PD']['n_listeners'] == 2
@@ -236,8 +236,8 @@ def comparisons(rng, n, strengths, first, tie):
 def test_strengths_are_those_that_were_simulated_and_sum_to_zero():
     strengths = np.array([-0.8, 0.1, 0.7])
     found = bradley_terry(*comparisons(np.random.default_rng(6), 20_000, strengths, first=0.3, tie=-0.5))
-    assert [found[name].value for name in '012'] == pytest.approx(strengths, abs=0.08)
-    assert sum(found[name].value for name in '012') == pytest.approx(0, abs=1e-6)
+    assert [found['strengths'][name].value for name in '012'] == pytest.approx(strengths, abs=0.08)
+    assert sum(each.value for each in found['strengths'].values()) == pytest.approx(0, abs=1e-6)
     assert found['first'].value == pytest.approx(0.3, abs=0.1) and found['first'].p < 1e-4
 
 def test_strengths_have_the_highest_likelihood():
@@ -249,7 +249,8 @@ def test_strengths_have_the_highest_likelihood():
         return (np.log(np.exp(utility).sum(0)) - chosen).sum() + lam.sum() ** 2  # the sum is free: hold it at 0
     best = minimize(loss, np.zeros(5), method='BFGS').x
     found = bradley_terry(a, b, value, listener, item)
-    assert [found[name].value for name in ('0', '1', '2', 'first')] == pytest.approx(best[:4], abs=1e-3)
+    fitted = [*(found['strengths'][name].value for name in '012'), found['first'].value]
+    assert fitted == pytest.approx(best[:4], abs=1e-3)
 
 @pytest.mark.parametrize('wins, draws, losses, swapped', [
     (20, 0, 0, True), (10, 10, 0, True), (0, 20, 0, True), (0, 10, 10, True), (10, 0, 10, False)])
@@ -263,7 +264,7 @@ def test_strengths_without_draws():
     a, b = np.tile(['PD', 'ZS'], 12), np.tile(['ZS', 'PD'], 12)
     value = np.where(a == 'PD', 1.0, 0.0)
     value[:4] = 1 - value[:4]  # PD wins 20 of 24
-    found = bradley_terry(a, b, value, np.arange(24) % 4, np.arange(24) // 4)
+    found = bradley_terry(a, b, value, np.arange(24) % 4, np.arange(24) // 4)['strengths']
     assert found['PD'].value - found['ZS'].value == pytest.approx(np.log(5), abs=1e-6)
 
 def test_scores_as_clipsynth_counts_them():
