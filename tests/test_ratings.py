@@ -116,6 +116,19 @@ def test_intervals_cover_also_where_nobody_rates_two_systems_for_one_item():
         held.append(abs(found.value - truth[0] + truth[1]) <= found.half_width)
     assert 0.91 <= np.mean(held) <= 0.99  # four standard errors below 0.95, and not too wide
 
+@pytest.mark.long
+def test_intervals_of_scores_and_strengths_cover_the_truth_of_equal_systems():
+    held = {'score': [], 'strength': [], 'first': []}
+    for seed in range(120):
+        rows = simulate_ratings(30, 30, 3, 'ab', items_per_list=12, latent_means=[3.0] * 3, seed=seed)
+        analysis = analyze_ratings(rows, rules={})
+        fitted = analysis.strengths['fidelity']
+        for name, estimates, truth in (('score', analysis.means['fidelity'].values(), 0.5),
+                                       ('strength', fitted['strengths'].values(), 0), ('first', [fitted['first']], 0)):
+            held[name] += [abs(each.value - truth) <= each.half_width for each in estimates]
+    assert all(0.87 <= np.mean(holds) for holds in held.values())  # four standard errors of 120 tests below 0.95
+    assert np.mean(held['score']) < 0.995
+
 @pytest.mark.parametrize('method, values', [('mos', {1, 2, 3, 4, 5}), ('ab', {0, 0.5, 1}), ('mushra', set(range(101)))])
 def test_simulated_ratings_are_on_the_scale_labeled_and_ragged(method, values, tmp_path):
     rows = simulate_ratings(12, 10, ['PD', 'ZS', 'real'], method, ('fidelity', 'relevance'), seed=2)
