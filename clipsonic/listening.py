@@ -398,7 +398,17 @@ def _notes(items, rate, seconds):
             if system in item.silent: notes["silent"].append(name)
     return notes
 
-# %% ../nbs/54_listening.ipynb #a5a72804
+# %% ../nbs/54_listening.ipynb #9e6bd788
+def _trimmed(item, config, rate, seconds):
+    "The sounds of an item at one rate and length. Raises InputError where a part in the test is silent."
+    group = {name: trim(sound, seconds, rate, config.fade) for name, sound in item.sounds.items()}
+    item.silent[:] = [name for name, sound in group.items() if sound.dbfs < SILENCE_DBFS]
+    if item.silent and config.silent != "keep":
+        raise InputError(f"{item.silent[0]}/{item.key} is silent in its first {seconds:g} s: give seconds, so that more "
+                         "of it is in the test, or silent='keep'")
+    return group
+
+
 def equalize(
     items: dict[str, LoadedItem],  # id → item
     config: ListeningConfig,
@@ -407,11 +417,10 @@ def equalize(
     "All sounds at one rate, length and loudness; for MUSHRA with reference and anchor. Raises InputError."
     rate, seconds = _format(items.values(), config)
     protocol = {"loudness": config.loudness, "true_peak": config.true_peak, "seconds": seconds, "fade": config.fade,
-                "sample_rate": rate, "format": "WAV, PCM 16 bit, mono", **_notes(items.values(), rate, seconds),
-                "turned_down": {}, "gains": {}}
+                "sample_rate": rate, "format": "WAV, PCM 16 bit, mono", "turned_down": {}, "gains": {}}
     finished = {}
     for number, (id, item) in enumerate(items.items()):
-        group = {name: trim(sound, seconds, rate, config.fade) for name, sound in item.sounds.items()}
+        group = _trimmed(item, config, rate=rate, seconds=seconds)
         if config.method == "mushra":
             group["reference"] = group.pop(config.reference)
             group["anchor"] = lowpass_anchor(group["reference"])
@@ -422,7 +431,7 @@ def equalize(
         if down: protocol["turned_down"][id] = round(down, 2)
         protocol["gains"][id] = {name: round(gain, 2) for name, gain in gains.items()}
         for name, sound in group.items(): finished[id, name] = sound
-    return finished, protocol
+    return finished, protocol | _notes(items.values(), rate, seconds)
 
 # %% ../nbs/54_listening.ipynb #6eff3070
 STOP_WORDS = set("a an the of in on at and with to is are for from by photo sound playing".split())
@@ -746,16 +755,17 @@ def _plain(system): return "reference" if system == "open reference" else system
 
 
 def _stimuli(names):  # (item, system) → name
-    "The plan's entry of each sound, without its hash"
+    "The plan's entry of each sound, without its hash, sorted by name, so that the order gives nothing away"
+    systems = {name: key for key, name in sorted(names.items(), key=lambda pair: pair[1])}
     return {name: {"file": f"sounds/{name}.wav", "item": id, "system": _plain(system)}
-            for (id, system), name in names.items()}
+            for name, (id, system) in systems.items()}
 
 
 def _entries(items, config, lists):
     "The plan's entry of each item that a trial shows; images take the place of prompts"
     shown = {trial["item"] for trials in lists for trial in trials}
     return [{"id": id, "key": item.key, "prompt": "" if config.queries else item.prompt, "query": None}
-            for id, item in items.items() if id in shown]
+            for id, item in sorted(items.items()) if id in shown]
 
 
 def _versions():
@@ -794,7 +804,8 @@ def prepare_test(
     _check_inputs(config, list(systems), loaded + spare)
     queries = _query_files(config, loaded + spare)
     identical = identical_sounds(loaded)
-    items = {f"i{n:02d}": item for n, item in enumerate(loaded + spare)}
+    numbers = _shuffled(range(len(loaded + spare)), seeded_generator(config.seed, 7))
+    items = {f"i{n:02d}": item for n, item in zip(numbers, loaded + spare)}
     tested, others = dict(list(items.items())[:len(loaded)]), dict(list(items.items())[len(loaded):])
     lists, training = design_test(config, list(systems), items=tested, spare=others)
     lists, training, names = name_sounds(lists, training, config.seed)
