@@ -404,8 +404,8 @@ def _trimmed(item, config, rate, seconds):
     group = {name: trim(sound, seconds, rate, config.fade) for name, sound in item.sounds.items()}
     item.silent[:] = [name for name, sound in group.items() if sound.dbfs < SILENCE_DBFS]
     if item.silent and config.silent != "keep":
-        raise InputError(f"{item.silent[0]}/{item.key} is silent in its first {seconds:g} s: give seconds, so that more "
-                         "of it is in the test, or silent='keep'")
+        raise InputError(f"{item.silent[0]}/{item.key} is silent in its first {seconds:g} s: give seconds, so that "
+                         "more of it is in the test, or silent='keep'")
     return group
 
 
