@@ -340,6 +340,7 @@ BAD = {
     'the same sounds': (lambda home: {'A': home/'a', 'B': home/'again'}, {}, ('A', 'B', 'same')),
     'the same folder': (lambda home: {'A': home/'a', 'B': home/'a'}, {}, ('A', 'B', 'same')),
     'an unreadable file': (lambda home: {'A': home/'a', 'B': home/'broken'}, {}, ('0002.wav',)),
+    'a sound of 0.1 s': (lambda home: {'A': home/'a', 'B': home/'brief'}, {'seconds': 0.5}, ('0001.wav', 0.1)),
     'too few items': (lambda home: {'A': home/'a', 'B': home/'b'}, {'items': 5}, (5, 4)),
     'one item': (lambda home: {'A': home/'one', 'B': home/'two'}, {}, ('items', 2)),
     'no folder': (lambda home: {'A': home/'a', 'B': home/'none'}, {}, ('none',)),
@@ -367,6 +368,8 @@ def bad(tmp_path_factory):
     folder(home/'two', 1, noise=.02)
     (home/'broken'/'0002.wav').write_bytes(b'RIFF' + bytes(2000))
     (home/'empty').mkdir()
+    folder(home/'brief', 4, noise=.01)
+    soundfile.write(home/'brief'/'0001.wav', wave(1, seconds=0.1), 16_000)
     folder(home/'renamed', 4, noise=.01, words=['dog', *WORDS])
     return home
 
