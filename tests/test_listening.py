@@ -71,6 +71,11 @@ def test_an_incomplete_block_at_the_end_does_not_count():
     for seconds in (0.42, 0.46, 0.499): assert loudness(Audio(noise[:, :int(seconds * 16_000)], 16_000)) == whole
     with pytest.raises(InputError, match=naming(0.399)): loudness(Audio(noise[:, :6384], 16_000))
 
+def test_a_sound_below_a_block_measures_as_less_loud():
+    noise = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0)) / 10
+    brief = torch.nn.functional.pad(noise[:, :3200], (0, 12_800))
+    assert 3 < loudness(Audio(noise, 16_000)) - loudness(Audio(brief, 16_000)) < 5
+
 def test_the_true_peak_is_above_the_samples():
     t = torch.arange(4800)
     sine = torch.sin(torch.pi / 2 * t + torch.pi / 4)[None] * torch.hann_window(4800)
