@@ -287,8 +287,8 @@ def _system_sounds(name, folder, prompts, match):
     if not found: raise InputError(f"match='prompt' needs a prompts.csv in {folder}, the sounds of {name}")
     keyed = {found[s.name]["prompt"]: (s.path, found[s.name]["prompt"]) for s in sounds}
     if len(keyed) < len(sounds):
-        raise InputError(f"{name} has {len(sounds)} sounds for {len(keyed)} prompts: with match='prompt' each sound "
-                         "has a prompt of its own; use match='name'")
+        raise InputError(f"{name} has {len(sounds)} sounds for {len(keyed)} prompts: with match='prompt' no two "
+                         "sounds have the same prompt; use match='name'")
     return keyed
 
 # %% ../nbs/54_listening.ipynb #982fe7c6
