@@ -351,7 +351,7 @@ def _load_item(item, config):
             silent.append(system)
     return LoadedItem(item["key"], item["prompt"], sounds, silent)
 
-
+# %% ../nbs/54_listening.ipynb #49b88216
 def draw_items(
     matched: list[dict],  # from `match_systems`
     config: ListeningConfig,
