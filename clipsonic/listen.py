@@ -319,10 +319,11 @@ def make_app(
     Starlette = _needed("starlette.applications").Starlette
     from starlette.responses import HTMLResponse, RedirectResponse
     from starlette.routing import Route
-    plans = {Path(folder): load_plan(folder) for folder in folders}
+    plans = [(Path(folder), load_plan(folder)) for folder in folders]
     if not plans: raise InputError("there is no test to serve: give the folder of one")
-    if len({plan.id for plan in plans.values()}) < len(plans): raise InputError("one plan comes twice: serve it once")
-    stores = [AnswerStore(folder/"answers.sqlite", plan) for folder, plan in plans.items()]
+    ids = [plan.id for _, plan in plans]
+    if len(set(ids)) < len(ids): raise InputError(f"one plan comes twice ({', '.join(ids)}): serve it once")
+    stores = [AnswerStore(folder/"answers.sqlite", plan) for folder, plan in plans]
     links = "".join(f'<li><a href="{store.plan.id}/">{escape(store.plan.title)}</a>' for store in stores)
 
     async def home(request):
@@ -549,7 +550,7 @@ def read_webmushra(
         list_number = int(number[1]) if number else -1
         found = find_trial(plan, list_number, trial_id) if 0 <= list_number < len(plan.lists) else None
         if found is None: raise InputError(f"{results}: the page {page!r} of {rows[0]['wm_config']} is not in the plan")
-        _, position, trial = found
+        position, trial = found
         when = datetime.fromisoformat(str(rows[0]["wm_date"])).astimezone(timezone.utc)
         answers.append((f"{results}, page {page}", {
             "plan": plan.id, "listener": listener, "list": list_number, "trial": trial_id, "position": position,

@@ -1,5 +1,7 @@
 """The server and the files of a listening test, and, flagged `site`, its page in a browser."""
 import csv
+import functools
+import http.server
 import json
 import os
 import re
@@ -12,7 +14,9 @@ import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from http.cookiejar import CookieJar
+from types import SimpleNamespace
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 from urllib.request import HTTPCookieProcessor, Request, build_opener
 
 import pytest
@@ -21,10 +25,12 @@ pytest.importorskip('starlette', reason='the extra is not installed: pip install
 pytest.importorskip('uvicorn', reason='the extra is not installed: pip install "clipsonic[listen]"')
 
 import uvicorn
+from selenium.webdriver import Keys
 
+from browsers import SIZES, WIDE, open_browser, own_errors, resize
 from clipsonic.core import InputError
 from clipsonic.listen import (AnswerStore, RateLimit, check_sent, export_webmushra, latest_answers, listening_page,
-                              make_app, read_answers, serve)
+                              make_app, read_answers, serve, write_page)
 from conftest import naming, root
 from listening_tests import write_test
 
@@ -34,10 +40,10 @@ METHODS = 'mos', 'ab', 'mushra'
 def mos(tmp_path): return write_test(tmp_path/'test')
 
 @contextmanager
-def running(*folders, until=None, **config):
-    "A server of this process on a free port: its address, and the application."
+def running(*folders, until=None, port=0, **config):
+    "A server of this process, by default on a free port: its address, and the application."
     app = make_app(folders, until)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level='error', **config))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level='error', **config))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started: time.sleep(0.01)
@@ -144,7 +150,7 @@ def test_the_page_names_no_system_and_its_texts_end_no_script(tmp_path, mos):
     page = listening_page(mos)
     embedded = re.search(r'<script type="application/json" id="plan">(.*?)</script>', page, re.S)[1]
     assert json.loads(embedded) == mos.public() and '<' not in embedded
-    assert not re.search('"(PD|ZS|reference|anchor)"', page) and not re.search('https?://', page)
+    assert not re.search('"(PD|ZS|anchor)"|"system"', page) and not re.search('https?://', page)
 
 def test_refusals_have_their_status_and_a_sentence(tmp_path, mos):
     with running(tmp_path/'test') as (address, app):
@@ -295,7 +301,7 @@ def rows(path):
 def test_answers_of_the_database_and_of_files_become_ratings(tmp_path, mos):
     with running(tmp_path/'test') as (address, _):
         listener = Listener(f'{address}/{mos.id}').begin()
-        stored = an_answer(mos, listener.session)
+        stored = an_answer(mos, listener.session) | {'time': '2026-11-28T11:30:00Z'}
         listener.post(stored)
         sent = an_answer(mos, dict(listener='another', list=1), key='key-2', value=2)
         later = sent | {'values': [5], 'key': 'key-3', 'time': '2026-11-28T14:00:00+02:00', 'seconds': 4.0}
@@ -332,3 +338,237 @@ def test_webmushra_configurations_hold_names_that_stay_names(tmp_path, method):
             assert all((tmp_path/'webmushra'/file).is_file() for file in files)
         assert all(re.fullmatch(r'[a-z][\w-]+', name) for name in names)
         assert len(config['pages']) == 2 + sum(len(each['questions']) for each in plan.training + plan.lists[0])
+
+# ---- in a browser
+
+@pytest.fixture(scope='module')
+def browser():
+    with open_browser() as opened: yield opened
+
+def wait(browser, script, *values, seconds=20):
+    "What a piece of JavaScript returns, as soon as it is true."
+    end = time.monotonic() + seconds
+    while not (found := browser.execute_script(f'return {script}', *values)):
+        text = browser.execute_script('return document.body.innerText')
+        assert time.monotonic() < end, f'{script} does not become true; the page says:\n{text}'
+        time.sleep(0.02)
+    return found
+
+def press(browser, *keys):
+    from selenium.webdriver import ActionChains
+    for key in keys: ActionChains(browser).send_keys(key).perform()
+
+def heading(browser): return wait(browser, 'document.querySelector("h2")?.textContent')
+def problems(browser): return browser.execute_script('return document.getElementById("problems").innerText')
+
+def visit(browser, address):
+    "Open a test as a listener who was never here."
+    origin = '{0.scheme}://{0.netloc}'.format(urlsplit(address))
+    browser.execute_cdp_cmd('Storage.clearDataForOrigin', dict(origin=origin, storageTypes='all'))
+    browser.get(address)
+    wait(browser, 'document.querySelector("h2")?.textContent === "Welcome"')
+
+def play_all(browser):
+    "Play all sounds of a trial, each to its end, with the space bar."
+    for number in range(1, browser.execute_script('return players.length') + 1):
+        press(browser, Keys.SPACE)
+        wait(browser, f'players.filter(each => state.heard[each.index]).length >= {number}')
+
+def rate(browser, plan, trial, choice):
+    "Answer a trial with the keyboard: the option of this number, or for MUSHRA that many steps above 50 and more."
+    place = heading(browser)
+    if plan.method == 'mushra':
+        for number in range(len(trial['stimuli'])): press(browser, Keys.ENTER, *[Keys.RIGHT] * (choice + number + 1))
+        press(browser, Keys.ENTER)
+    else:
+        for _ in trial['questions']: press(browser, *[Keys.RIGHT] * (choice + 1), Keys.ENTER)
+    wait(browser, 'document.querySelector("h2").textContent !== arguments[0]', place)
+
+def expected(plan, trial, choice):
+    "The values of that answer."
+    if plan.method == 'mushra': return [50 + choice + number + 1 for number in range(len(trial['stimuli']))]
+    return [choice + 1] if plan.method == 'mos' else [[1, 0.5, 0][choice]]
+
+def take(browser, plan, list_number, choice=lambda position: position % 3, n=None):
+    "Take a test from the welcome, or its first `n` trials; the values of each answer by trial and question."
+    found = {}
+    if heading(browser) == 'Welcome': press(browser, Keys.ENTER)
+    for position, trial in enumerate([*plan.training, *plan.lists[list_number]][:n]):
+        play_all(browser)
+        rate(browser, plan, trial, choice(position))
+        for question in trial['questions']: found[trial['id'], question] = expected(plan, trial, choice(position))
+    return found
+
+def values_of(answers): return {(answer['trial'], answer['question']): answer['values'] for answer in answers}
+
+def stored_values(store): return {token: values_of(store.answers(token)) for token in tokens(store)}
+
+def tokens(store): return [row[0] for row in store.connection.execute('SELECT token FROM listeners ORDER BY number')]
+
+@pytest.mark.site
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('size', SIZES, ids=lambda size: f'{size[0]} pixels')
+def test_a_whole_test_with_the_keyboard(tmp_path, browser, method, size):
+    plan = write_test(tmp_path/'test', method)
+    resize(browser, *size)
+    list(own_errors(browser))
+    with running(tmp_path/'test') as (address, app):
+        visit(browser, f'{address}/')
+        store = app.state.stores[0]
+        token = tokens(store)[-1]
+        answers = take(browser, plan, store.list_of(token))
+        wait(browser, 'document.getElementById("end")?.textContent.startsWith("All ")')
+        assert values_of(store.answers(token)) == answers and not problems(browser)
+        assert all(min(answer['plays']) >= 1 and answer['seconds'] > 0 for answer in store.answers(token))
+        assert browser.execute_script(WIDE) == [] and list(own_errors(browser)) == []
+        assert browser.execute_script('return performance.getEntriesByType("resource").map(each => new URL(each.name))'
+                                      '.every(url => url.origin === location.origin)')
+    ratings = rows(read_answers(tmp_path/'test'))
+    assert len(ratings) == len(answers) * (4 if method == 'mushra' else 1)
+
+@pytest.mark.site
+def test_nothing_is_rated_before_it_was_heard(tmp_path, browser, mos):
+    with running(tmp_path/'test') as (address, _):
+        visit(browser, f'{address}/')
+        press(browser, Keys.ENTER)
+        assert heading(browser) == 'Practice 1 of 1'
+        press(browser, Keys.RIGHT, Keys.ENTER)
+        assert browser.execute_script('return document.querySelectorAll(":checked").length') == 0
+        assert heading(browser) == 'Practice 1 of 1'
+        assert 'Play first' in browser.execute_script('return document.getElementById("status").textContent')
+        browser.execute_script('document.querySelector("input").click()')   # a disabled fieldset
+        assert browser.execute_script('return document.querySelectorAll(":checked").length') == 0
+        press(browser, Keys.SPACE)   # Enter has put the focus on the button that plays
+        wait(browser, '!document.querySelector("fieldset").disabled')
+        press(browser, Keys.RIGHT, Keys.ENTER)   # one question of two
+        assert heading(browser) == 'Practice 1 of 1'
+        assert 'correspond' in browser.execute_script('return document.getElementById("status").textContent')
+
+@pytest.mark.site
+def test_what_a_screen_reader_gets(tmp_path, browser, mos):
+    with running(tmp_path/'test') as (address, _):
+        visit(browser, f'{address}/')
+        press(browser, Keys.ENTER)
+        play_all(browser)
+        tree = browser.execute_cdp_cmd('Accessibility.getFullAXTree', {})['nodes']
+    names = [(node['role']['value'], node.get('name', {}).get('value', '')) for node in tree if not node['ignored']]
+    assert ('group', 'How well does the sound correspond to the prompt?') in names
+    assert [name for role, name in names if role == 'radio'] == 2 * ['1 bad', '2 poor', '3 fair', '4 good', '5 excellent']
+    assert {('button', 'Next'), ('heading', 'Practice 1 of 1'), ('progressbar', 'Progress of the test')} <= set(names)
+    assert {'status', 'alert'} <= {role for role, _ in names}
+    assert all(name for role, name in names if role in ('button', 'radio', 'slider', 'progressbar', 'group'))
+
+@pytest.mark.site
+def test_a_reload_and_a_server_that_is_away_lose_nothing(tmp_path, browser, mos):
+    with running(tmp_path/'test') as (address, app):
+        visit(browser, f'{address}/')
+        port, token = int(address.rpartition(':')[2]), tokens(app.state.stores[0])[0]
+        found = take(browser, mos, 0, n=1)
+        play_all(browser)
+        press(browser, Keys.RIGHT)   # the first of two questions
+        browser.refresh()
+        assert heading(browser) == '1 of 2'
+        assert browser.execute_script('return document.querySelector(":checked").value') == '1'
+        assert not browser.execute_script('return document.querySelector("fieldset").disabled')
+        wait(browser, '!waiting().length')
+    press(browser, Keys.RIGHT, Keys.ENTER)   # the second question; the server is gone
+    assert heading(browser) == '2 of 2'
+    wait(browser, 'document.getElementById("problems").innerText.includes("Nothing is lost")')
+    with running(tmp_path/'test', port=port) as (address, app):
+        play_all(browser)
+        rate(browser, mos, mos.lists[0][1], 2)
+        wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 6")', seconds=40)
+        assert not problems(browser)
+        first, second = mos.lists[0]
+        found |= {(first['id'], 'fidelity'): [1], (first['id'], 'relevance'): [1]}
+        found |= {(second['id'], question): [3] for question in second['questions']}
+        assert values_of(app.state.stores[0].answers(token)) == found
+        browser.execute_script('localStorage.clear()')   # the cookie is left
+        browser.refresh()
+        wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 6")')
+        assert len(tokens(app.state.stores[0])) == 1
+
+@pytest.mark.site
+def test_two_listeners_at_once(tmp_path, browser, mos):
+    with running(tmp_path/'test') as (address, app), open_browser() as other:
+        for each in browser, other: visit(each, f'{address}/')
+        for each in browser, other: press(each, Keys.ENTER)
+        answers = [{}, {}]
+        for position in range(3):
+            for number, each in enumerate((browser, other)):
+                trial = [*mos.training, *mos.lists[number]][position]
+                play_all(each)
+                rate(each, mos, trial, choice=number + 1)
+                answers[number] |= {(trial['id'], question): [number + 2] for question in trial['questions']}
+        for each in browser, other: wait(each, 'document.getElementById("end")?.textContent.startsWith("All 6")')
+        assert list(stored_values(app.state.stores[0]).values()) == answers
+
+@pytest.mark.site
+def test_a_full_disk_is_said_on_the_page(tmp_path, browser):
+    plan = write_test(tmp_path/'test', n_trials=1)
+    with running(tmp_path/'test') as (address, app):
+        visit(browser, f'{address}/')
+        store, filler = app.state.stores[0], Listener(f'{address}/{plan.id}').begin()
+        fill(app)
+        with pytest.raises(HTTPError):
+            for number in range(100): filler.post(an_answer(plan, filler.session, key=f'key-{number}'))
+        answers = take(browser, plan, 0)
+        wait(browser, 'document.getElementById("problems").innerText.includes("disk is full")')
+        assert 'Not yet stored: 4 of 4' in browser.execute_script('return document.getElementById("end").textContent')
+        store.connection.execute('PRAGMA max_page_count = 1000000')
+        wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 4")', seconds=60)
+        assert not problems(browser) and values_of(store.answers(tokens(store)[0])) == answers
+
+@pytest.mark.site
+def test_a_test_that_closes_says_so_and_gives_a_file(tmp_path, browser, mos):
+    with running(tmp_path/'test', until=datetime.now(timezone.utc) + timedelta(seconds=4)) as (address, _):
+        visit(browser, f'{address}/')
+        press(browser, Keys.ENTER)
+        play_all(browser)
+        wait(browser, 'Date.now() > arguments[0]', 1000 * (time.time() + 4))
+        rate(browser, mos, mos.training[0], 1)
+        wait(browser, 'document.getElementById("problems").innerText.includes("was closed on")')
+        browser.refresh()
+        wait(browser, 'document.getElementById("problems").innerText.includes("was closed on")')
+
+def downloaded(browser, folder):
+    "Press the button that saves; the file."
+    browser.execute_cdp_cmd('Browser.setDownloadBehavior', dict(behavior='allow', downloadPath=str(folder)))
+    press(browser, Keys.TAB, Keys.ENTER)
+    end = time.monotonic() + 20
+    while not (found := list(folder.glob('answers-*.jsonl'))):
+        assert time.monotonic() < end, 'no file was saved'
+        time.sleep(0.05)
+    return found[0]
+
+@pytest.mark.site
+@pytest.mark.parametrize('place', ['file', 'static host'])
+def test_without_a_server_the_answers_are_a_file(tmp_path, browser, mos, place):
+    page = write_page(tmp_path/'test')
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(page.parent))
+    host = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    address = page.as_uri() if place == 'file' else f'http://127.0.0.1:{host.server_port}/index.html'
+    try:
+        visit(browser, f'{address}?list=1')
+        answers = take(browser, mos, 1, n=2)
+        browser.refresh()
+        answers |= take(browser, SimpleNamespace(method='mos', training=[], lists=[mos.lists[1][1:]]), 0)
+        assert 'Save your answers' in wait(browser, 'document.getElementById("end")?.textContent')
+        path = downloaded(browser, tmp_path)
+    finally: host.shutdown()
+    assert values_of(map(json.loads, path.read_text(encoding='utf-8').splitlines())) == answers
+    assert len(rows(read_answers(tmp_path/'test', [path]))) == len(answers)
+
+@pytest.mark.site
+def test_a_browser_whose_storage_is_full_says_so(tmp_path, browser, mos):
+    with running(tmp_path/'test') as (address, app):
+        visit(browser, f'{address}/')
+        browser.execute_script("""
+            for (let size = 1 << 22; size >= 1; size >>= 1)
+                for (let i = 0; i < 4; i++) try { localStorage['filler' + size + i] = 'x'.repeat(size); } catch {}""")
+        answers = take(browser, mos, 0)
+        wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 6")')
+        assert 'cannot store' in problems(browser)
+        assert values_of(app.state.stores[0].answers(tokens(app.state.stores[0])[0])) == answers
+        browser.execute_script('localStorage.clear()')
