@@ -17,12 +17,14 @@ import sqlite3
 import threading
 import time
 import warnings
+import wave
 from collections.abc import Iterable
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timezone
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -452,17 +454,27 @@ def _webmushra_page(plan, trial, question, sounds):
     text = (f"<p>Text: {escape(prompt)}</p>" if shown else "") + f"<p>{escape(about['text'])}</p>"
     path = {name: f"{sounds}/{Path(plan.stimuli[name]['file']).name}" for name in trial["stimuli"]}
     page = {"id": f"{trial['id']}-{question}", "name": plan.title, "content": text, "showWaveform": False}
-    if plan.method == "mos":
-        scale = [{"value": i, "label": label} for i, label in enumerate(about["labels"], 1)]
-        return page | {"type": "likert_single_stimulus", "mustRate": True, "mustPlayback": "ended", "stimuli": path,
-                       "response": scale}
-    if plan.method == "ab":
-        first, second = trial["stimuli"]
-        return page | {"type": "paired_comparison", "unforced": about["labels"][1], "enableLooping": False,
-                       "reference": path[first], "stimuli": {second: path[second]}}
-    hidden = _hidden_reference(plan, trial)
-    return page | {"type": "mushra", "enableLooping": True, "strict": False, "createAnchor35": False,
-                   "createAnchor70": False, "reference": path.pop(hidden), "stimuli": path}
+    if plan.method == "mushra":
+        hidden = _hidden_reference(plan, trial)
+        return page | {"type": "mushra", "enableLooping": True, "strict": False, "createAnchor35": False,
+                       "createAnchor70": False, "reference": path.pop(hidden), "stimuli": path}
+    name, values = "".join(trial["stimuli"]), [1, 0.5, 0] if plan.method == "ab" else range(1, len(about["labels"]) + 1)
+    scale = [{"value": f"v{100 * value:.0f}", "label": label} for value, label in zip(values, about["labels"])]
+    return page | {"type": "likert_single_stimulus", "mustRate": True, "mustPlayback": "ended",
+                   "stimuli": {name: f"{sounds}/{name}.wav"}, "response": scale}
+
+def _join_sounds(folder, names):
+    "One sound after the other, half a second apart."
+    out, parts = folder/f"{''.join(names)}.wav", []
+    if out.exists(): return
+    for name in names:
+        with wave.open(str(folder/f"{name}.wav")) as sound:
+            settings = sound.getparams()
+            parts.append(sound.readframes(settings.nframes))
+    silence = bytes(settings.framerate // 2 * settings.nchannels * settings.sampwidth)
+    with wave.open(str(out), "wb") as joined:
+        joined.setparams(settings)
+        joined.writeframes(silence.join(parts))
 
 def _hidden_reference(plan, trial):
     "The stimulus of a MUSHRA trial that is the reference."
@@ -497,6 +509,8 @@ def export_webmushra(
     names = [f"list-{number:02d}.yaml" for number in range(len(plan.lists))]
     with atomic_folder(target) as partial:
         shutil.copytree(folder/"page"/"sounds", partial/"sounds")
+        if plan.method == "ab":
+            for trial in chain(plan.training, *plan.lists): _join_sounds(partial/"sounds", trial["stimuli"])
         for number, name in enumerate(names):
             text = yaml.safe_dump(webmushra_config(plan, number), sort_keys=False, allow_unicode=True, width=10**6)
             (partial/name).write_text(text, encoding="utf-8")
@@ -525,11 +539,10 @@ def _webmushra_rows(path):
 
 def _webmushra_values(plan, trial, rows):
     "The values of an answer; None where the listener gave none."
-    if plan.method == "ab": return [{"correct": 1, "undecided": 0.5, "incorrect": 0}.get(rows[0]["responses_answer"])]
-    if plan.method == "mos":
-        rating = rows[0]["responses_stimulusRating"]
-        found = json.loads(rating.replace("'", '"')) if isinstance(rating, str) else rating
-        return [None if found[0] == "NA" else int(found[0])]
+    if plan.method != "mushra":
+        rating = re.search(r"v(\d+)", str(rows[0]["responses_stimulusRating"]))  # of a list; in a csv it is text
+        value = int(rating[1]) / 100 if rating else None   # None: "NA"
+        return [int(value) if value in range(6) else value]
     scores = {row["responses_stimulus"]: int(row["responses_score"]) for row in rows}
     hidden = _hidden_reference(plan, trial)
     return [scores.get("reference" if name == hidden else name) for name in trial["stimuli"]]

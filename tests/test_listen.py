@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -30,7 +31,7 @@ from selenium.webdriver import Keys
 from browsers import SIZES, WIDE, open_browser, own_errors, resize
 from clipsonic.core import InputError
 from clipsonic.listen import (AnswerStore, RateLimit, check_sent, export_webmushra, latest_answers, listening_page,
-                              make_app, read_answers, serve, write_page)
+                              make_app, read_answers, read_webmushra, serve, write_page)
 from conftest import naming, root
 from listening_tests import write_test
 
@@ -572,3 +573,71 @@ def test_a_browser_whose_storage_is_full_says_so(tmp_path, browser, mos):
         assert 'cannot store' in problems(browser)
         assert values_of(app.state.stores[0].answers(tokens(app.state.stores[0])[0])) == answers
         browser.execute_script('localStorage.clear()')
+
+# ---- webMUSHRA, in pymushra
+
+@pytest.fixture
+def webmushra(tmp_path):
+    "A copy of webMUSHRA without its configurations, and a function that starts pymushra on it: its address."
+    source = os.environ.get('CLIPSONIC_WEBMUSHRA')
+    if not source: pytest.skip('set CLIPSONIC_WEBMUSHRA to a checkout of github.com/audiolabs/webMUSHRA')
+    service = pytest.importorskip('pymushra.service', reason='pip install pymushra')
+    from tinydb import TinyDB
+    from werkzeug.serving import make_server
+    shutil.copytree(source, tmp_path/'webmushra', ignore=shutil.ignore_patterns('.git', 'configs', 'doc'))
+    with TinyDB(tmp_path/'db.json') as db:
+        service.app.config.update(webmushra_dir=str(tmp_path/'webmushra'), admin_allowlist=['127.0.0.1'], db=db)
+        server = make_server('127.0.0.1', 0, service.app, threaded=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path/'webmushra', f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+SLIDE = """
+const scales = [...document.querySelectorAll('.scales')];
+scales.forEach((scale, number) => $(scale).val(arguments[0][number]).slider('refresh'));
+return scales.map(scale => scale.name);
+"""
+
+def answer_in_webmushra(browser, choice):
+    "Play and answer a page: the option of this number; for MUSHRA the names of the sounds, with 10, 20, 30 and 40."
+    browser.execute_script('document.activeElement.blur()')
+    if browser.execute_script('return document.querySelectorAll(".scales").length'):
+        for button in browser.find_elements('css selector', '[id^=buttonConditions]'): button.click()
+        return browser.execute_script(SLIDE, [10, 20, 30, 40])
+    wait(browser, 'document.getElementById("playCondition0")').click()
+    wait(browser, 'document.querySelector("input[type=radio]:enabled")')
+    wait(browser, f'document.querySelectorAll("input[type=radio]")[{choice}].parentNode.querySelector("label")').click()
+
+@pytest.mark.site
+@pytest.mark.parametrize('method', METHODS)
+def test_webmushra_takes_the_test_and_its_results_come_back(tmp_path, browser, webmushra, method):
+    plan = write_test(tmp_path/'test', method, n_trials=2, n_lists=2, seconds=0.5)
+    folder, address = webmushra
+    config = export_webmushra(tmp_path/'test', folder)[1].relative_to(folder/'configs').as_posix()
+    resize(browser, *SIZES[0])
+    browser.get(f'{address}/?config={config}')
+    def go_on():
+        wait(browser, 'document.querySelector("#__button_next:enabled")').click()
+    wait(browser, 'document.getElementById("__button_next")')
+    go_on()
+    expected_values = {}
+    for number, trial in enumerate([*plan.training, *plan.lists[1]]):
+        for question in trial['questions']:
+            wait(browser, 'document.querySelector("[id=playCondition0], [id=buttonReference]")')
+            names = answer_in_webmushra(browser, number)
+            scores = dict(zip(names or [], [10, 20, 30, 40]))
+            hidden = {name: 'reference' if plan.stimuli[name]['system'] == 'reference' else name for name in plan.stimuli}
+            own = [scores.get(hidden[name]) for name in trial['stimuli']]
+            expected_values[trial['id'], question] = own if method == 'mushra' else expected(plan, trial, number)
+            go_on()
+    wait(browser, 'document.getElementById("send_results")').click()
+    wait(browser, 'document.body.innerText.includes("Thank you for your participation")')
+    csv_text = build_opener().open(f'{address}/admin/download/clipsonic-{plan.id}.csv').read()
+    (tmp_path/'results.csv').write_bytes(csv_text)
+    for results in tmp_path/'db.json', tmp_path/'results.csv':
+        found = [answer for _, answer in read_webmushra(tmp_path/'test', results)]
+        assert values_of(found) == expected_values and {answer['list'] for answer in found} == {1}
+        assert all(0.1 < answer['seconds'] < 120 for answer in found)
+    ratings = rows(read_answers(tmp_path/'test', webmushra=[tmp_path/'db.json']))
+    assert len(ratings) == len(expected_values) * (4 if method == 'mushra' else 1)
+    assert {row['plays'] for row in ratings} == {''}
