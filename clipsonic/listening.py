@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['BLOCK_SECONDS', 'ANCHOR_HERTZ', 'QUESTIONS', 'RESERVED', 'STOP_WORDS', 'RATING_COLUMNS', 'PSEUDONYM', 'loudness',
            'true_peak', 'trim', 'align_loudness', 'lowpass_anchor', 'interrupted_noise', 'williams_square',
-           'design_rows', 'balanced_lists', 'ListeningConfig', 'check_config', 'match_systems', 'LoadedItem',
-           'draw_items', 'equalize', 'gold_trials', 'insert_checks', 'secret_names', 'Plan', 'file_sha256', 'load_plan',
-           'plan_markdown', 'design_test', 'exclusion_rules', 'identical_sounds', 'name_sounds', 'prepare_test',
-           'check_answer', 'answers_to_ratings', 'RatingPanel']
+           'design_rows', 'balanced_lists', 'ListeningConfig', 'check_config', 'exclusion_rules', 'match_systems',
+           'LoadedItem', 'draw_items', 'equalize', 'gold_trials', 'insert_checks', 'secret_names', 'Plan',
+           'file_sha256', 'load_plan', 'plan_markdown', 'design_test', 'identical_sounds', 'name_sounds',
+           'prepare_test', 'check_answer', 'answers_to_ratings', 'RatingPanel']
 
 # %% ../nbs/54_listening.ipynb #a60f18b9
 import hashlib
@@ -264,6 +264,16 @@ def check_config(
     if config.systems_per_item and config.method != "mos":
         raise InputError(f"systems_per_item={config.systems_per_item} goes with the method mos, not {config.method}")
 
+# %% ../nbs/54_listening.ipynb #1a24b133
+def exclusion_rules(
+    method: str,  # "mos", "ab" or "mushra"
+    seconds: float,  # of a sound
+) -> dict:
+    "The rules by which listeners are excluded, fixed before the test."
+    difference = {"mos": 1.5, "ab": 0.5, "mushra": 20.0}[method]
+    rules = {"gold_failures": 1, "repeat_difference": difference, "min_share": 0.8, "min_seconds": seconds}
+    return rules | ({"reference_below": 90, "reference_share": 0.15} if method == "mushra" else {})
+
 # %% ../nbs/54_listening.ipynb #941df375
 RESERVED = ("reference", "anchor", "noise")  # names of a plan's own sounds
 
@@ -281,6 +291,18 @@ def _system_sounds(name, folder, prompts, match):
                          "has a prompt of its own; use match='name'")
     return keyed
 
+# %% ../nbs/54_listening.ipynb #982fe7c6
+def _check_equal_sets(found, match):  # system → key → (path, prompt)
+    "Raises InputError that names the sounds that some systems lack."
+    keys, lines = set().union(*found.values()), []
+    for name, sounds in found.items():
+        missing = sorted(keys - set(sounds))
+        listed = ", ".join(missing[:5]) + " …" * (len(missing) > 5)
+        if missing: lines.append(f"{name} lacks {len(missing)} of {len(keys)} ({listed})")
+    if lines:
+        raise InputError(f"the systems have no equal sets of sounds, by {match}: {'; '.join(lines)}. "
+                         "Add the missing sounds, or remove the item everywhere")
+
 
 def match_systems(
     systems: dict[str, str | Path],  # name → folder of its sounds
@@ -293,15 +315,9 @@ def match_systems(
     for name in systems:
         if not name or name in RESERVED: raise InputError(f"no system can have the name {name!r}: give another one")
     found = {name: _system_sounds(name, folder, prompts, match) for name, folder in systems.items()}
-    keys = sorted({key for sounds in found.values() for key in sounds})
-    lacking = {name: [key for key in keys if key not in sounds] for name, sounds in found.items()}
-    lines = [f"{name} lacks {len(missing)} of {len(keys)} ({', '.join(missing[:5])}{' …' if missing[5:] else ''})"
-             for name, missing in lacking.items() if missing]
-    if lines:
-        raise InputError(f"the systems have no equal sets of sounds, by {match}: {'; '.join(lines)}. "
-                         "Add the missing sounds, or remove the item everywhere")
+    _check_equal_sets(found, match)
     items = []
-    for key in keys:
+    for key in sorted(next(iter(found.values()))):
         texts = {name: sounds[key][1] for name, sounds in found.items() if sounds[key][1]}
         if len(set(texts.values())) > 1: raise InputError(f"{key} has different prompts: {texts}")
         items.append({"key": key, "prompt": next(iter(texts.values()), ""),
@@ -382,6 +398,16 @@ def _notes(items, rate, seconds):
             if system in item.silent: notes["silent"].append(name)
     return notes
 
+# %% ../nbs/54_listening.ipynb #9e6bd788
+def _trimmed(item, config, rate, seconds):
+    "The sounds of an item at one rate and length. Raises InputError where a part in the test is silent."
+    group = {name: trim(sound, seconds, rate, config.fade) for name, sound in item.sounds.items()}
+    item.silent[:] = [name for name, sound in group.items() if sound.dbfs < SILENCE_DBFS]
+    if item.silent and config.silent != "keep":
+        raise InputError(f"{item.silent[0]}/{item.key} is silent in its first {seconds:g} s: give seconds, so that more "
+                         "of it is in the test, or silent='keep'")
+    return group
+
 
 def equalize(
     items: dict[str, LoadedItem],  # id → item
@@ -391,11 +417,10 @@ def equalize(
     "All sounds at one rate, length and loudness; for MUSHRA with reference and anchor. Raises InputError."
     rate, seconds = _format(items.values(), config)
     protocol = {"loudness": config.loudness, "true_peak": config.true_peak, "seconds": seconds, "fade": config.fade,
-                "sample_rate": rate, "format": "WAV, PCM 16 bit, mono", **_notes(items.values(), rate, seconds),
-                "turned_down": {}, "gains": {}}
+                "sample_rate": rate, "format": "WAV, PCM 16 bit, mono", "turned_down": {}, "gains": {}}
     finished = {}
     for number, (id, item) in enumerate(items.items()):
-        group = {name: trim(sound, seconds, rate, config.fade) for name, sound in item.sounds.items()}
+        group = _trimmed(item, config, rate=rate, seconds=seconds)
         if config.method == "mushra":
             group["reference"] = group.pop(config.reference)
             group["anchor"] = lowpass_anchor(group["reference"])
@@ -406,7 +431,7 @@ def equalize(
         if down: protocol["turned_down"][id] = round(down, 2)
         protocol["gains"][id] = {name: round(gain, 2) for name, gain in gains.items()}
         for name, sound in group.items(): finished[id, name] = sound
-    return finished, protocol
+    return finished, protocol | _notes(items.values(), rate, seconds)
 
 # %% ../nbs/54_listening.ipynb #6eff3070
 STOP_WORDS = set("a an the of in on at and with to is are for from by photo sound playing".split())
@@ -427,7 +452,7 @@ def _wrong_prompts(items, others, generator):
                 break
     return pairs
 
-
+# %% ../nbs/54_listening.ipynb #5a0c13a3
 def gold_trials(
     config: ListeningConfig,
     questions: list[str],  # ids, of one part
@@ -522,13 +547,12 @@ class Plan:
 
     def public(self) -> dict:
         "What a listener's page may hold."
-        def shown(trials):
-            keep = ("id", "item", "stimuli", "reference", "questions")
-            return [{key: trial[key] for key in keep} for trial in trials]
+        def parts(entry, names): return {name: entry[name] for name in names.split()}
+        def shown(trials): return [parts(trial, "id item stimuli reference questions") for trial in trials]
         return {"kind": "listening-test", "version": 1, "id": self.id, "title": self.title, "method": self.method,
                 "seconds": self.seconds, "questions": self.questions,
-                "items": [{key: item[key] for key in ("id", "prompt", "query")} for item in self.items],
-                "stimuli": {name: {"file": stimulus["file"]} for name, stimulus in self.stimuli.items()},
+                "items": [parts(item, "id prompt query") for item in self.items],
+                "stimuli": {name: parts(stimulus, "file") for name, stimulus in self.stimuli.items()},
                 "lists": list(map(shown, self.lists)), "training": shown(self.training)}
 
 # %% ../nbs/54_listening.ipynb #7fb2e6c2
@@ -566,7 +590,7 @@ def load_plan(
 def _plan_rows(plan):
     "Name and value of what describes a plan"
     trials = plan.lists[0]
-    counts = {check: sum(trial["check"] == check for trial in trials) for check in ("gold", "repeat")}
+    checks = [trial["check"] for trial in trials]
     minutes = sum(len(trial["stimuli"]) for trial in trials) * plan.seconds / 60
     systems = sorted({stimulus["system"] for stimulus in plan.stimuli.values()})
     notes = [f"{len(plan.protocol[name])} {name}" for name in ("cut", "padded", "shorter than a block", "resampled",
@@ -578,7 +602,7 @@ def _plan_rows(plan):
             ["of the input sounds", ", ".join(notes) or "none changed in length or rate"],
             ["items turned down for the true peak", len(plan.protocol["turned_down"])],
             ["lists; invite a multiple of it", len(plan.lists)],
-            ["trials of list 0", f"{len(trials)} ({counts['gold']} gold, {counts['repeat']} repeats)"],
+            ["trials of list 0", f"{len(trials)} ({checks.count('gold')} gold, {checks.count('repeat')} repeats)"],
             ["playing time of list 0, once each", f"{minutes:.1f} min"],
             ["training trials", len(plan.training)]]
 
@@ -610,6 +634,11 @@ def _trial(config, id, conditions, order, questions):
             "questions": questions, "check": "", "expect": None}
 
 
+def _questions(config):
+    "The questions of the test"
+    return [each for each in QUESTIONS[config.method] if config.questions is None or each["id"] in config.questions]
+
+# %% ../nbs/54_listening.ipynb #807ffd90
 def design_test(
     config: ListeningConfig,
     systems: list[str],
@@ -644,21 +673,6 @@ def design_test(
         training.append(_trial(config, pool[t % len(pool)], conditions, order=order, questions=asked))
     return lists, training
 
-# %% ../nbs/54_listening.ipynb #c5bf1b44
-def _questions(config):
-    "The questions of the test"
-    return [each for each in QUESTIONS[config.method] if config.questions is None or each["id"] in config.questions]
-
-
-def exclusion_rules(
-    method: str,  # "mos", "ab" or "mushra"
-    seconds: float,  # of a sound
-) -> dict:
-    "The rules by which listeners are excluded, fixed before the test."
-    difference = {"mos": 1.5, "ab": 0.5, "mushra": 20.0}[method]
-    rules = {"gold_failures": 1, "repeat_difference": difference, "min_share": 0.8, "min_seconds": seconds}
-    return rules | ({"reference_below": 90, "reference_share": 0.15} if method == "mushra" else {})
-
 # %% ../nbs/54_listening.ipynb #bf53e7f5
 def _check_inputs(config, systems, items):
     "Raises InputError for a reference, prompts or sounds that do not fit."
@@ -673,7 +687,7 @@ def _check_inputs(config, systems, items):
         raise InputError(f"relevance needs prompts, and {bare[0]} has none: give prompts, a csv of file,prompt; "
                          "or queries, a folder of images; or other questions")
 
-
+# %% ../nbs/54_listening.ipynb #2dfb1311
 def identical_sounds(
     items: list[LoadedItem],
 ) -> list[str]:  # "A = B: key" for each pair
@@ -714,45 +728,44 @@ def name_sounds(
         finished.append(numbered)
     return finished[:-1], finished[-1], names
 
-# %% ../nbs/54_listening.ipynb #0bbd3386
-def _write_queries(config, items, ids, folder):
-    "The images of the items as JPEGs with random names; id → file below the page"
+# %% ../nbs/54_listening.ipynb #1f72437f
+def _query_files(config, items):
+    "The image of each item by its key, checked. Raises InputError for a missing folder, missing images and others."
     if config.queries is None: return {}
-    files = {file.stem: file for file in sorted(Path(config.queries).iterdir()) if file.is_file()}
-    found, names = {}, secret_names(len(ids), config.seed + 1)
-    (folder / "queries").mkdir()
-    for id, name in zip(ids, names):
-        image = read_image(files[items[id].key])
-        image.thumbnail((640, 640))
-        image.save(folder / "queries" / f"{name}.jpg", quality=90)
-        found[id] = f"queries/{name}.jpg"
-    return found
-
-
-def _check_queries(config, items):
-    "Raises InputError for a missing folder of images, and for items without one."
-    if config.queries is None: return
     if not Path(config.queries).is_dir(): raise InputError(f"queries: there is no folder {config.queries}")
     files = {file.stem: file for file in sorted(Path(config.queries).iterdir()) if file.is_file()}
     missing = [item.key for item in items if item.key not in files]
     if missing: raise InputError(f"queries: {config.queries} lacks images for {', '.join(missing[:5])}")
     for item in items: read_image(files[item.key])
+    return {item.key: files[item.key] for item in items}
+
+
+def _write_queries(files, plan, folder):  # key → image
+    "The images of the items as JPEGs with random names, entered into the plan"
+    if not files: return
+    (folder / "queries").mkdir()
+    for item, name in zip(plan.items, secret_names(len(plan.items), plan.seed + 1)):
+        image = read_image(files[item["key"]])
+        image.thumbnail((640, 640))
+        item["query"] = f"queries/{name}.jpg"
+        image.save(folder / item["query"], quality=90)
 
 # %% ../nbs/54_listening.ipynb #6f6dabdb
 def _plain(system): return "reference" if system == "open reference" else system
 
 
 def _stimuli(names):  # (item, system) → name
-    "The plan's entry of each sound, without its hash"
+    "The plan's entry of each sound, without its hash, sorted by name, so that the order gives nothing away"
+    systems = {name: key for key, name in sorted(names.items(), key=lambda pair: pair[1])}
     return {name: {"file": f"sounds/{name}.wav", "item": id, "system": _plain(system)}
-            for (id, system), name in names.items()}
+            for name, (id, system) in systems.items()}
 
 
 def _entries(items, config, lists):
     "The plan's entry of each item that a trial shows; images take the place of prompts"
     shown = {trial["item"] for trials in lists for trial in trials}
-    return [{"id": id, "key": item.key, "prompt": "" if config.queries else item.prompt}
-            for id, item in items.items() if id in shown]
+    return [{"id": id, "key": item.key, "prompt": "" if config.queries else item.prompt, "query": None}
+            for id, item in sorted(items.items()) if id in shown]
 
 
 def _versions():
@@ -760,8 +773,8 @@ def _versions():
     from importlib.metadata import version
     return {"clipsonic": __version__} | {name: version(name) for name in ("pyloudnorm", "torchaudio", "soundfile")}
 
-# %% ../nbs/54_listening.ipynb #b66b83ce
-def _write_test(out, plan, sounds, config, items, page):
+
+def _write_test(out, plan, sounds, queries, page):
     "plan.json, the sounds and the images, all at once"
     with atomic_folder(out) as folder:
         (folder / "page" / "sounds").mkdir(parents=True)
@@ -769,8 +782,7 @@ def _write_test(out, plan, sounds, config, items, page):
             path = folder / "page" / "sounds" / f"{name}.wav"
             path.write_bytes(sound.to_bytes("WAV"))
             plan.stimuli[name]["sha256"] = file_sha256(path)
-        queries = _write_queries(config, items, [item["id"] for item in plan.items], folder / "page")
-        for item in plan.items: item["query"] = queries.get(item["id"])
+        _write_queries(queries, plan, folder / "page")
         write_json(folder / "plan.json", plan.to_dict())
         if page: (folder / "page" / "index.html").write_text(page(plan), encoding="utf-8")
 
@@ -790,9 +802,10 @@ def prepare_test(
     matched = match_systems(systems, config.match, config.prompts)
     loaded, spare, skipped = draw_items(matched, config, spare=max(config.training, 2 * (config.gold or 2)))
     _check_inputs(config, list(systems), loaded + spare)
-    _check_queries(config, loaded + spare)
+    queries = _query_files(config, loaded + spare)
     identical = identical_sounds(loaded)
-    items = {f"i{n:02d}": item for n, item in enumerate(loaded + spare)}
+    numbers = _shuffled(range(len(loaded + spare)), seeded_generator(config.seed, 7))
+    items = {f"i{n:02d}": item for n, item in zip(numbers, loaded + spare)}
     tested, others = dict(list(items.items())[:len(loaded)]), dict(list(items.items())[len(loaded):])
     lists, training = design_test(config, list(systems), items=tested, spare=others)
     lists, training, names = name_sounds(lists, training, config.seed)
@@ -803,7 +816,7 @@ def prepare_test(
     plan = Plan(title=config.title, method=method, seed=config.seed, seconds=seconds, questions=_questions(config),
                 stimuli=_stimuli(names), items=entries, lists=lists, training=training,
                 rules=exclusion_rules(method, seconds), protocol=protocol)
-    _write_test(out, plan, sounds, config=config, items=items, page=page)
+    _write_test(out, plan, sounds, queries=queries, page=page)
     return plan
 
 # %% ../nbs/54_listening.ipynb #17528d58
@@ -813,7 +826,7 @@ RATING_COLUMNS = ("plan listener list part check trial position question method 
 
 def check_answer(
     plan: Plan,
-    answer: dict,  # plan, listener, list, trial, position, question, values, plays, seconds, time, key
+    answer: dict,  # plan, listener, list, trial, position, question, values, plays (may be empty), seconds, time, key
 ) -> dict:  # its trial
     "The trial of an answer. Raises InputError for an answer that does not fit the plan."
     place = f"answer {answer.get('key')} of listener {answer.get('listener')!r}"
@@ -833,6 +846,8 @@ def check_answer(
         return value in ((1, 2, 3, 4, 5) if plan.method == "mos" else (0, 0.5, 1))
     if not isinstance(values, list) or len(values) != n or not all(map(fits, values)):
         raise InputError(f"{place}: values {values!r} are no answer to trial {trial['id']} of a {plan.method} test")
+    if len(answer.get("plays", ())) not in (0, len(trial["stimuli"])):
+        raise InputError(f"{place}: plays {answer['plays']!r} for {len(trial['stimuli'])} sounds")
     return trial
 
 # %% ../nbs/54_listening.ipynb #dafcc1f9
@@ -856,15 +871,42 @@ def answers_to_ratings(
                    "expect": None if low is None else f"{low}..{high}"}
         names = [plan.stimuli[name]["system"] for name in trial["stimuli"]]
         if plan.method == "mushra":
-            own = [{"system": name, "value": value, "plays": plays}
-                   for name, value, plays in zip(names, answer["values"], answer["plays"])]
+            plays = answer["plays"] or [None] * len(names)
+            own = [{"system": name, "value": value, "plays": n}
+                   for name, value, n in zip(names, answer["values"], plays, strict=True)]
         else:
-            other = names[1] if plan.method == "ab" else None
-            own = [{"system": names[0], "other": other, "value": answer["values"][0], "plays": sum(answer["plays"])}]
+            other, plays = names[1] if plan.method == "ab" else None, sum(answer["plays"]) if answer["plays"] else None
+            own = [{"system": names[0], "other": other, "value": answer["values"][0], "plays": plays}]
         for each in own:
             row = common | each
             rows.append({column: row[column] for column in RATING_COLUMNS})
     return rows
+
+# %% ../nbs/54_listening.ipynb #5cbce632
+PSEUDONYM = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
+def _read_answers(path):
+    "The answers of a file, one JSON object a line. Raises InputError."
+    if not path.exists(): return []
+    try: return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error: raise InputError(f"{path} holds a line that is no JSON: {error}") from error
+
+
+def _rating_controls(plan, trial):
+    "Controls for each question of a trial: buttons for MOS and A/B, a slider for each sound of MUSHRA"
+    from ipywidgets import IntSlider, ToggleButtons
+    controls = {}
+    for question in plan.questions:
+        if question["id"] not in trial["questions"]: continue
+        if plan.method == "mushra":
+            controls[question["id"]] = [IntSlider(description=chr(65 + n), max=100, disabled=True)
+                                        for n in range(len(trial["stimuli"]))]
+        else:
+            values = (1, 2, 3, 4, 5) if plan.method == "mos" else (1, 0.5, 0)
+            options = list(zip(question["labels"], values))
+            controls[question["id"]] = [ToggleButtons(options=options, value=None, disabled=True)]
+    return controls
 
 # %% ../nbs/54_listening.ipynb #19e87846
 def _player(path):
@@ -908,32 +950,6 @@ class RatingPanel:
         self.show()
 
     def _repr_mimebundle_(self, **options): return self.box._repr_mimebundle_(**options)
-
-# %% ../nbs/54_listening.ipynb #5cbce632
-PSEUDONYM = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
-
-
-def _read_answers(path):
-    "The answers of a file, one JSON object a line. Raises InputError."
-    if not path.exists(): return []
-    try: return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error: raise InputError(f"{path} holds a line that is no JSON: {error}") from error
-
-
-def _rating_controls(plan, trial):
-    "Controls for each question of a trial: buttons for MOS and A/B, a slider for each sound of MUSHRA"
-    from ipywidgets import IntSlider, ToggleButtons
-    controls = {}
-    for question in plan.questions:
-        if question["id"] not in trial["questions"]: continue
-        if plan.method == "mushra":
-            controls[question["id"]] = [IntSlider(description=chr(65 + n), max=100, disabled=True)
-                                        for n in range(len(trial["stimuli"]))]
-        else:
-            values = (1, 2, 3, 4, 5) if plan.method == "mos" else (1, 0.5, 0)
-            options = list(zip(question["labels"], values))
-            controls[question["id"]] = [ToggleButtons(options=options, value=None, disabled=True)]
-    return controls
 
 # %% ../nbs/54_listening.ipynb #5b27602c
 @patch
@@ -993,7 +1009,8 @@ def on_play(self: RatingPanel,
 def on_next(self: RatingPanel):
     "Write the answers of the trial, and show the next one."
     if self.position == len(self.trials): return
-    values = {question: [control.value for control in controls] for question, controls in self.controls.items()}
+    values = {}
+    for question, controls in self.controls.items(): values[question] = [control.value for control in controls]
     if not all(self.plays) or any(None in each for each in values.values()):
         self.message.value = "Play and rate every sound first."
         return
