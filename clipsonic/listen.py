@@ -281,14 +281,18 @@ async def answer(self: _Endpoints, request):
     self.check_open()
     self.check_rate(self.by_address, request.client.host if request.client else "")
     answer = check_sent(self.plan, await _read_json(request))
-    list_number = await run_in_threadpool(self.store.list_of, answer["listener"])
+    self.check_rate(self.by_listener, answer["listener"])
+    await run_in_threadpool(self.store_answer, answer)
+    return _json({"key": answer["key"]})
+
+@patch
+def store_answer(self: _Endpoints, answer):
+    "Stores an answer of a listener of this test. Raises _Refused and InputError."
+    list_number = self.store.list_of(answer["listener"])
     if list_number is None:
         raise _Refused(401, "This server does not know this browser: its answers were moved or removed.")
-    self.check_rate(self.by_listener, answer["listener"])
     if answer["list"] != list_number: raise InputError(f"list: {answer['list']}, but the listener has {list_number}")
-    if not await run_in_threadpool(self.store.add_answer, answer):
-        raise _Refused(409, f"key: {answer['key']!r} belongs to another answer")
-    return _json({"key": answer["key"]})
+    if not self.store.add_answer(answer): raise _Refused(409, f"key: {answer['key']!r} belongs to another answer")
 
 @patch
 async def index(self: _Endpoints, request):
