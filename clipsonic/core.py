@@ -373,12 +373,12 @@ def _repr_html_(self: Audio):
 def clip_generators(
     seed: int,       # the run's seed, 0 or more
     n: int,          # number of clips
-    first: int = 0,  # number of the first clip
+    start: int = 0,  # number of the first clip
 ) -> list[torch.Generator]:  # on the CPU
-    "One generator for each of the clips `first`, …, `first + n - 1`, independent of `n`. Raises InputError."
+    "One generator for each of the clips `start`, …, `start + n - 1`, independent of `n`. Raises InputError."
     seed = _check_int(seed, "seed", 0, 2**63 - 1)
-    n, first = _check_int(n, "n", 0, 2**31), _check_int(first, "first", 0, 2**31)
-    seeds = [np.random.SeedSequence(seed, spawn_key=(clip,)).generate_state(1)[0] for clip in range(first, first + n)]
+    n, start = _check_int(n, "n", 0, 2**31), _check_int(start, "start", 0, 2**31)
+    seeds = [np.random.SeedSequence(seed, spawn_key=(clip,)).generate_state(1)[0] for clip in range(start, start + n)]
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 def randn_per_clip(

@@ -269,7 +269,7 @@ def respace(
     steps: int,  # how many steps to keep, 1 … T
     timestep_spacing: str = "linspace",  # which, see `TIMESTEP_SPACINGS`
 ) -> Diffusion:
-    "The same process in fewer steps (IDDPM equation 19). Raises InputError."
+    "The same process in fewer steps (IDDPM §4). Raises InputError."
     kept = self.spaced_timesteps(steps, timestep_spacing)
     alpha_bar = self.alpha_bar[kept]
     return Diffusion(1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), self.timestep_map[kept], self.prediction_type)

@@ -579,7 +579,7 @@ def _given(e, by_default, classifier):
         if bare: unfit["labels"] = f"{len(bare)} of {len(e.prompts)} prompts have no label: {_listed(bare)}"
         elif by_default and classifier not in CNN14:
             unknown = sorted(labels - set(e.embedder("classifier").classes))
-            if unknown: unfit["classes"] = f"{e.embedder('classifier').name} does not know {_listed(unknown)}"
+            if unknown: unfit["classes"] = f"{e.embedder('classifier').name} has no class {_listed(unknown)}"
     if classifier in CNN14: unfit["classes"] = f"{classifier} has AudioSet's"
     return given, unfit
 

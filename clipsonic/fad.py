@@ -119,7 +119,7 @@ def frechet_distance(
     a: torch.Tensor | Moments,  # (clip, dimension) features of one set, or their moments
     b: torch.Tensor | Moments,  # of the other
 ) -> float:  # in squared units of the features; 0 for equal moments
-    "The squared Fréchet distance of two sets (Kilgour 2019, eq. 1), two clips or more in each. Raises `InputError`"
+    "The squared Fréchet distance of two sets (Kilgour et al. 2019), two clips or more in each. Raises `InputError`"
     a, b = (x if isinstance(x, Moments) else Moments.of(x) for x in (a, b))
     d = len(a.mean)
     if len(b.mean) != d:

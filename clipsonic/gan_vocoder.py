@@ -212,7 +212,7 @@ class Generator(nn.Module):
         for conv in convolutions(self):
             if conv is not self.conv_pre: nn.init.normal_(conv.weight, 0, 0.01)
 
-    def decode(self, mel, first=0): return self(mel)
+    def decode(self, mel, frame_offset=0): return self(mel)
 
 # %% ../nbs/27_gan_vocoder.ipynb #e63523c2
 @patch
@@ -355,14 +355,14 @@ def discriminator_loss(
     real: list,  # results of Discriminators for real sounds
     made: list,  # and for generated ones
 ) -> torch.Tensor:  # scalar
-    "HiFi-GAN eq. 1, summed over the discriminators"
+    "The discriminators' GAN loss of HiFi-GAN, summed over the discriminators"
     return sum(((1 - r) ** 2).mean() + (m**2).mean() for (r, _), (m, _) in zip(real, made))
 
 
 def generator_loss(
     made: list,  # results of Discriminators for generated sounds
 ) -> torch.Tensor:  # scalar
-    "HiFi-GAN eq. 2, summed over the discriminators"
+    "The generator's GAN loss of HiFi-GAN, summed over the discriminators"
     return sum(((1 - score) ** 2).mean() for score, _ in made)
 
 
@@ -370,7 +370,7 @@ def feature_matching(
     real: list,  # results of Discriminators for real sounds
     made: list,  # and for those generated from their mels
 ) -> torch.Tensor:  # scalar
-    "HiFi-GAN eq. 4, summed over layers and discriminators"
+    "The feature matching loss of HiFi-GAN, summed over layers and discriminators"
     total = 0
     for (_, real_maps), (_, made_maps) in zip(real, made):
         for r, m in zip(real_maps, made_maps): total = total + (r - m).abs().mean()
@@ -382,7 +382,7 @@ def mel_l1(
     reference: torch.Tensor,  # (batch, 1, time)
     config: MelConfig = MelConfig(),
 ) -> torch.Tensor:  # scalar, nepers
-    "Mean absolute difference of log-mels (HiFi-GAN eq. 3)"
+    "Mean absolute difference of log-mels (HiFi-GAN, mel-spectrogram loss)"
     return (log_mel(waveform, config) - log_mel(reference, config)).abs().mean()
 
 
@@ -392,7 +392,7 @@ def multi_resolution_stft_loss(
     resolutions=STFT_RESOLUTIONS,  # n_fft, hop_length, win_length of each, in samples
     floor: float = 1e-4,  # smaller magnitudes count as this
 ) -> torch.Tensor:  # scalar, the mean over resolutions
-    "Spectral convergence and mean absolute difference of log-magnitudes (Parallel WaveGAN eq. 4–6)"
+    "Spectral convergence and mean absolute difference of log-magnitudes (Parallel WaveGAN §2.2)"
     total = 0
     for n_fft, hop, win in resolutions:
         window, magnitudes = torch.hann_window(win, device=waveform.device), []

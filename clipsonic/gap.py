@@ -178,7 +178,7 @@ def gap(
 ) -> dict:  # "cosine" and "retrieval" by system; "gap", "fraction_closed", "values", "cloud", "protocol"
     "Table 2: the mean cosine between each system's queries and the true image embeddings. Raises `InputError`"
     if out is not None: check_parent(out)
-    pipeline = Pipeline.load(model, device, clip, prior=prior)
+    pipeline = Pipeline.load(model, device, clip=clip, prior=prior)
     clips, unused = labeled_clips(data, index, pipeline, progress)
     if len(clips) < 10: raise InputError(f"{data}: {len(clips)} labelled clips are too few; ten at least are needed")
     template, labels = pipeline.config.get("template", "a photo of {}"), [each["label"] for each in clips]

@@ -49,7 +49,7 @@ def video_frames(
         try: times, images = read_frames(path, rate, start, min(piece, seconds - start), short_side)
         except MediaError as error:
             if start and error.reason == "too short": return
-            if error.reason != "no picture" or about.video is None: raise
+            if error.reason != "no video" or about.video is None: raise
             times, images = [], []  # the images begin later
         yield from zip([start + t for t in times], images)
         start += piece

@@ -223,11 +223,11 @@ def istft(
     return torch.stack([_overlap_add(item, config) / weight for item in frames])[:, None]
 
 # %% ../nbs/01_mel.ipynb #a503640c
-def _start_phase(first, frames, bins):
+def _start_phase(frame_offset, frames, bins):
     "(frame, bin) shares of a turn, always the same for a frame of this number: drawn 64 frames at a time."
-    blocks = range(first // 64, -(-(first + frames) // 64))
+    blocks = range(frame_offset // 64, -(-(frame_offset + frames) // 64))
     draws = [torch.rand(64, bins, generator=torch.Generator().manual_seed(block)) for block in blocks]
-    return torch.cat(draws)[first % 64:][:frames]
+    return torch.cat(draws)[frame_offset % 64:][:frames]
 
 def with_phase(
     magnitude: torch.Tensor,          # any shape, 0 or more
@@ -244,10 +244,10 @@ def griffin_lim(
     n_iter: int = 32,                 # iterations
     momentum: float = 0.99,           # α of the extrapolation
     target_mel: torch.Tensor | None = None,  # (B, 1, n_mels, frame) log-mel for mel-consistent Griffin-Lim
-    first: int = 0,                   # number of the first frame, in a piece of a longer spectrogram
+    frame_offset: int = 0,            # number of the first frame, in a piece of a longer spectrogram
 ) -> torch.Tensor:                    # (B, 1, frame · hop_length)
     "A waveform with these magnitudes, deterministic. An item does not change with its batch."
-    phase = 2*math.pi * _start_phase(first, magnitude.shape[2], magnitude.shape[1]).T.to(magnitude.device)
+    phase = 2*math.pi * _start_phase(frame_offset, magnitude.shape[2], magnitude.shape[1]).T.to(magnitude.device)
     waveforms = []
     for i in range(len(magnitude)):
         target, previous = magnitude[i:i+1], 0

@@ -45,10 +45,10 @@ class GriffinLim(nn.Module):
     def decode(
         self,
         mel: torch.Tensor,  # (batch, 1, mel, frame) ln-mel
-        first: int = 0,  # number of its first frame, in a piece of something longer
+        frame_offset: int = 0,  # number of its first frame, in a piece of something longer
     ) -> torch.Tensor:  # (batch, 1, frame·hop) waveform
         "The waveform"
-        return griffin_lim(self.magnitude(mel), self.mel, self.n_iter, target_mel=mel, first=first)
+        return griffin_lim(self.magnitude(mel), self.mel, self.n_iter, target_mel=mel, frame_offset=frame_offset)
 
 # %% ../nbs/24_mel_inversion.ipynb #d3d9aa26
 @dataclass(frozen=True)
@@ -222,18 +222,18 @@ class ISTFTHead(FrameStack, nn.Module):
     def forward(
         self,
         mel: torch.Tensor,  # (batch, 1, mel, frame) ln-mel
-        first: int = 0,  # number of its first frame, in a piece of something longer
+        frame_offset: int = 0,  # number of its first frame, in a piece of something longer
     ) -> torch.Tensor:  # (batch, 1, frame·hop) waveform
         "The waveform"
         n_fft, hop = self.mel.n_fft, self.mel.hop_length
         log_magnitude, direction = self.inversion(mel), self.run_stack(mel)
         with torch.autocast(mel.device.type, enabled=False):
             k, n = (torch.arange(count, device=mel.device) for count in log_magnitude.shape[1:])
-            advance = 2 * math.pi / n_fft * (k[:, None] * ((first + n) * hop + n_fft // 2) % n_fft)
+            advance = 2 * math.pi / n_fft * (k[:, None] * ((frame_offset + n) * hop + n_fft // 2) % n_fft)
             spectrum = with_phase(log_magnitude.exp(), torch.complex(*direction.float().chunk(2, 1)))
             return istft(spectrum * torch.polar(torch.ones_like(advance), advance), self.mel)
 
-    def decode(self, mel, first=0): return self(mel, first)
+    def decode(self, mel, frame_offset=0): return self(mel, frame_offset)
 
     @property
     def context_frames(self) -> int:  # frames before and after that a frame's sound depends on

@@ -7,6 +7,7 @@ __all__ = ['STOP_WORDS', 'PLAIN_WORDS', 'CALL_WORDS', 'Pipeline', 'content_words
            'to_audio', 'cached_pipeline', 'generate', 'pack']
 
 # %% ../nbs/52_pipeline.ipynb #eae01733
+import inspect
 import re
 import warnings
 from collections import Counter
@@ -130,22 +131,30 @@ class Pipeline:
         return names, self.clip.encode_text([template.replace("{}", name) for name in names])
 
 # %% ../nbs/52_pipeline.ipynb #4ff76033
+_PARTS = inspect.signature(checked_model).parameters
+
+def _with_defaults(parts):
+    "The parameters of `checked_model`, with its defaults where none is given."
+    bound = inspect.signature(checked_model).bind(**parts)
+    bound.apply_defaults()
+    return bound.arguments
+
 @patch(cls_method=True)
+@delegates(checked_model)
 def load(cls: Pipeline,
     model: str | Path = "pocket",  # "pocket", a folder made by `clipsonic train` (a denoiser's) or by `clipsonic pack`
     device: str | torch.device | None = None,  # "cpu", "cuda", …; None: a GPU where there is one
-    clip: str | Path | None = None,  # a denoiser's CLIP: the folder of one of yours, or weights of ViT-L-14
-    vocoder: str | Path | None = None,  # what `Vocoder.load` takes, in place of the model's own
-    # a trained or converted prior, in place of the model's own: for SD if it was trained on labels, else for PD
-    prior: str | Path | None = None,
-    precision: str = "float32",  # of the denoiser; "bfloat16": faster on some processors, slightly other sounds
-    compile: bool = False,  # use torch.compile for the denoiser: a minute for each length, then faster steps
+    **kwargs,
 ) -> Pipeline:
-    "Load a model. Raises CheckpointError and InputError that say what is wrong with it."
-    folder, config = checked_model(model, clip, vocoder, prior, precision, device, compile)
+    """Load a model, with the parameters of `checked_model`. Raises CheckpointError and InputError.
+
+    A given prior takes the place of the model's own: for SD if it was trained on labels, else for PD."""
+    parts = _with_defaults(dict(kwargs, model=model, device=device))
+    folder, config = checked_model(**parts)
+    clip, vocoder, prior = parts["clip"], parts["vocoder"], parts["prior"]
     device, packed = pick_device(device), config["kind"] == "pipeline"
-    denoiser = load_denoiser(folder/"denoiser" if packed else folder, device, precision)
-    if compile: denoiser.compile()
+    denoiser = load_denoiser(folder/"denoiser" if packed else folder, device, parts["precision"])
+    if parts["compile"]: denoiser.compile()
     clip = load_clip(str(folder/"clip"), device=device) if packed else _matching_clip(denoiser, clip, device)
     if vocoder == "griffin-lim": vocoder = Vocoder(mel=denoiser.mel)
     elif vocoder is not None: vocoder = Vocoder.load(vocoder, device)
@@ -312,7 +321,7 @@ def clip_generators_for(
         key = query if isinstance(query, (str, Path)) else id(query)
         numbers += range(counts[key], counts[key] + n)
         counts[key] += n
-    return numbers, [clip_generators(seed, 1, first=number)[0] for number in numbers]
+    return numbers, [clip_generators(seed, 1, start=number)[0] for number in numbers]
 
 # %% ../nbs/52_pipeline.ipynb #21bd2a7b
 def to_audio(
@@ -446,57 +455,50 @@ def generate(self: Pipeline,
 
 # %% ../nbs/52_pipeline.ipynb #d13a56a1
 @lru_cache(maxsize=2)
-def _cached(model, device, clip, vocoder, prior, precision, compile, stamp):
+def _cached(stamp, **parts):
     "A loaded pipeline; `stamp` changes when one of its folders does."
-    return Pipeline.load(model, device, clip, vocoder, prior, precision, compile)
+    return Pipeline.load(**parts)
 
+@delegates(checked_model)
 def cached_pipeline(
-    model: str | Path = "pocket",
-    device: str | torch.device | None = None,
-    clip: str | Path | None = None,
-    vocoder: str | Path | None = None,
-    prior: str | Path | None = None,
-    precision: str = "float32",
-    compile: bool = False,
+    **kwargs,
 ) -> Pipeline:
-    "The pipeline of a model with these parts, as `Pipeline.load` takes them; loaded at the first call."
-    parts = [None if part is None else str(part) for part in (clip, vocoder, prior)]
-    folder, _ = checked_model(model, *parts, precision, device, compile)
-    places = [folder.resolve(), *(Path(part).resolve() for part in parts if part is not None)]
+    "The pipeline of a model with these parts, the parameters of `checked_model`; loaded at the first call."
+    parts = _with_defaults(kwargs)
+    folder, _ = checked_model(**parts)
+    given = {name: str(parts[name]) for name in ("clip", "vocoder", "prior") if parts[name] is not None}
+    places = [folder.resolve(), *(Path(part).resolve() for part in given.values())]
     files = [file for place in places for file in (place, *sorted(place.rglob("config.json"))) if file.is_file()]
     stamp = (*places, *(file.stat().st_mtime_ns for file in files))
-    return _cached(str(model), pick_device(device), *parts, precision, compile, stamp)
+    return _cached(stamp, **parts | given | {"model": str(parts["model"]), "device": pick_device(parts["device"])})
 
 # %% ../nbs/52_pipeline.ipynb #15fd035c
 @delegates(Request)
+@delegates(checked_model, keep=True)
 def generate(
     prompt: str | list[str] | None = None,  # a sound in words, such as "a dog barking", or a blend, "2*piano + guitar"
     *,
-    model: str | Path = "pocket",  # "pocket", or a folder made by `clipsonic train` or `clipsonic pack`
-    device: str | torch.device | None = None,  # "cpu", "cuda", …; None: a GPU where there is one
-    clip: str | Path | None = None,  # a denoiser's CLIP: the folder of one of yours, or weights of ViT-L-14
-    vocoder: str | Path | None = None,  # what `Vocoder.load` takes, in place of the model's own
-    prior: str | Path | None = None,  # a trained or converted prior, in place of the model's own of that kind
-    precision: str = "float32",  # of the denoiser; "bfloat16": faster on some processors, slightly other sounds
-    compile: bool = False,  # use torch.compile for the denoiser: a minute for each length, then faster steps
     threads: int | None = None,  # threads to compute on; None: as many as there are free cores
     progress: bool = True,  # a bar, if it takes longer than a second
-    **kwargs,  # all fields of `Request`: image or video instead of a prompt, seconds, n, seed, guidance_scale, …
+    # model, device, clip, vocoder, prior, precision and compile, as `checked_model` takes them, and all fields of
+    # `Request`: image or video instead of a prompt, seconds, n, seed, guidance_scale, …
+    **kwargs,
 ) -> Audio | list[Audio]:  # a list where n > 1 or a list came in, in the same order
     """Make sounds for texts, images or videos in one line.
 
     Raises InputError, MediaError for a video or sound that cannot be read, and CheckpointError for a folder that is no
     model."""
     check_keywords(kwargs, generate)
+    parts = {name: kwargs.pop(name) for name in _PARTS if name in kwargs}
     request = Request(prompt, **kwargs)
-    check_prior_used(request, prior)
-    with exactly_threads(threads):
-        made = cached_pipeline(model, device, clip, vocoder, prior, precision, compile).run(request, progress)
+    check_prior_used(request, parts.get("prior"))
+    with exactly_threads(threads): made = cached_pipeline(**parts).run(request, progress)
     return made if request.returns_list else made[0]
 
-for each in generate, Pipeline.generate:
-    each.__delwrap__ = Request  # its comments document the parameters that are passed on
-    document_parameters(each)
+# where fastcore's `docments` finds the comments of parameters that are passed on
+for function, source in (generate, checked_model), (checked_model, Request), (Pipeline.generate, Request):
+    function.__delwrap__ = source
+for each in generate, Pipeline.generate: document_parameters(each)
 
 # %% ../nbs/52_pipeline.ipynb #99875ee0
 def _check_denoiser_names(names):

@@ -17,15 +17,16 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import torch
 from fastcore.basics import patch
 
-from .clip import load_clip
 from .core import SILENCE_DBFS, InputError, MediaError, atomic_file, check_parent, csv_lines, read_csv
-from .core import same_name, write_json
+from .core import later, same_name, write_json
 from .shards import _with_todays_names, make_sample, write_info, write_shard
 from .threads import cpu_count
 from .video import MediaFile, SkippedFile, find_files, probe, read_audio, read_frames
+
+# %% ../nbs/13_prepare.ipynb #da89d865
+torch = later("torch")  # loaded at its first use: `clipsonic prepare --help` does not need it
 
 # %% ../nbs/13_prepare.ipynb #567a94ba
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def _decode(spec, settings):
     times, images = read_frames(path, settings.frame_rate, spec.offset, min(spec.seconds, audio.seconds),
                                 settings.short_side, repairs)
     if max(images[0].size) > 20 * min(images[0].size):
-        raise MediaError(f"{path} has frames of {images[0].size} pixels: that is no picture", "no picture")
+        raise MediaError(f"{path} has frames of {images[0].size} pixels: no video is that narrow", "no video")
     file, samples = io.BytesIO(), audio.waveform[0].clamp(-1, 1).numpy()
     soundfile.write(file, samples, settings.sample_rate, format="FLAC", subtype="PCM_16")
     return file.getvalue(), [round(t, 6) for t in times], images, round(audio.seconds, 6), repairs
@@ -427,6 +428,14 @@ def _make_shard(number, specs, results, clip, folder, tick):
                  unused=[dataclasses.astuple(u) for u in unused], notes=[dataclasses.astuple(n) for n in notes])
 
 # %% ../nbs/13_prepare.ipynb #fc994bfa
+_RENAMED = {  # reasons in notes from before 0.1.0
+    "no picture": "no video", "pictures begin late": "video begins late", "last picture held": "last frame held"}
+
+def _lines_of(notes, key, kind):
+    "The lines of this kind in the notes of all shards."
+    lines = [kind(*fields) for note in notes for fields in note.get(key, [])]
+    return [dataclasses.replace(line, reason=_RENAMED.get(line.reason, line.reason)) for line in lines]
+
 def _count_reasons(lines):
     return ", ".join(f"{n} {reason}" for reason, n in Counter(line.reason for line in lines).most_common())
 
@@ -474,8 +483,8 @@ def _sources(videos, out, index, split, seed):
 def _finish(folder, count, unused, clip, settings, **origin):
     "Gather the notes of the shards; write report and manifest."
     notes = folder.notes(count)
-    unused = unused + [SkippedFile(*fields) for note in notes for fields in note["unused"]]
-    repairs = [FileNote(*fields) for note in notes for fields in note.get("notes", [])]
+    unused = unused + _lines_of(notes, "unused", SkippedFile)
+    repairs = _lines_of(notes, "notes", FileNote)
     clips, seconds, labeled = (sum(map(itemgetter(key), notes)) for key in ("clips", "seconds", "labeled"))
     _write_report(folder.report, unused, repairs)
     n_shards = sum(note["clips"] > 0 for note in notes)
@@ -501,6 +510,7 @@ def prepare(
 ) -> Report:
     "Turn videos into shards, restartably; name every file that could not be used. Raises InputError."
     from tqdm.auto import tqdm
+    from clipsonic.clip import load_clip
     if workers is None: workers = cpu_count()
     if workers < 0: raise InputError(f"workers must be 0 or more, not {workers}")
     settings, folder = PrepareConfig(**settings), ShardFolder(out)

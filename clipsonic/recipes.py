@@ -25,7 +25,8 @@ from .checkpoint import load_config, load_pickle_safely, load_strict, load_tenso
 from .clap import ClapConfig, PocketCLAP, pocket_clap
 from .clip import (Captioner, Clip, ClipConfig, PocketTokenizer, build_clip, common_words, contrastive_loss,
                             load_clip, pocket_preprocess, with_article)
-from .core import Audio, CheckpointError, InputError, clip_generators, fit_length, randn_per_clip, seeded_generator
+from .core import (Audio, CheckpointError, InputError, clip_generators, fit_length, randn_per_clip,
+                            seeded_generator)
 from .diffusion import Diffusion, cosine_betas
 from .engine import Recipe, TrainingConfig
 from .gan_vocoder import (Generator, GeneratorConfig, add_weight_norm, discriminator_loss, feature_matching,
@@ -160,15 +161,6 @@ class PocketClipRecipe(PresetRecipe):
         network = build_clip(config, self.tokenizer.vocab_size)
         self.networks = {"model": network.to(memory_format=torch.channels_last)}
 
-    def normalize(self, images:torch.Tensor) -> torch.Tensor: # (B, 3, H, W) in [0, 1]
-        "Images with the pixel mean and standard deviation that the image tower takes."
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
-        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-
-    def tower_input(self, items, generator) -> torch.Tensor: # (B, 3, H, W)
-        "What the image tower gets in training for these photos."
-        return self.normalize(augment(resized(self.images[items], self.config.image_size), generator))
-
     def batches(self, start, rank, world_size):
         t = self.training
         for number, items in shuffled_batches(len(self.index), t.batch_size, t.seed, start=start, rank=rank,
@@ -178,6 +170,18 @@ class PocketClipRecipe(PresetRecipe):
             texts, keys = zip(*(self.captioner.draw(self.nouns[i], rng) for i in items))
             yield {"image": self.tower_input(items, seeded_generator(t.seed + 1, number, rank)),
                    "tokens": self.tokenizer(texts), "image_keys": self.keys[items], "text_keys": torch.tensor(keys)}
+
+# %% ../nbs/41_recipes.ipynb #81d3fa60
+@patch
+def normalize(self:PocketClipRecipe, images:torch.Tensor) -> torch.Tensor: # (B, 3, H, W) in [0, 1]
+    "Images with the pixel mean and standard deviation that the image tower takes."
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.config.mean, self.config.std))
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+@patch
+def tower_input(self:PocketClipRecipe, items, generator) -> torch.Tensor: # (B, 3, H, W)
+    "What the image tower gets in training for these photos."
+    return self.normalize(augment(resized(self.images[items], self.config.image_size), generator))
 
 # %% ../nbs/41_recipes.ipynb #3bc23f8b
 @patch
@@ -205,6 +209,7 @@ def checkpoint_config(self:PocketClipRecipe):
     return {"kind": "clip", "name": "pocket", "model": dataclasses.asdict(self.config),
             "vocabulary": self.tokenizer.kept_ids}
 
+# %% ../nbs/41_recipes.ipynb #4b6e19d8
 def embed_images(clip:Clip,           # the encoder
                  images:torch.Tensor, # (N, 3, H, W) uint8
                 ) -> torch.Tensor:    # (N, D), L2-normalized

@@ -197,14 +197,14 @@ def _distance(distance, made, real):
 def compare_vocoders(
     vocoders: dict[str, str | Path],  # name → what Vocoder.load takes
     test: str | Path,  # labelled shards that nothing was trained on
-    listeners: dict[str, str | Path],  # name → run of --preset pocket-classifier
+    classifiers: dict[str, str | Path],  # name → run of --preset pocket-classifier
     out: str | Path,  # json to write
     length: int = 64000,  # samples of a clip at 16 kHz; shorter ones are padded with silence
     about: str = "",  # a note for the protocol
 ) -> dict:
     "Distances and top-1 accuracy of real clips through each vocoder, into a json file. The row `original` is the clips"
     clips = list(all_clips(test, labels=True))
-    classifiers = {name: load_classifier(folder, "cpu") for name, folder in listeners.items()}
+    loaded = {name: load_classifier(folder, "cpu") for name, folder in classifiers.items()}
     real = torch.stack([fit_length(clip["waveform"], length) for clip in clips])
     labels, rows = [clip["label"] for clip in clips], {}
     for name, which in {"original": None, **vocoders}.items():
@@ -215,11 +215,11 @@ def compare_vocoders(
             row = {"parameters": sum(p.numel() for p in vocoder.network.parameters()),
                    "times real time": real.numel() / 16000 / (perf_counter() - start), "hash": vocoder.hash}
         row |= {"mel": _distance(mel_l1, made, real), "stft": _distance(multi_resolution_stft_loss, made, real)}
-        for classifier, model in classifiers.items():
+        for classifier, model in loaded.items():
             row[classifier] = asdict(classify_clips(model, log_mel(made, model.config.mel), labels)["top1"])
         rows[name] = row
     protocol = {"clips": len(clips), "seconds": length / 16000, "version": __version__, "about": about,
-                "listeners": {name: asdict(model.config.mel) for name, model in classifiers.items()}}
+                "classifiers": {name: asdict(model.config.mel) for name, model in loaded.items()}}
     write_json(out, {"rows": rows, "protocol": protocol})
     return rows
 
@@ -230,7 +230,8 @@ def vocoder_table(
     "The rows of a comparison as a table"
     from IPython.display import Markdown
     measured = json.loads(Path(path).read_text())
-    classifiers, lines = list(measured["protocol"]["listeners"]), []
+    protocol, lines = measured["protocol"], []
+    classifiers = list(protocol.get("classifiers") or protocol["listeners"])  # before 0.1.0: listeners
     for name, row in measured["rows"].items():
         size = f"{row['parameters'] / 1e6:.1f} M" if row.get("parameters") else "–"
         speed = f"{row['times real time']:.0f}" if "times real time" in row else "–"

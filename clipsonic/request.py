@@ -235,7 +235,7 @@ def probe_video(
     if about.still: raise InputError(f"{path} is an image, not a video: {remedy_for('image', path)}")
     if "video" in about.undecodable: about.need("video")
     if about.video is None:
-        raise MediaError(f"{path} has sound but no video: {remedy_for('audio', path)}", "no picture")
+        raise MediaError(f"{path} has sound but no video: {remedy_for('audio', path)}", "no video")
     return about
 
 def check_audio(

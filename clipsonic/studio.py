@@ -123,7 +123,7 @@ class Studio(VBox):
         model: str | Path = "pocket",  # "pocket", or a folder made by clipsonic train or pack
         device: str | None = None,  # "cpu", "cuda", …; None: a GPU where there is one
     ):
-        pipeline = cached_pipeline(model, device)
+        pipeline = cached_pipeline(model=model, device=device)
         self.source, self.systems = dict(model=str(model), device=device), pipeline.systems
         self.sounds: list[Audio] = []  # what is shown, from the top
         self.folder = tempfile.TemporaryDirectory(prefix="clipsonic-")

@@ -68,7 +68,7 @@ def render_sound(
     waveform, rate = queries["waveform"][i], pipeline.denoiser.mel.sample_rate
     if name == "reconstruction": waveform = copy_synthesis(Audio(waveform, rate), pipeline.vocoder).waveform
     elif name in SYSTEMS:
-        generators = clip_generators(seed, 1, first=i)
+        generators = clip_generators(seed, 1, start=i)
         condition = embed_test_query(pipeline, name, queries, i, generators[0], sampling.num_candidates)
         waveform = pipeline.system(name).synthesize(condition, generators, seconds, sampling=sampling)[0]
     return to_audio(waveform, rate, {})

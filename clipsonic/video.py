@@ -175,7 +175,7 @@ class MediaInfo:
             raise MediaError(f"{self.path}: FFmpeg has no decoder for its {kind}; encode the file anew with a program "
                              "that has", "no decoder")
         if kind == "audio": raise MediaError(f"{self.path} has no audio track", "no audio track")
-        raise MediaError(f"{self.path} has sound but no picture", "no picture")
+        raise MediaError(f"{self.path} has sound but no video", "no video")
 
 # %% ../nbs/02_video.ipynb #38354778
 def _tracks(container, kind):
@@ -493,7 +493,7 @@ def _on_screen(container, stream, path, start, end, repairs):
     last = since + _duration(shown, stream)
     _check_end(container, stream, path, start=start, last=last, end=end)
     if end == math.inf: end = max(last, (_seconds(container) or 0.) - start)
-    if end > last + .5: repairs.append(("last picture held", f"from {start + last:.2f} s on"))
+    if end > last + .5: repairs.append(("last frame held", f"from {start + last:.2f} s on"))
     yield since, end, shown
 
 # %% ../nbs/02_video.ipynb #39b00005
@@ -505,7 +505,7 @@ def read_frames(
     short_side: int | None = None,  # shrink to this short side in pixels; None: the file's size
     repairs: list | None = None,  # receives a pair (what, detail) for each repair
 ) -> tuple[list[float], list]:    # seconds after start, and as many RGB images
-    "The frames on screen in the middle of every 1/rate seconds. Raises MediaError (\"no picture\", …) and InputError."
+    "The frames on screen in the middle of every 1/rate seconds. Raises MediaError (\"no video\", …) and InputError."
     _check_span(start, seconds)
     if not rate > 0: raise InputError(f"rate must be above 0 frames a second, not {rate}")
     repairs = [] if repairs is None else repairs
@@ -521,9 +521,9 @@ def read_frames(
                 times.append(due)
                 images.append(_image(frame, short_side, stream.sample_aspect_ratio))
             if due >= end: break
-    if images and times[0] > first: repairs.append(("pictures begin late", f"first seen at {start + times[0]:.2f} s"))
+    if images and times[0] > first: repairs.append(("video begins late", f"first frame at {start + times[0]:.2f} s"))
     if images: return times, images
-    if turn: raise MediaError(f"{path} has no frame from {start:g} s to {start + end:g} s, only later", "no picture")
+    if turn: raise MediaError(f"{path} has no frame from {start:g} s to {start + end:g} s, only later", "no video")
     raise MediaError(f"{path} has no frame at {start:g} s", "too short" if start else "unreadable")
 
 # %% ../nbs/02_video.ipynb #9d40e6a2
@@ -758,7 +758,7 @@ def write_soundtrack(
     path: str | Path,   # of the copy, may be the video itself; ends in .mp4, .mov, .mkv (AAC) or .webm (Opus)
     audio: Audio,       # mono or stereo; begins at the video's time 0, may be shorter or longer than the video
 ):
-    "Copy a video with another soundtrack, whole or not at all. Raises MediaError (\"no picture\", …) and InputError."
+    "Copy a video with another soundtrack, whole or not at all. Raises MediaError (\"no video\", …) and InputError."
     import av
     ending = Path(path).suffix.lower()
     if ending not in VIDEO_CODECS:
@@ -887,5 +887,5 @@ class SkippedFile:
     file: str              # its path below the given folder; "" without a file
     id: str                # of the clip
     start: float | None    # of the row or the chunk, seconds
-    reason: str            # the reason of a MediaError: no audio track, no picture, silent, truncated, …
+    reason: str            # the reason of a MediaError: no audio track, no video, silent, truncated, …
     detail: str = ""       # the message of the error

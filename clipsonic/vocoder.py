@@ -36,7 +36,7 @@ class VocoderNetwork(Protocol):
     def decode(
         self,
         mel: torch.Tensor,  # (batch, 1, mel, frame) ln-mel
-        first: int = 0,  # number of its first frame, in a piece of something longer
+        frame_offset: int = 0,  # number of its first frame, in a piece of something longer
     ) -> torch.Tensor:  # (batch, 1, frame·hop) waveform
         "The waveform; the same for a piece as for the whole, except for `context_frames` at its ends"
         ...
@@ -100,7 +100,7 @@ def __call__(
     for clip, out in zip(mel.float().split(1), waveform.split(1)):
         for start in range(0, frames, chunk_frames):
             end, low = min(start + chunk_frames, frames), max(0, start - context)
-            with limit_threads(): piece = self.network.decode(clip[..., low : end + context], first=low)
+            with limit_threads(): piece = self.network.decode(clip[..., low : end + context], frame_offset=low)
             out[..., start * hop : end * hop] = piece[..., (start - low) * hop : (end - low) * hop]
     return waveform
 

@@ -1,5 +1,6 @@
 """The terminal: what is written and printed, and that whatever a user gets wrong is one line on stderr and exit status
 2."""
+import argparse
 import contextlib
 import inspect
 import io
@@ -482,12 +483,57 @@ def test_help_is_quick_and_has_examples(capsys):
                              'evaluate', 'table', 'sweep'}
     for name in commands: assert f'  clipsonic {name} ' in help_of(capsys, name).split('examples:')[1]
 
+HELP = """
+import sys
+from clipsonic.cli import main
+for words in eval(sys.argv[1]):
+    try: main([*words, '--help'])
+    except SystemExit as error: assert not error.code, words
+    assert 'torch' not in sys.modules, words
+"""
+
+def commands_of(p, *words):
+    "Every command of a parser, and its parser with all arguments."
+    for action in p._actions:
+        for name, command in (action.choices or {}).items() if action.nargs == 'A...' else ():
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit): command.parse_args([])
+            yield [*words, name], command
+            yield from commands_of(command, *words, name)
+
+def test_no_help_loads_pytorch():
+    "Importing it takes seconds."
+    words = [[], *(words for words, _ in commands_of(parser()))]
+    assert ['prepare'] in words and ['sweep', 'guidance'] in words
+    done = subprocess.run([sys.executable, '-c', HELP, repr(words)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count('usage: ') == len(words), done.stderr
+
+KINDS = ['N', 'X', 'NAME', 'NAMES', 'TEXT', 'FILE', 'FOLDER', 'PATH', 'SECONDS', 'FPS', 'DBFS', 'PIXELS',
+         'NAME=FOLDER', ('LOW', 'HIGH'), 'COMMAND']
+
+def placeholders():
+    "Of every value in the help of every command: the command, the argument, and its placeholder."
+    for words, command in commands_of(parser()):
+        formatter = command._get_formatter()
+        for action in command._actions:
+            if action.nargs == 0 or action.help == argparse.SUPPRESS: continue
+            default = formatter._get_default_metavar_for_optional(action) if action.option_strings else action.dest
+            yield words, action, action.metavar or action.choices or default
+
+def test_the_placeholder_of_a_value_is_its_kind():
+    found = list(placeholders())
+    assert len(found) > 100
+    for words, action, shown in found:
+        assert shown in KINDS or shown == action.choices, (words, action.dest, shown)
+        if action.type is int: assert shown in ('N', 'PIXELS'), (words, action.dest, shown)
+        if action.type is float: assert shown in ('X', 'SECONDS', 'FPS', 'DBFS', ('LOW', 'HIGH')), (words, action.dest)
+    shown = {(*words, action.dest): shown for words, action, shown in found}
+    assert shown['prepare', 'out'] == 'FOLDER' and shown['evaluate', 'out'] == 'FILE'
+    assert shown['generate', 'extend'] == 'SECONDS' and shown['sweep', 'guidance', 'steps'] == 'N'
+
 def options_of(command):
     "The options of a command by their destinations."
-    commands = next(action for action in parser()._actions if action.dest == 'command' or action.choices)
-    p = commands.choices[command]
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit): p.parse_args([])
-    return {action.dest: action for action in p._actions}
+    parsers = {words[-1]: p for words, p in commands_of(parser())}
+    return {action.dest: action for action in parsers[command]._actions}
 
 def test_an_option_of_generate_is_written_once():
     "Fields of `Request`: options of the terminal with help, and parameters of both `generate` with documentation."

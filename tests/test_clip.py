@@ -1,11 +1,14 @@
 """Encoders: the pocket's and the published one's layout, tokenizers, refusals."""
+import random
+import re
+
 import pytest
 import torch
 from PIL import Image
 
 from clipsonic.checkpoint import save_checkpoint
-from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, SOUND_CLASSES, build_clip, contrastive_loss,
-                            load_clip, pocket_clip, state_dict_hash)
+from clipsonic.clip import (Captioner, ClipConfig, PocketTokenizer, SOUND_CLASSES, build_clip, common_words,
+                            contrastive_loss, load_clip, pocket_clip, state_dict_hash)
 from clipsonic.core import CheckpointError, InputError
 from conftest import naming
 
@@ -42,7 +45,7 @@ def test_unknown_words_are_left_out_and_long_texts_are_cut(folder):
     assert tokenizer.oov_words("a dog") == []
     assert tokenizer(["theremin"])[0].tolist()[:3] == [tokenizer.start, tokenizer.end, 0]
     long = tokenizer(["dog " * 50])[0]
-    assert long.shape == (16,) and long[-1] == tokenizer.end
+    assert long.shape == (20,) and long[-1] == tokenizer.end
 
 def test_a_missing_or_foreign_tensor_is_named(folder, tmp_path):
     from clipsonic.checkpoint import load_config, load_tensors
@@ -81,6 +84,17 @@ def test_every_row_of_words_makes_captions_within_the_context():
         for _ in range(20):
             text, key = captioner.draw(noun, rng)
             assert text.strip() and key in captioner.keys(noun) and not tokenizer.oov_words(text)
+
+def test_common_words_name_no_class_and_keep_the_key():
+    captions = Captioner(["golden retriever", "flute"], common=common_words())
+    named = " ".join(f"{c.nouns} {c.names} {c.actions} {c.standalone}" for c in SOUND_CLASSES.values())
+    assert not set(captions.common) & set(re.findall(r"\w+", named.lower())) and len(captions.common) > 5000
+    rng = random.Random(0)
+    drawn = [captions.draw("flute", rng) for _ in range(300)]
+    assert {key for _, key in drawn} <= set(captions.keys("flute"))
+    with_common = [text for text, _ in drawn if set(text.split()) & set(captions.common)]
+    assert 0.3 < len(with_common) / len(drawn) <= 1
+    assert Captioner(["flute"]).common == []
 
 def test_the_loss_has_its_least_value_where_matching_pairs_meet():
     e = torch.nn.functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)),

@@ -183,7 +183,7 @@ def test_streams():
     "Golden figures: a seed means the same noise in every release."
     noise = randn_per_clip((16,), clip_generators(7, 2))
     assert torch.allclose(noise[:, 0], torch.tensor([0.7583, -1.3941]), atol=1e-4), noise[:, 0]
-    assert torch.equal(randn_per_clip((16,), clip_generators(7, 1, first=1))[0], noise[1])
+    assert torch.equal(randn_per_clip((16,), clip_generators(7, 1, start=1))[0], noise[1])
     assert not torch.equal(*(randn_per_clip((16,), clip_generators(seed, 1, first))
                              for seed, first in ((7, 5), (7 + 5 * 2**32, 0))))
     state = torch.get_rng_state()

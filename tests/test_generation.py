@@ -72,7 +72,7 @@ def test_a_film_without_pictures_is_named(pipe, noise, tmp_path):
     noise.save(tmp_path/'song.wav')
     with pytest.raises(MediaError, match=naming(tmp_path/'song.wav', '--audio')) as error:
         quiet(pipe, video=tmp_path/'song.wav')
-    assert error.value.reason == 'no picture'
+    assert error.value.reason == 'no video'
 
 def test_a_copy_of_the_film_with_its_sound(pipe, film, tmp_path):
     sound = quiet(pipe, video=film)

@@ -71,6 +71,11 @@ def test_an_incomplete_block_at_the_end_does_not_count():
     for seconds in (0.42, 0.46, 0.499): assert loudness(Audio(noise[:, :int(seconds * 16_000)], 16_000)) == whole
     with pytest.raises(InputError, match=naming(0.399)): loudness(Audio(noise[:, :6384], 16_000))
 
+def test_a_sound_below_a_block_measures_as_less_loud():
+    noise = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0)) / 10
+    brief = torch.nn.functional.pad(noise[:, :3200], (0, 12_800))
+    assert 3 < loudness(Audio(noise, 16_000)) - loudness(Audio(brief, 16_000)) < 5
+
 def test_the_true_peak_is_above_the_samples():
     t = torch.arange(4800)
     sine = torch.sin(torch.pi / 2 * t + torch.pi / 4)[None] * torch.hann_window(4800)
@@ -340,6 +345,7 @@ BAD = {
     'the same sounds': (lambda home: {'A': home/'a', 'B': home/'again'}, {}, ('A', 'B', 'same')),
     'the same folder': (lambda home: {'A': home/'a', 'B': home/'a'}, {}, ('A', 'B', 'same')),
     'an unreadable file': (lambda home: {'A': home/'a', 'B': home/'broken'}, {}, ('0002.wav',)),
+    'a sound of 0.1 s': (lambda home: {'A': home/'a', 'B': home/'brief'}, {'seconds': 0.5}, ('0001.wav', 0.1)),
     'too few items': (lambda home: {'A': home/'a', 'B': home/'b'}, {'items': 5}, (5, 4)),
     'one item': (lambda home: {'A': home/'one', 'B': home/'two'}, {}, ('items', 2)),
     'no folder': (lambda home: {'A': home/'a', 'B': home/'none'}, {}, ('none',)),
@@ -367,6 +373,8 @@ def bad(tmp_path_factory):
     folder(home/'two', 1, noise=.02)
     (home/'broken'/'0002.wav').write_bytes(b'RIFF' + bytes(2000))
     (home/'empty').mkdir()
+    folder(home/'brief', 4, noise=.01)
+    soundfile.write(home/'brief'/'0001.wav', wave(1, seconds=0.1), 16_000)
     folder(home/'renamed', 4, noise=.01, words=['dog', *WORDS])
     return home
 

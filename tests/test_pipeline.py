@@ -12,13 +12,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from fastcore.docments import docments
 from PIL import Image
 
 from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint, write_config
 from clipsonic.core import CheckpointError, InputError, MediaError, clip_generators
 from clipsonic.mel import MelConfig
 from clipsonic.pipeline import Pipeline, Request, to_audio, generate, cached_pipeline, pack
-from clipsonic.request import QUERY_TYPES, SamplingConfig
+from clipsonic.request import QUERY_TYPES, SamplingConfig, checked_model
 from clipsonic.systems import SYSTEMS, ZS, register_system
 from conftest import naming
 from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_prior
@@ -85,6 +86,16 @@ def test_a_misspelt_parameter_is_answered_with_the_nearest(pipe):
                        (lambda: generate('a dog', xyzzy=3), "generate 'xyzzy' prompt model device best_of")):
         with pytest.raises(InputError, match=naming(*says.split())): call()
 
+def test_the_parts_of_a_model_are_documented_once():
+    about = docments(checked_model, full=True, returns=False)
+    own = {Pipeline.load: ['model', 'device'], generate: [], cached_pipeline: []}  # with a comment there
+    for function, names in own.items():
+        found = docments(function, full=True, returns=False)
+        for name in about:
+            assert name in names or found[name].docment == about[name].docment, (function, name)
+            assert found[name].default == about[name].default, (function, name)
+    assert '\nvocoder\n    ' in generate.__doc__
+
 @pytest.mark.filterwarnings('ignore:the model')
 def test_generate_takes_parts_and_keeps_what_they_make(home, pipe, tmp_path):
     short = dict(seconds=0.3, seed=7, steps=2, progress=False)
@@ -93,16 +104,17 @@ def test_generate_takes_parts_and_keeps_what_they_make(home, pipe, tmp_path):
     tiny_prior(tmp_path/'pd', clip)
     for parts in dict(vocoder='griffin-lim'), dict(prior=tmp_path/'pd'), dict(precision='bfloat16'):
         assert not torch.equal(make(**parts).waveform, own.waveform), parts
-        first = cached_pipeline(home/'model', 'cpu', **parts)
-        assert cached_pipeline(str(home/'model'), 'cpu', **parts) is first, parts
-        assert cached_pipeline(home/'model', 'cpu') is not first, parts
+        first = cached_pipeline(model=home/'model', device='cpu', **parts)
+        assert cached_pipeline(model=str(home/'model'), device='cpu', **parts) is first, parts
+        assert cached_pipeline(model=home/'model', device='cpu') is not first, parts
     assert make(prior=tmp_path/'pd').info['system'] == 'pd'
-    places = home/'clip', home/'vocoder'
-    loaded = Pipeline.load(home/'denoiser', 'cpu', *places).generate('a dog', **short)
-    assert torch.equal(make('denoiser', clip=places[0], vocoder=places[1]).waveform, loaded.waveform)
-    first = cached_pipeline(home/'model', 'cpu', prior=tmp_path/'pd')
+    parts = {'clip': home/'clip', 'vocoder': home/'vocoder'}
+    loaded = Pipeline.load(home/'denoiser', 'cpu', **parts).generate('a dog', **short)
+    assert torch.equal(make('denoiser', **parts).waveform, loaded.waveform)
+    first = cached_pipeline(model=home/'model', device='cpu', prior=tmp_path/'pd')
     tiny_prior(tmp_path/'pd', clip, seed=5)
-    assert cached_pipeline(home/'model', 'cpu', prior=tmp_path/'pd') is not first, 'a newer prior is noticed'
+    newer = cached_pipeline(model=home/'model', device='cpu', prior=tmp_path/'pd')
+    assert newer is not first, 'a newer prior is noticed'
     for wrong, says in ((dict(prior=tmp_path/'pd', system='zs'), f"prior {tmp_path/'pd'} system 'zs'"),
                         (dict(precision='half'), "precision 'half'")):
         with pytest.raises(InputError, match=naming(*says.split())): make(**wrong)
@@ -139,8 +151,8 @@ def test_priors(home, pipe, tmp_path, photo):
     many = make(bridged, ['rain', 'a dog'], n=2)
     assert torch.equal(many[2].waveform, systems['pd'].waveform) and not torch.equal(many[2].waveform, many[3].waveform)
     assert torch.equal(make(bridged, image=photo).waveform, make(pipe, image=photo).waveform)
-    assert make(Pipeline.load(home/'denoiser', 'cpu', home/'clip', home/'vocoder', tmp_path/'pd'),
-                'a dog').info['system'] == 'pd'
+    given = {'clip': home/'clip', 'vocoder': home/'vocoder', 'prior': tmp_path/'pd'}
+    assert make(Pipeline.load(home/'denoiser', 'cpu', **given), 'a dog').info['system'] == 'pd'
     assert make(Pipeline.load(home/'model', 'cpu', prior=tmp_path/'pd'), 'a dog').info['system'] == 'pd'
     with pytest.raises(InputError, match=naming(repr(pipe.name), "prior 'sd'")): make(pipe, 'a dog', system='sd')
     tiny_prior(tmp_path/'foreign', clip | {'name': 'another', 'hash': 'beef'})
@@ -417,10 +429,10 @@ def test_packing_rounds_weights_and_keeps_the_clip(home, pipe):
 
 def test_one_pipeline_is_kept_until_its_folder_changes(home, tmp_path):
     model = shutil.copytree(home/'model', tmp_path/'model')
-    first = cached_pipeline(model)
-    assert cached_pipeline(model) is first and cached_pipeline(str(model)) is first
+    first = cached_pipeline(model=model)
+    assert cached_pipeline(model=model) is first and cached_pipeline(model=str(model)) is first
     save_checkpoint(model/'denoiser', load_config(model/'denoiser'), {'model': load_tensors(model/'denoiser', 'model')})
-    assert cached_pipeline(model) is not first
+    assert cached_pipeline(model=model) is not first
 
 # what is warned about
 

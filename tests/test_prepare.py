@@ -64,7 +64,7 @@ def collection(tmp_path_factory):
 
 BAD = {'mute.mp4': 'no audio track', 'hush.mp4': 'silent', 'blink.mp4': 'too short', 'cut.mp4': 'truncated',
        'half.mp4': 'truncated',
-       'song.mp3': 'no picture', 'tone.wav': 'no picture', 'text.mp4': 'not a video', 'empty.mp4': 'unreadable',
+       'song.mp3': 'no video', 'tone.wav': 'no video', 'text.mp4': 'not a video', 'empty.mp4': 'unreadable',
        'gone.mp4': 'missing',
        'b.mp4': 'duplicate'}
 
@@ -371,14 +371,17 @@ def test_what_was_put_right_is_noted(tmp_path):
     report = run(videos, out, seconds=10.)
     assert reasons(report) == {'blind.mp4': 'no decoder'} and report.clips == 5
     assert sorted((note.file, note.reason) for note in report.notes) == [
-        ('ends.mp4', 'sound ends early'), ('hole.mkv', 'holes filled'), ('pictures.mp4', 'pictures begin late'),
-        ('pictures.mp4', 'sound ends early')]
+        ('ends.mp4', 'sound ends early'), ('hole.mkv', 'holes filled'), ('pictures.mp4', 'sound ends early'),
+        ('pictures.mp4', 'video begins late')]
     with open(out/'report.csv', newline='', encoding='utf-8') as file: rows = list(csv.DictReader(file))
     assert [(row['file'], row['used'], row['reason']) for row in rows] == [
         ('blind.mp4', 'no', 'no decoder'), ('ends.mp4', 'yes', 'sound ends early'),
         ('hole.mkv', 'yes', 'holes filled'), ('pictures.mp4', 'yes', 'sound ends early'),
-        ('pictures.mp4', 'yes', 'pictures begin late')]
+        ('pictures.mp4', 'yes', 'video begins late')]
     assert re.search(naming('5 clips', '1 no decoder', '1 holes filled'), str(report))
+    for note in (out/'parts').glob('clipsonic-*.json'):  # as before 0.1.0
+        note.write_text(note.read_text().replace('video begins late', 'pictures begin late'))
+    assert run(videos, out, seconds=10.).notes == report.notes
     clips = {clip['file']: clip for clip in all_clips(out)}
     for name, clip in clips.items():
         assert clip['seconds'] == clip['waveform'].shape[1] / 16000, name

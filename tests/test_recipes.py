@@ -2,18 +2,24 @@
 import copy
 import csv
 import dataclasses
+import io
+import tarfile
 
 import pytest
+import timm
 import torch
+from PIL import Image
 
-from clipsonic.checkpoint import load_config
+from clipsonic.checkpoint import load_config, load_tensors
 from clipsonic.clap import ClapConfig, load_clap
+from clipsonic.clip import load_clip
 from clipsonic.core import CheckpointError, InputError
 from clipsonic.engine import Trainer, train
 from clipsonic.gan_vocoder import Generator, GeneratorConfig
 from clipsonic.mel import MelConfig
 from clipsonic.mel_inversion import ISTFTHeadConfig, MelInversionConfig
-from clipsonic.recipes import DENOISERS, PRESETS, VOCODERS, DenoiserRecipe, PocketClapRecipe, VocoderRecipe, recipe
+from clipsonic.recipes import (DENOISERS, PRESETS, VOCODERS, DenoiserRecipe, LockedClipRecipe, PocketClapRecipe,
+                               VocoderRecipe, recipe)
 from clipsonic.shards import all_clips, synthetic_shards
 from clipsonic.unet import UNet
 from clipsonic.vocoder import Vocoder
@@ -88,6 +94,66 @@ def test_refusals(shards, tmp_path):
     with pytest.raises(InputError, match=naming(tmp_path, "shards.json", "clipsonic prepare")):
         recipe("pocket", tmp_path)
     assert set(DENOISERS) < set(PRESETS)
+
+# the pocket CLIP
+
+@pytest.fixture
+def pairs(tmp_path):
+    "Image-text pairs of two colors: red dogs and blue flutes."
+    for name, count in ("imagetext-000", 24), ("imagetext-test", 8):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            for i in range(count):
+                noun, color = [("dog", "red"), ("flute", "blue")][i % 2]
+                jpg = io.BytesIO()
+                Image.new("RGB", (64, 64), color).save(jpg, "JPEG")
+                for ending, content in ("jpg", jpg.getvalue()), ("txt", noun.encode()), ("json", b"{}"):
+                    info = tarfile.TarInfo(f"{i:04d}.{ending}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    return tmp_path
+
+def locked_clip(pairs, **training):
+    "The pocket's CLIP, smaller."
+    config = dataclasses.replace(PRESETS["pocket-clip"][1], vision="test_resnet", image_size=64, embed_dim=16,
+                                 text_width=32, text_heads=2, text_layers=1)
+    training = dataclasses.replace(PRESETS["pocket-clip"][2], batch_size=8, warmup_steps=5, save_every=20,
+                                   lr_schedule="constant", **training)
+    return LockedClipRecipe(pairs, "pocket-clip", config, training)
+
+def imagenet_file(path):
+    "Weights as the published file has them: in timm's order, under other names, with a classifier at the end."
+    trunk = timm.create_model("test_resnet").state_dict().values()
+    torch.save({f"_layer.{i}": value for i, value in enumerate(trunk)}, path)
+    return path
+
+def test_a_clip_on_a_frozen_tower_learns_and_resumes_to_the_bit(pairs):
+    file, straight, halves = imagenet_file(pairs / "imagenet.pth"), pairs / "straight", pairs / "halves"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert train(locked_clip(pairs), straight, 40, cpu=True, init_from=file)["top1"] == 1
+        torch.manual_seed(0)
+        train(locked_clip(pairs), halves, 20, cpu=True, init_from=file)
+    train(locked_clip(pairs), halves, 40, cpu=True, resume=True)   # it takes the tower from the run
+    tensors = [load_tensors(run, "model") for run in (straight, halves)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    kept = [name for name in tensors[0] if name.startswith("visual.trunk.")]
+    wanted = timm.create_model("test_resnet", num_classes=0).state_dict()
+    assert len(kept) == len(wanted)
+    for (name, _), value in zip(wanted.items(), torch.load(file).values()):
+        assert torch.equal(tensors[0][f"visual.trunk.{name}"], value)
+    clip = load_clip(straight, device="cpu")
+    image = clip.encode_image([Image.new("RGB", (90, 64), color) for color in ("red", "blue")])
+    assert (image @ clip.encode_text(["a photo of a dog", "a flute"]).T).argmax(1).tolist() == [0, 1]
+
+def test_what_a_frozen_tower_cannot_begin_with(pairs):
+    with pytest.raises(InputError, match=naming("--preset pocket-clip", "--init-from", "efficientnet-lite0")):
+        train(locked_clip(pairs), pairs / "run", 1, cpu=True)
+    with pytest.raises(InputError, match="no such file"): locked_clip(pairs).init_from(pairs / "absent.pth")
+    torch.save({"conv": torch.zeros(3)}, pairs / "other.pth")
+    with pytest.raises(CheckpointError, match="other.pth"): locked_clip(pairs).init_from(pairs / "other.pth")
+    torch.save([1, 2], pairs / "list.pth")
+    with pytest.raises(CheckpointError, match=naming("list.pth", "test_resnet")):
+        locked_clip(pairs).init_from(pairs / "list.pth")
 
 @pytest.mark.long
 def test_the_pocket_clap_learns_which_words_go_with_which_tone(tmp_path):

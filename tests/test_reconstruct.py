@@ -154,13 +154,16 @@ def test_vocoders_side_by_side(tmp_path):
     save_classifier(tmp_path / "classifier", Classifier(config).eval())
     tiny_vocoder(tmp_path / "v")
     rows = compare_vocoders({"floor": "griffin-lim", "tiny": tmp_path / "v"}, tmp_path / "shards",
-                            listeners={"it": tmp_path / "classifier"}, out=tmp_path / "out.json", length=16384)
+                            classifiers={"it": tmp_path / "classifier"}, out=tmp_path / "out.json", length=16384)
     assert list(rows) == ["original", "floor", "tiny"]
     assert rows["original"]["mel"]["mean"] == rows["original"]["stft"]["mean"] == 0
     assert all(rows[name]["stft"]["mean"] > 0 and rows[name]["it"]["n"] == 4 and rows[name]["hash"]
                for name in ("floor", "tiny"))
     table = vocoder_table(tmp_path / "out.json").data
     assert table.count("\n") == 4 and "| floor |" in table and "top-1, it" in table
+    older = (tmp_path / "out.json").read_text().replace('"classifiers": ', '"listeners": ')
+    (tmp_path / "older.json").write_text(older)
+    assert vocoder_table(tmp_path / "older.json").data == table
 
 
 @pytest.mark.long

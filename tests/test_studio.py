@@ -235,7 +235,7 @@ def test_it_can_be_stopped(studio, interrupts):
 def test_a_model_that_is_none():
     with pytest.raises(CheckpointError, match=naming("model 'nonesuch'")): Studio('nonesuch')
 
-@pytest.mark.parametrize('make, kind, says', [(lambda path: song(path/'song.mp3'), MediaError, 'no picture'),
+@pytest.mark.parametrize('make, kind, says', [(lambda path: song(path/'song.mp3'), MediaError, 'no video'),
                                               (lambda path: path, InputError, 'video'),
                                               (lambda path: cut(film(path/'film.mp4'), 0.5), MediaError, 'damaged')])
 def test_files_that_are_nothing_to_see(tmp_path, make, kind, says):

@@ -81,7 +81,7 @@ def test_a_clip_has_its_own_noise_in_every_setting(home, tmp_path):
     # the first clips, whatever follows
     assert all(read(few, s, i) == read(many, s, i) for s in settings for i in range(2))
     asked = test_queries(home / 'shards', 3, 0.5)
-    made = pipeline.system('iq').synthesize(asked['embedding'][1:2], clip_generators(0, 1, first=1), 0.5,
+    made = pipeline.system('iq').synthesize(asked['embedding'][1:2], clip_generators(0, 1, start=1), 0.5,
                                             guidance_scale=2.0, steps=2, sampler='ddpm')[0]
     Audio(made * min(1.0, 0.99 / made.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
     assert (tmp_path / 'alone.wav').read_bytes() == read(many, settings[2], 1)
@@ -130,7 +130,7 @@ def test_seeds_are_sets_of_their_own_noise(sweep, home, tmp_path):
     made = sounds()
     assert len(set(made.values())) == len(made) == 15  # real, and two settings twice
     pipeline, asked = Pipeline.load(home / 'model', 'cpu'), test_queries(home / 'shards', 3, 0.5)
-    alone = pipeline.system('iq').synthesize(asked['embedding'][2:], clip_generators(1, 1, first=2), 0.5,
+    alone = pipeline.system('iq').synthesize(asked['embedding'][2:], clip_generators(1, 1, start=2), 0.5,
                                              guidance_scale=1.5, steps=2, sampler='ddim')[0]
     Audio(alone * min(1.0, 0.99 / alone.abs().max().item()), 16000).save(tmp_path / 'alone.wav')
     # the noise of the next seed, the clip of this one

@@ -105,7 +105,7 @@ def test_missing_tracks(tmp_path):
     assert reason(read_audio, film(tmp_path/'mute.mp4', 1., audio=None)) == 'no audio track'
     tone(1.).save(tmp_path/'tone.wav')
     for path in tmp_path/'tone.wav', song(tmp_path/'song.mp3'):
-        assert reason(read_frames, path) == 'no picture'
+        assert reason(read_frames, path) == 'no video'
         assert probe(path).video is None and probe(path).audio
         assert pitch(read_audio(path).waveform) == pytest.approx(440, abs=3)
 
@@ -300,13 +300,13 @@ def test_a_track_that_begins_later_stays_in_time(tmp_path, ending, late):
     path = remux(steps(tmp_path/'a.mp4', 4.), tmp_path/f'late.{ending}', **{f'{late}_delay': 2.})
     first, last = {.5: 0, 1.5: 1, 2.5: 2, 3.5: 3}, {2.5: 0, 3.5: 1, 4.5: 2, 5.5: 3}
     if late == 'audio':
-        assert everything(path) == ([None, None, 0, 1, 2, 3], first | {4.5: 3, 5.5: 3}, ['last picture held'])
-    else: assert everything(path) == ([0, 1, 2, 3], last, ['pictures begin late'])
+        assert everything(path) == ([None, None, 0, 1, 2, 3], first | {4.5: 3, 5.5: 3}, ['last frame held'])
+    else: assert everything(path) == ([0, 1, 2, 3], last, ['video begins late'])
     assert heard(read_audio(path, start=3., seconds=1.)) == [1 if late == 'audio' else 3]
     assert seen(read_frames(path, start=3., seconds=1.)) == {.5: 3 if late == 'audio' else 1}
     if late == 'video':
         assert heard(read_audio(path, start=1., seconds=1.)) == [1]
-        assert reason(read_frames, path, start=.5, seconds=1.) == 'no picture'
+        assert reason(read_frames, path, start=.5, seconds=1.) == 'no video'
     if ending != 'ts':
         copy = tmp_path/'copy.mp4'
         write_soundtrack(path, copy, ladder(6., first=2))
@@ -585,7 +585,7 @@ def test_a_soundtrack_that_cannot_be_written_leaves_nothing_behind(good, tmp_pat
     tone(1.).save(tmp_path/'tone.wav')
     cut(remux(good, tmp_path/'fast.mp4', movflags='faststart'), .6)
     cut(remux(good, tmp_path/'cut.mkv'), .6)
-    wanted = {'tone.wav': 'no picture', 'page.mp4': 'not a video', 'gone.mp4': 'missing', 'fast.mp4': 'truncated',
+    wanted = {'tone.wav': 'no video', 'page.mp4': 'not a video', 'gone.mp4': 'missing', 'fast.mp4': 'truncated',
               'cut.mkv': 'truncated'}
     assert {name: reason(write_soundtrack, tmp_path/name, folder/'before.mp4', sweep()) for name in wanted} == wanted
     vp9 = encoded(tmp_path/'film.webm', 'libvpx-vp9')
