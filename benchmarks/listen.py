@@ -2,7 +2,7 @@
 
 `kill` ends the server with SIGKILL while answers arrive, and counts lost and doubled ones. `listeners` prints the time of an
 answer when many listeners answer at once. `disk` fills a small file system, whose folder is given, and frees it again; on
-Linux `mount -t tmpfs -o size=700k tmpfs FOLDER` makes one. All use this machine's loopback.
+Linux `mount -t tmpfs -o size=2m tmpfs FOLDER` makes one. All use this machine's loopback.
 """
 import argparse
 import atexit

@@ -835,8 +835,9 @@ def _run_listen_serve(args):
 def _add_listen_serve(p):
     p.add_argument("folders", nargs="+", metavar="TEST", help="folders of `clipsonic listen prepare`")
     add_options(p, _listen().serve, ["host", "port", "root_path", "forwarded_allow_ips"])
-    p.add_argument("--until", metavar="TIME", help="take no answers from this time on, such as 2026-12-24T18:00, in the "
-                                                   "time zone of this computer (default: until it is stopped)")
+    p.add_argument("--until", metavar="TIME",
+                   help="take no answers from this time on, such as 2026-12-24T18:00, in the time zone of this computer "
+                        "(default: until it is stopped)")
 
 # %% ../nbs/60_cli.ipynb #1e57e004
 def _run_listen_export(args):
@@ -856,7 +857,7 @@ def _run_listen_read(args):
     print(f"{out}: {len(out.read_text(encoding='utf-8').splitlines()) - 1} ratings; clipsonic listen analyze {out}")
 
 def _add_listen_read(p):
-    p.add_argument("folder", metavar="TEST", help="a folder of `clipsonic listen prepare`, with the answers of its server")
+    p.add_argument("folder", metavar="TEST", help="a folder of `clipsonic listen prepare`, with its server's answers")
     p.add_argument("files", nargs="*", metavar="FILE", help="files of answers that listeners sent")
     p.add_argument("--webmushra", nargs="+", action="extend", default=[], metavar="RESULTS",
                    help="pymushra's db/webmushra.json, or a csv that it downloads")
@@ -875,7 +876,7 @@ def _run_listen_analyze(args):
 
 def _add_listen_analyze(p):
     p.add_argument("ratings", metavar="RATINGS.csv", help="as `clipsonic listen read` writes it")
-    p.add_argument("--plan", metavar="JSON", help="plan.json of the test, with its rules (default: the one beside the csv)")
+    p.add_argument("--plan", metavar="JSON", help="plan.json of the test (default: the one beside the csv)")
     p.add_argument("-o", "--out", metavar="JSON", help="file for the results")
     p.add_argument("--figure", metavar="FILE", help="file for the figure, such as .png or .pdf")
 

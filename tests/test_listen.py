@@ -29,11 +29,13 @@ import uvicorn
 from selenium.webdriver import Keys
 
 from browsers import SIZES, WIDE, open_browser, own_errors, resize
+from clipsonic.cli import main
 from clipsonic.core import InputError
 from clipsonic.listen import (AnswerStore, RateLimit, check_sent, export_webmushra, latest_answers, listening_page,
                               make_app, read_answers, read_webmushra, serve, write_page)
+from clipsonic.listening import load_plan
 from conftest import naming, root
-from listening_tests import write_test
+from listening_tests import tone, write_test
 
 METHODS = 'mos', 'ab', 'mushra'
 
@@ -339,6 +341,49 @@ def test_webmushra_configurations_hold_names_that_stay_names(tmp_path, method):
             assert all((tmp_path/'webmushra'/file).is_file() for file in files)
         assert all(re.fullmatch(r'[a-z][\w-]+', name) for name in names)
         assert len(config['pages']) == 2 + sum(len(each['questions']) for each in plan.training + plan.lists[0])
+
+# ---- at the terminal
+
+def test_from_sounds_to_an_analysis_at_the_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(['one', 'two']):
+        (tmp_path/name).mkdir()
+        for item in range(3): (tmp_path/name/f'{item}.wav').write_bytes(tone(3 * number + item, 0.5))
+    def run(*words):
+        status = main(['listen', *words])
+        out, err = capsys.readouterr()
+        return status, out + err
+    prepare = ['prepare', '--systems', 'A=one', 'B=two', '--out', 'TEST', '--questions', 'fidelity', '--gold', '0',
+               '--repeats', '0', '--training', '1']
+    status, said = run(*prepare)
+    assert status == 0 and 'clipsonic listen serve TEST' in said
+    plan = load_plan('TEST')
+    assert (tmp_path/'TEST'/'page'/'index.html').read_text(encoding='utf-8') == listening_page(plan)
+    assert run(*prepare)[0] == 2, 'answers may belong to a test that is there'
+    status, said = run('read', 'TEST')
+    assert status == 2 and re.search(naming('TEST'), said)
+    answers = []
+    for number in range(8):
+        session = dict(listener=f'listener-{number}', list=number % len(plan.lists))
+        for position in range(len(plan.lists[session['list']])):
+            key = f'key-{number}-{position}'
+            answers.append(an_answer(plan, session, position, key, value=1 + (number + position) % 5))
+    (tmp_path/'sent.jsonl').write_text('\n'.join(map(json.dumps, answers)))
+    status, said = run('read', 'TEST', 'sent.jsonl')
+    assert status == 0 and f'{len(answers)} ratings' in said
+    status, said = run('analyze', 'TEST/ratings.csv', '--out', 'analysis.json', '--figure', 'figure.png')
+    assert status == 0 and '| A |' in said and (tmp_path/'analysis.json').is_file() and (tmp_path/'figure.png').is_file()
+    status, said = run('export', 'TEST', '--webmushra', 'webMUSHRA')
+    assert status == 0 and f'?config=clipsonic-{plan.id}/list-00.yaml' in said
+    status, said = run('size', '--half-width', '0.25', '--items', '20')
+    assert status == 0 and '| 20 |' in said
+    for words in (['serve', 'nowhere'], ['serve', 'TEST', '--until', 'soon'], ['prepare', '--systems', 'A', '--out', 'X']):
+        status, said = run(*words)
+        assert status == 2 and re.search(naming(words[-1] if words[0] == 'serve' else 'A'), said)
+
+def test_a_missing_extra_is_one_line(tmp_path, mos, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'starlette.applications', None)   # as if it were not installed
+    with pytest.raises(InputError, match=r'pip install "clipsonic\[listen\]"'): make_app([tmp_path/'test'])
 
 # ---- in a browser
 
