@@ -1,8 +1,8 @@
 """The server of listening tests under stress: `python benchmarks/listen.py kill`, `listeners` or `disk FOLDER`.
 
-`kill` ends the server with SIGKILL while answers arrive, and counts lost and doubled ones. `listeners` prints the time of an
-answer when many listeners answer at once. `disk` fills a small file system, whose folder is given, and frees it again; on
-Linux `mount -t tmpfs -o size=2m tmpfs FOLDER` makes one. All use this machine's loopback.
+`kill` ends the server with SIGKILL while answers arrive, and counts lost and doubled ones. `listeners` prints the time of
+an answer when many listeners answer at once. `disk` fills a small file system, whose folder is given, and frees it again;
+on Linux `mount -t tmpfs -o size=2m tmpfs FOLDER` makes one. All use this machine's loopback.
 """
 import argparse
 import atexit
@@ -111,8 +111,8 @@ def kill(args, folder):
         there = {answer["key"]: answer for answer in stored(folder/"test")}
         lost += sum(there.get(answer["key"]) != answer for answer in before)
         process, _, seconds = start(folder/"test", port)
-        print(f"kill {number + 1}: {len(before)} acknowledged, {len(there)} stored, {lost} lost, answers still arriving: "
-              f"{arriving}, back after {seconds:.1f} s", flush=True)
+        print(f"kill {number + 1}: {len(before)} acknowledged, {len(there)} stored, {lost} lost, answers still "
+              f"arriving: {arriving}, back after {seconds:.1f} s", flush=True)
     for thread in threads: thread.join(120)
     done.set()
     process.send_signal(signal.SIGTERM)
@@ -145,8 +145,8 @@ def listeners(args, folder):
     cuts = statistics.quantiles(seconds, n=100)
     found = stored(folder/"test")
     print(f"{args.n} listeners, {len(seconds)} answers in {wall:.1f} s ({len(seconds) / wall:.0f} a second, each waits "
-          f"{args.pause} s between answers): median {1000 * cuts[49]:.1f} ms, 99th percentile {1000 * cuts[98]:.1f} ms, "
-          f"slowest {1000 * max(seconds):.1f} ms; {len(found)} stored, "
+          f"{args.pause} s between answers): median {1000 * cuts[49]:.1f} ms, "
+          f"99th percentile {1000 * cuts[98]:.1f} ms, slowest {1000 * max(seconds):.1f} ms; {len(found)} stored, "
           f"{sum(listener.retries for listener in sessions)} retries")
 
 

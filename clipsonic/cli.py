@@ -836,8 +836,8 @@ def _add_listen_serve(p):
     p.add_argument("folders", nargs="+", metavar="TEST", help="folders of `clipsonic listen prepare`")
     add_options(p, _listen().serve, ["host", "port", "root_path", "forwarded_allow_ips"])
     p.add_argument("--until", metavar="TIME",
-                   help="take no answers from this time on, such as 2026-12-24T18:00, in the time zone of this computer "
-                        "(default: until it is stopped)")
+                   help="take no answers from this time on, such as 2026-12-24T18:00, in the time zone of this "
+                        "computer (default: until it is stopped)")
 
 # %% ../nbs/60_cli.ipynb #1e57e004
 def _run_listen_export(args):
@@ -901,7 +901,7 @@ _LISTEN_EXAMPLES = {
     "prepare": """
         clipsonic listen prepare --systems PD=renders/pd ZS=renders/zs real=renders/real --out TEST
         clipsonic listen prepare --method ab --systems PD=renders/pd ZS=renders/zs --items 20 --out TEST
-        clipsonic listen prepare --method mushra --systems PD=renders/pd real=renders/real --reference real --out TEST""",
+        clipsonic listen prepare --method mushra --systems PD=sounds/pd real=sounds/real --reference real --out TEST""",
     "serve": """
         clipsonic listen serve TEST
         clipsonic listen serve TEST OTHER --port 8080 --until 2026-12-24T18:00

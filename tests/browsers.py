@@ -1,5 +1,4 @@
 """A headless Chromium for tests of pages; without one they are skipped."""
-import os
 import shutil
 from contextlib import contextmanager
 

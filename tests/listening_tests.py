@@ -30,8 +30,9 @@ def write_test(folder, method='mos', n_trials=2, n_lists=3, seconds=0.2, title='
     for number, name in enumerate(NAMES):
         path = folder/'page'/'sounds'/f'{name}.wav'
         path.write_bytes(tone(number, seconds))
-        stimuli[name] = dict(file=f'sounds/{name}.wav', item='i00', sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-                             system=['PD', 'ZS', 'reference', 'anchor'][number % 4])
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        system = ['PD', 'ZS', 'reference', 'anchor'][number % 4]
+        stimuli[name] = dict(file=f'sounds/{name}.wav', item='i00', sha256=sha256, system=system)
     def trial(number, turn):
         own = [NAMES[(number + turn + i) % 4] for i in range(4)]
         size, reference = {'mos': (1, None), 'ab': (2, None), 'mushra': (4, NAMES[2])}[method]
