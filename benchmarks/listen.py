@@ -1,8 +1,8 @@
 """The server of listening tests under stress: `python benchmarks/listen.py kill`, `listeners` or `disk FOLDER`.
 
-`kill` ends the server with SIGKILL while answers arrive, and counts lost and doubled ones. `listeners` prints the time of
-an answer when many listeners answer at once. `disk` fills a small file system, whose folder is given, and frees it again;
-on Linux `mount -t tmpfs -o size=2m tmpfs FOLDER` makes one. All use this machine's loopback.
+`kill` ends the server with SIGKILL while answers arrive, and counts lost and doubled ones. `listeners` prints the time
+of an answer when many listeners answer at once. `disk` fills a small file system, whose folder is given, and frees it
+again; on Linux `mount -t tmpfs -o size=2m tmpfs FOLDER` makes one. All use this machine's loopback.
 """
 import argparse
 import atexit

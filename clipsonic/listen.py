@@ -80,6 +80,7 @@ def _instant(text):
     except ValueError as error: raise InputError(f"time must be as 2026-01-31T12:00:00Z, not {text!r}") from error
     return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
+# %% ../nbs/62_listen.ipynb #5687d647
 def check_sent(
     plan: Plan,
     answer,  # whatever JSON held
