@@ -263,7 +263,7 @@ class _Endpoints:
 
     def check_open(self):
         if self.until and datetime.now(timezone.utc) >= self.until:
-            raise _Refused(410, f"This test was closed on {self.until:%Y-%m-%d at %H:%M} UTC.")
+            raise _Refused(410, f"This test was closed on {self.until.astimezone(timezone.utc):%Y-%m-%d at %H:%M} UTC.")
 
     def check_rate(self, limit, key):
         if wait := limit.wait(key): raise _Refused(429, "too many requests", max(1, wait))
@@ -340,6 +340,7 @@ def make_app(
     if not plans: raise InputError("there is no test to serve: give the folder of one")
     ids = [plan.id for _, plan in plans]
     if len(set(ids)) < len(ids): raise InputError(f"one plan comes twice ({', '.join(ids)}): serve it once")
+    if until and until.tzinfo is None: raise InputError(f"until={until} has no time zone: use until.astimezone()")
     stores = [AnswerStore(folder/"answers.sqlite", plan) for folder, plan in plans]
     links = "".join(f'<li><a href="{store.plan.id}/">{escape(store.plan.title)}</a>' for store in stores)
 
@@ -352,9 +353,9 @@ def make_app(
         yield
         for store in stores: store.close()
 
-    routes = [_routes(_Endpoints(store.plan, store, until)) for store in stores]
-    app = Starlette(routes=[Route("/", home), *routes], lifespan=lifespan)
-    app.state.stores = stores
+    endpoints = [_Endpoints(store.plan, store, until) for store in stores]
+    app = Starlette(routes=[Route("/", home), *map(_routes, endpoints)], lifespan=lifespan)
+    app.state.stores, app.state.endpoints = stores, endpoints
     return app
 
 # %% ../nbs/62_listen.ipynb #f381063c

@@ -182,12 +182,15 @@ def test_a_listener_who_asks_too_often_is_told_when_to_come_back(tmp_path, mos):
         assert caught.value.code == 429 and int(caught.value.headers['retry-after']) >= 1
 
 def test_a_closed_test_takes_no_answers(tmp_path, mos):
-    soon = datetime.now(timezone.utc) + timedelta(seconds=0.5)
-    with running(tmp_path/'test', until=soon) as (address, _):
+    zone = timezone(timedelta(hours=5))
+    with running(tmp_path/'test', until=datetime.now(zone) + timedelta(days=1)) as (address, app):
         listener = Listener(f'{address}/{mos.id}').begin()
-        time.sleep(0.6)
+        listener.post(an_answer(mos, listener.session))
+        app.state.endpoints[0].until = datetime(2026, 1, 2, 3, tzinfo=zone)
+        assert '2026-01-01 at 22:00 UTC' in status(lambda: listener.get('session'))[1]
         assert status(lambda: listener.post(an_answer(mos, listener.session)))[0] == 410
         assert status(lambda: listener.get('session'))[0] == 410
+    with pytest.raises(InputError, match='time zone'): make_app([tmp_path/'test'], until=datetime(2026, 1, 1))
 
 def test_several_tests_are_kept_apart(tmp_path, mos):
     ab = write_test(tmp_path/'ab', 'ab', title='Pairs & more')
@@ -570,11 +573,11 @@ def test_a_full_disk_is_said_on_the_page(tmp_path, browser):
 
 @pytest.mark.site
 def test_a_test_that_closes_says_so_and_gives_a_file(tmp_path, browser, mos):
-    with running(tmp_path/'test', until=datetime.now(timezone.utc) + timedelta(seconds=4)) as (address, _):
+    with running(tmp_path/'test') as (address, app):
         visit(browser, f'{address}/')
         press(browser, Keys.ENTER)
         play_all(browser)
-        wait(browser, 'Date.now() > arguments[0]', 1000 * (time.time() + 4))
+        app.state.endpoints[0].until = datetime.now(timezone.utc)
         rate(browser, mos, mos.training[0], 1)
         wait(browser, 'document.getElementById("problems").innerText.includes("was closed on")')
         browser.refresh()
