@@ -30,10 +30,10 @@ setup(
     ],
     python_requires=f'>={cfg["min_python"]}',
     packages=find_packages(include=['clipsonic', 'clipsonic.*']),
-    package_data={'clipsonic': ['py.typed', 'weights/**/*']},
+    package_data={'clipsonic': ['py.typed', 'pages/*', 'weights/**/*']},
     include_package_data=False,  # the line above names all; setuptools would take folders of weights for packages
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'clap', 'notebooks')},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'clap', 'listen', 'notebooks')},
     entry_points={'console_scripts': cfg['console_scripts'].split(),
                   'nbdev': [f'{cfg["lib_name"]}={cfg["lib_name"]}._modidx:d']},
     zip_safe=False,

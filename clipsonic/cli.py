@@ -801,6 +801,140 @@ def _add_sweep(p):
         clipsonic sweep evaluations --data shards/test --settings "dpm++2m 11 100 970" "dpm++2m 8" --n-seeds 8 \
 --renders renders/evaluations -o seeds.json""", _add_nfe_sweep)
 
+# %% ../nbs/60_cli.ipynb #1e57e001
+def _listen(): return import_module("clipsonic.listen")  # 62 stands above this notebook, and is loaded when it is used
+
+def _run_listen_prepare(args):
+    "`clipsonic listen prepare`"
+    from dataclasses import fields
+    from clipsonic.listening import ListeningConfig, plan_markdown, prepare_test
+    systems = _named_folders("--systems", args.systems)
+    settings = {field.name: getattr(args, field.name) for field in fields(ListeningConfig)}
+    if settings["questions"] is not None: settings["questions"] = tuple(settings["questions"])
+    plan = prepare_test(systems, args.out, page=_listen().listening_page, **settings)
+    print(plan_markdown(plan))
+    print(f"{args.out}: clipsonic listen serve {args.out}, or put {Path(args.out)/'page'} on any web server")
+
+def _add_listen_prepare(p):
+    from clipsonic.listening import QUESTIONS, ListeningConfig
+    p.add_argument("--systems", nargs="+", action="extend", required=True, metavar="NAME=FOLDER",
+                   help="sounds of each system; those of one file name belong together")
+    p.add_argument("--out", required=True, metavar="TEST", help="the folder to make")
+    add_options(p, ListeningConfig, method={"choices": list(QUESTIONS)}, match={"choices": ["name", "prompt"]},
+                prompts={"metavar": "CSV"}, queries={"metavar": "FOLDER"}, reference={"metavar": "NAME"},
+                questions={"nargs": "+", "metavar": "ID"}, silent={"choices": ["refuse", "keep", "skip"]},
+                separate={"action": argparse.BooleanOptionalAction})
+
+# %% ../nbs/60_cli.ipynb #1e57e003
+def _run_listen_serve(args):
+    "`clipsonic listen serve`"
+    from datetime import datetime
+    from clipsonic.core import InputError
+    try: until = args.until and datetime.fromisoformat(args.until).astimezone()
+    except ValueError as error: raise InputError(f"--until {args.until}: give a time as 2026-12-24T18:00") from error
+    _listen().serve(args.folders, args.host, args.port, args.root_path, args.forwarded_allow_ips, until=until)
+
+def _add_listen_serve(p):
+    p.add_argument("folders", nargs="+", metavar="TEST", help="folders of `clipsonic listen prepare`")
+    add_options(p, _listen().serve, ["host", "port", "root_path", "forwarded_allow_ips"])
+    p.add_argument("--until", metavar="TIME",
+                   help="take no answers from this time on, such as 2026-12-24T18:00, in the time zone of this "
+                        "computer (default: until it is stopped)")
+
+# %% ../nbs/60_cli.ipynb #1e57e004
+def _run_listen_export(args):
+    "`clipsonic listen export`"
+    paths = _listen().export_webmushra(args.folder, args.webmushra)
+    name = paths[0].relative_to(Path(args.webmushra)/"configs").as_posix()
+    print(f"{paths[0].parent}: {len(paths)} lists; a listener opens the address of webMUSHRA with ?config={name}")
+
+def _add_listen_export(p):
+    p.add_argument("folder", metavar="TEST", help="a folder of `clipsonic listen prepare`")
+    p.add_argument("--webmushra", required=True, metavar="FOLDER",
+                   help="the folder of webMUSHRA, or a new one; sounds and lists go to configs/clipsonic-PLAN in it")
+
+def _run_listen_read(args):
+    "`clipsonic listen read`"
+    out = _listen().read_answers(args.folder, args.files, args.webmushra)
+    print(f"{out}: {len(out.read_text(encoding='utf-8').splitlines()) - 1} ratings; clipsonic listen analyze {out}")
+
+def _add_listen_read(p):
+    p.add_argument("folder", metavar="TEST", help="a folder of `clipsonic listen prepare`, with its server's answers")
+    p.add_argument("files", nargs="*", metavar="FILE", help="files of answers that listeners sent")
+    p.add_argument("--webmushra", nargs="+", action="extend", default=[], metavar="RESULTS",
+                   help="pymushra's db/webmushra.json, or a csv that it downloads")
+
+# %% ../nbs/60_cli.ipynb #1e57e006
+def _run_listen_analyze(args):
+    "`clipsonic listen analyze`"
+    from clipsonic.core import atomic_file
+    from clipsonic.ratings import analyze_ratings
+    analysis = analyze_ratings(args.ratings, args.out, plan=args.plan)
+    print(analysis.markdown())
+    if args.figure:
+        with atomic_file(args.figure) as partial: analysis.figure().savefig(partial, bbox_inches="tight")
+    written = [path for path in (args.out, args.figure) if path]
+    if written: print(f"written to {' and '.join(written)}")
+
+def _add_listen_analyze(p):
+    p.add_argument("ratings", metavar="RATINGS.csv", help="as `clipsonic listen read` writes it")
+    p.add_argument("--plan", metavar="JSON", help="plan.json of the test (default: the one beside the csv)")
+    p.add_argument("-o", "--out", metavar="JSON", help="file for the results")
+    p.add_argument("--figure", metavar="FILE", help="file for the figure, such as .png or .pdf")
+
+def _run_listen_size(args):
+    "`clipsonic listen size`"
+    from clipsonic.core import markdown_table
+    from clipsonic.ratings import required_size
+    rows = required_size(args.half_width, items=tuple(args.items), most=args.most)
+    cells = [[row["items"], row["listeners"] or f"more than {args.most}", f"{row['half_width']:.2f}"] for row in rows]
+    print(markdown_table(["items", "listeners", "half width reached"], cells))
+    print("For the difference of two systems, MOS of 1–5, if each listener rates everything (59_ratings).")
+
+def _add_listen_size(p):
+    p.add_argument("--half-width", type=float, required=True, metavar="X",
+                   help="of the 95 percent interval of the difference of two systems, in points of the scale 1–5")
+    p.add_argument("--items", type=int, nargs="+", default=[10, 20, 40, 80, 160], metavar="N",
+                   help="numbers of items to look at (default: 10 20 40 80 160)")
+    p.add_argument("--most", type=int, default=1000, metavar="N", help="listeners at most (default: 1000)")
+
+# %% ../nbs/60_cli.ipynb #1e57e007
+_LISTEN_EXAMPLES = {
+    "prepare": """
+        clipsonic listen prepare --systems PD=renders/pd ZS=renders/zs real=renders/real --out TEST
+        clipsonic listen prepare --method ab --systems PD=renders/pd ZS=renders/zs --items 20 --out TEST
+        clipsonic listen prepare --method mushra --systems PD=sounds/pd real=sounds/real --reference real --out TEST""",
+    "serve": """
+        clipsonic listen serve TEST
+        clipsonic listen serve TEST OTHER --port 8080 --until 2026-12-24T18:00
+        clipsonic listen serve TEST --root-path /listening --forwarded-allow-ips 10.0.0.5""",
+    "export": "clipsonic listen export TEST --webmushra webMUSHRA",
+    "read": """
+        clipsonic listen read TEST
+        clipsonic listen read TEST answers-p1a2b3-4c5d6e.jsonl
+        clipsonic listen read TEST --webmushra db/webmushra.json""",
+    "analyze": "clipsonic listen analyze TEST/ratings.csv --out analysis.json --figure analysis.pdf",
+    "size": """
+        clipsonic listen size --half-width 0.25
+        clipsonic listen size --half-width 0.2 --items 30 60""",
+}
+
+@_command("listen", None, "listening tests: prepare, serve, export, read, analyze, size", """
+    clipsonic listen prepare --systems PD=renders/pd ZS=renders/zs --out TEST
+    clipsonic listen serve TEST
+    clipsonic listen read TEST
+    clipsonic listen analyze TEST/ratings.csv""", threads=False)
+def _add_listen(p):
+    steps = p.add_subparsers(metavar="STEP", dest="step", required=True)
+    def add(name, run, help, add): _add_parser(steps, name, run, help, _LISTEN_EXAMPLES[name], add, threads=False)
+    add("prepare", _run_listen_prepare, "turn folders of sounds into a listening test", _add_listen_prepare)
+    add("serve", _run_listen_serve, "show listening tests in a browser and store the answers", _add_listen_serve)
+    add("export", _run_listen_export, "write a listening test for webMUSHRA", _add_listen_export)
+    add("read", _run_listen_read, "turn answers into ratings", _add_listen_read)
+    add("analyze", _run_listen_analyze, "turn ratings into means with intervals, tables and a figure",
+        _add_listen_analyze)
+    add("size", _run_listen_size, "tell how many listeners and items an interval needs", _add_listen_size)
+
 # %% ../nbs/60_cli.ipynb #07552046
 @contextlib.contextmanager
 def _plain_warnings():

@@ -8,7 +8,6 @@ import http.server
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,11 +21,10 @@ import pytest
 from bs4 import BeautifulSoup
 from fastcore.docments import docments
 
+from browsers import SIZES, WIDE, open_browser, own_errors, resize
 from conftest import root
 
-BROWSERS = 'google-chrome', 'chromium', 'chromium-browser'
 NO_TEXT = 'No description has been provided'   # what nbconvert writes where a figure has no text
-SIZES = (1400, 900), (390, 844)   # a screen and a phone, pixels
 
 @pytest.fixture(scope='module')
 def tool():
@@ -161,25 +159,8 @@ def address(site):
 
 @pytest.fixture(scope='module')
 def browser():
-    "A headless Chromium. The plain pages are right without a network, so it has none for them."
-    program, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which('chromedriver')
-    if program is None or driver is None: pytest.skip('needs Chromium or Chrome, and chromedriver, on the PATH')
-    from selenium import webdriver
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL'})
-    for argument in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-background-networking'):
-        options.add_argument(argument)
-    if not os.environ.get('CLIPSONIC_SITE'):   # Quarto's pages load MathJax and require.js
-        options.add_argument('--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1')
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-def resize(browser, width, height):
-    "As a device of this size shows a page: a window has a least width."
-    metrics = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
-    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', metrics)
+    "The plain pages are right without a network; Quarto's load MathJax and require.js."
+    with open_browser(offline=not os.environ.get('CLIPSONIC_SITE')) as opened: yield opened
 
 PLAYERS = """
 const done = arguments[0], players = [...document.querySelectorAll('audio, video')];
@@ -198,20 +179,6 @@ return [...document.images].filter(image => !image.src.startsWith('http') || ima
     .filter(image => !(image.complete && image.naturalWidth))
     .map(image => 'a picture that does not load: ' + image.src.slice(0, 80));
 """
-WIDE = """
-const width = document.documentElement.clientWidth;
-if (document.documentElement.scrollWidth <= width) return [];
-const wide = [...document.querySelectorAll('main *')].filter(tag => tag.getBoundingClientRect().right > width + 1);
-const names = wide.slice(0, 3).map(tag => tag.outerHTML.slice(0, 120));
-return ['scrolls sideways at ' + width + ' pixels: ' + names.join(' | ')];
-"""
-
-def own_errors(browser):
-    "Errors of the console, without those about files of other hosts."
-    for entry in browser.get_log('browser'):
-        if entry['level'] == 'SEVERE' and not entry['message'].startswith('https:'):
-            yield f'the console says {entry["message"][:200]}'
-
 @pytest.mark.site
 def test_pages_in_a_browser(site, pages, address, browser):
     browser.set_script_timeout(30)
