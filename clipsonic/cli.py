@@ -819,10 +819,10 @@ def _add_listen_prepare(p):
     from clipsonic.listening import QUESTIONS, ListeningConfig
     p.add_argument("--systems", nargs="+", action="extend", required=True, metavar="NAME=FOLDER",
                    help="sounds of each system; those of one file name belong together")
-    p.add_argument("--out", required=True, metavar="TEST", help="the folder to make")
+    p.add_argument("--out", required=True, metavar="FOLDER", help="the folder to make")
     add_options(p, ListeningConfig, method={"choices": list(QUESTIONS)}, match={"choices": ["name", "prompt"]},
-                prompts={"metavar": "CSV"}, queries={"metavar": "FOLDER"}, reference={"metavar": "NAME"},
-                questions={"nargs": "+", "metavar": "ID"}, silent={"choices": ["refuse", "keep", "skip"]},
+                prompts={"metavar": "FILE"}, queries={"metavar": "FOLDER"}, reference={"metavar": "NAME"},
+                questions={"nargs": "+", "metavar": "NAME"}, silent={"choices": ["refuse", "keep", "skip"]},
                 separate={"action": argparse.BooleanOptionalAction})
 
 # %% ../nbs/60_cli.ipynb #1e57e003
@@ -835,9 +835,9 @@ def _run_listen_serve(args):
     _listen().serve(args.folders, args.host, args.port, args.root_path, args.forwarded_allow_ips, until=until)
 
 def _add_listen_serve(p):
-    p.add_argument("folders", nargs="+", metavar="TEST", help="folders of `clipsonic listen prepare`")
+    p.add_argument("folders", nargs="+", metavar="FOLDER", help="folders of `clipsonic listen prepare`")
     add_options(p, _listen().serve, ["host", "port", "root_path", "forwarded_allow_ips"])
-    p.add_argument("--until", metavar="TIME",
+    p.add_argument("--until", metavar="TEXT",
                    help="take no answers from this time on, such as 2026-12-24T18:00, in the time zone of this "
                         "computer (default: until it is stopped)")
 
@@ -849,7 +849,7 @@ def _run_listen_export(args):
     print(f"{paths[0].parent}: {len(paths)} lists; a listener opens the address of webMUSHRA with ?config={name}")
 
 def _add_listen_export(p):
-    p.add_argument("folder", metavar="TEST", help="a folder of `clipsonic listen prepare`")
+    p.add_argument("folder", metavar="FOLDER", help="a folder of `clipsonic listen prepare`")
     p.add_argument("--webmushra", required=True, metavar="FOLDER",
                    help="the folder of webMUSHRA, or a new one; sounds and lists go to configs/clipsonic-PLAN in it")
 
@@ -859,9 +859,9 @@ def _run_listen_read(args):
     print(f"{out}: {len(out.read_text(encoding='utf-8').splitlines()) - 1} ratings; clipsonic listen analyze {out}")
 
 def _add_listen_read(p):
-    p.add_argument("folder", metavar="TEST", help="a folder of `clipsonic listen prepare`, with its server's answers")
+    p.add_argument("folder", metavar="FOLDER", help="a folder of `clipsonic listen prepare`, with its server's answers")
     p.add_argument("files", nargs="*", metavar="FILE", help="files of answers that listeners sent")
-    p.add_argument("--webmushra", nargs="+", action="extend", default=[], metavar="RESULTS",
+    p.add_argument("--webmushra", nargs="+", action="extend", default=[], metavar="FILE",
                    help="pymushra's db/webmushra.json, or a csv that it downloads")
 
 # %% ../nbs/60_cli.ipynb #1e57e006
@@ -877,9 +877,9 @@ def _run_listen_analyze(args):
     if written: print(f"written to {' and '.join(written)}")
 
 def _add_listen_analyze(p):
-    p.add_argument("ratings", metavar="RATINGS.csv", help="as `clipsonic listen read` writes it")
-    p.add_argument("--plan", metavar="JSON", help="plan.json of the test (default: the one beside the csv)")
-    p.add_argument("-o", "--out", metavar="JSON", help="file for the results")
+    p.add_argument("ratings", metavar="FILE", help="ratings.csv, as `clipsonic listen read` writes it")
+    p.add_argument("--plan", metavar="FILE", help="plan.json of the test (default: the one beside the csv)")
+    p.add_argument("-o", "--out", metavar="FILE", help="file for the results")
     p.add_argument("--figure", metavar="FILE", help="file for the figure, such as .png or .pdf")
 
 def _run_listen_size(args):
@@ -925,7 +925,7 @@ _LISTEN_EXAMPLES = {
     clipsonic listen read TEST
     clipsonic listen analyze TEST/ratings.csv""", threads=False)
 def _add_listen(p):
-    steps = p.add_subparsers(metavar="STEP", dest="step", required=True)
+    steps = p.add_subparsers(metavar="COMMAND", dest="step", required=True)
     def add(name, run, help, add): _add_parser(steps, name, run, help, _LISTEN_EXAMPLES[name], add, threads=False)
     add("prepare", _run_listen_prepare, "turn folders of sounds into a listening test", _add_listen_prepare)
     add("serve", _run_listen_serve, "show listening tests in a browser and store the answers", _add_listen_serve)

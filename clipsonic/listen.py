@@ -379,12 +379,12 @@ def serve(
     "Serve listening tests until SIGTERM or Ctrl-C. Raises InputError and ClipsonicError."
     uvicorn = _needed("uvicorn")
     app = make_app([folders] if isinstance(folders, (str, Path)) else folders, until)
-    bound, root_path = _listening_socket(host, port), root_path or ""
+    bound = _listening_socket(host, port)
     shown = f"[{host}]" if ":" in host else host
     for store in app.state.stores:
-        print(f"{store.plan.title}: http://{shown}:{bound.getsockname()[1]}{root_path}/{store.plan.id}/, "
+        print(f"{store.plan.title}: http://{shown}:{bound.getsockname()[1]}/{store.plan.id}/, "
               f"{len(store.plan.lists)} lists; answers go to {store.path}", flush=True)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, root_path=root_path,
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, root_path=root_path or "",
                             proxy_headers=True, forwarded_allow_ips=forwarded_allow_ips, timeout_graceful_shutdown=10)
     uvicorn.Server(config).run(sockets=[bound])
 

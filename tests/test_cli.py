@@ -481,7 +481,7 @@ def test_help_is_quick_and_has_examples(capsys):
     assert done.stdout.strip() == '[]'
     commands = re.findall(r'^    (\w+)', help_of(capsys).split('COMMAND\n')[1].split('\n\n')[0], re.M)
     assert set(commands) == {'prepare', 'train', 'generate', 'info', 'pack', 'reconstruct', 'convert', 'gap',
-                             'evaluate', 'table', 'sweep'}
+                             'evaluate', 'table', 'sweep', 'listen'}
     for name in commands: assert f'  clipsonic {name} ' in help_of(capsys, name).split('examples:')[1]
 
 HELP = """
