@@ -18,6 +18,7 @@ import math
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from time import monotonic
@@ -523,7 +524,7 @@ def secret_names(
     return list(names)
 
 # %% ../nbs/54_listening.ipynb #089674b6
-@dataclass
+@dataclass(frozen=True)
 class Plan:
     "A listening test. The folder of its page has the files."
     title: str
@@ -538,7 +539,7 @@ class Plan:
     rules: dict  # of exclusion
     protocol: dict  # of the sounds
 
-    @property
+    @cached_property
     def id(self) -> str:
         "A hash of the content."
         text = json.dumps(asdict(self), sort_keys=True)
