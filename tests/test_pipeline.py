@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ import torch
 from fastcore.docments import docments
 from PIL import Image
 
-from clipsonic.checkpoint import describe, load_config, load_tensors, save_checkpoint, write_config
+from clipsonic.checkpoint import describe, load_config, load_tensors, resolve_model, save_checkpoint, write_config
 from clipsonic.core import Audio, CheckpointError, InputError, MediaError, clip_generators
-from clipsonic.mel import MelConfig
+from clipsonic.mel import MelConfig, log_mel
 from clipsonic.pipeline import Pipeline, Request, to_audio, generate, cached_pipeline, pack
 from clipsonic.request import QUERY_TYPES, SamplingConfig, checked_model
+from clipsonic.scores import classify_clips, load_classifier
 from clipsonic.systems import SYSTEMS, ZS, load_denoiser, register_system
 from conftest import naming
 from tiny import KNOWS, tiny_clip, tiny_denoiser, tiny_distilled, tiny_prior
@@ -177,6 +179,15 @@ def test_a_long_prompt_is_cut_aloud(pipe):
     with pytest.warns(UserWarning, match=naming('18 tokens', "'tiny-0'", "'playing the flute'")):
         quiet(pipe, 'a dog and a picture and a dog and a picture and a dog a playing the flute', seconds=0.1, steps=1,
               seed=0)
+
+def test_the_second_edition_makes_what_is_asked_for():
+    folder = Path(__file__).parent.parent / "models" / "pocket-second"
+    if not folder.is_dir(): pytest.skip("only a checkout holds models/")
+    pipeline, network = Pipeline.load(folder, "cpu"), load_classifier(resolve_model("pocket-listener"), "cpu")
+    for prompt, label in ("a flute solo", "playing flute"), ("a revolver", "gun shot"), ("a toad", "frog croaking"):
+        made = pipeline.generate(prompt, seed=0, progress=False)
+        found = classify_clips(network, log_mel(made.waveform[None], network.config.mel), [label])
+        assert found["predicted"] == [label]
 
 def test_loud_sounds_are_turned_down_and_quiet_ones_left():
     assert to_audio(torch.full((1, 9), -5.0), 16000, {}).peak == pytest.approx(0.99)
