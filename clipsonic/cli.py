@@ -901,8 +901,8 @@ def _add_listen_size(p):
 # %% ../nbs/60_cli.ipynb #1e57e007
 _LISTEN_EXAMPLES = {
     "prepare": """
-        clipsonic listen prepare --systems PD=renders/pd ZS=renders/zs real=renders/real --out TEST
-        clipsonic listen prepare --method ab --systems PD=renders/pd ZS=renders/zs --items 20 --out TEST
+        clipsonic listen prepare --systems PD=renders/pd ZS=renders/zs --prompts prompts.csv --out TEST
+        clipsonic listen prepare --method ab --systems PD=pd ZS=zs --prompts prompts.csv --items 20 --out TEST
         clipsonic listen prepare --method mushra --systems PD=sounds/pd real=sounds/real --reference real --out TEST""",
     "serve": """
         clipsonic listen serve TEST
@@ -920,7 +920,7 @@ _LISTEN_EXAMPLES = {
 }
 
 @_command("listen", None, "listening tests: prepare, serve, export, read, analyze, size", """
-    clipsonic listen prepare --systems PD=renders/pd ZS=renders/zs --out TEST
+    clipsonic listen prepare --systems PD=renders/pd ZS=renders/zs --prompts prompts.csv --out TEST
     clipsonic listen serve TEST
     clipsonic listen read TEST
     clipsonic listen analyze TEST/ratings.csv""", threads=False)

@@ -15,8 +15,9 @@ import hashlib
 import html
 import json
 import math
+import secrets
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from itertools import combinations
@@ -223,7 +224,7 @@ class ListeningConfig:
     fade: float = 0.01  # seconds
     sample_rate: int | None = None  # Hz; None: the highest of the sounds
     silent: str = "refuse"  # silent sounds: "refuse", "keep" as they are, or "skip" the item for all systems
-    seed: int = 0  # of items, orders and names
+    seed: int | None = None  # of items, orders and names; None: a random one, which only plan.json holds
 
 # %% ../nbs/54_listening.ipynb #befa49b8
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ _BOUNDS = {"items": _Bounds(2, 10_000), "items_per_list": _Bounds(2, 10_000), "s
            "gold": _Bounds(0, 100), "repeats": _Bounds(0, 1000), "training": _Bounds(0, 100),
            "seconds": _Bounds(BLOCK_SECONDS, 600, False), "loudness": _Bounds(-50, -10, False),
            "true_peak": _Bounds(-20, 0, False), "fade": _Bounds(0, 1, False), "sample_rate": _Bounds(8000, 192_000),
-           "seed": _Bounds(0, 2**31)}
+           "seed": _Bounds(0, 2**63)}
 
 
 def check_config(
@@ -803,8 +804,12 @@ def prepare_test(
 ) -> Plan:
     "Prepares a listening test from folders of sounds. Raises InputError before anything is written."
     config, out = ListeningConfig(method=method, **settings), Path(out)
+    if config.seed is None: config = replace(config, seed=secrets.randbits(63))
     check_config(config)
     check_parent(out)
+    for folder in systems.values():
+        if Path(folder).resolve() in out.resolve().parents:
+            raise InputError(f"out={out} lies in {folder}, whose sounds the test takes: give a folder outside")
     if out.exists(): raise InputError(f"{out} is there already, and answers may belong to it: give another folder")
     matched = match_systems(systems, config.match, config.prompts)
     loaded, spare, skipped = draw_items(matched, config, spare=max(config.training, 2 * (config.gold or 2)))

@@ -13,14 +13,17 @@ import soundfile
 import torch
 from PIL import Image
 
+from clipsonic import listening
 from clipsonic.core import Audio, InputError
 from clipsonic.listening import (RATING_COLUMNS, ListeningConfig, RatingPanel, align_loudness, answers_to_ratings,
                                  balanced_lists, check_config, design_rows, load_plan, lowpass_anchor, loudness,
-                                 plan_markdown, prepare_test, secret_names, trim, true_peak, williams_square)
+                                 plan_markdown, secret_names, trim, true_peak, williams_square)
 from clipsonic.video import read_audio
 from conftest import naming
 
 WORDS = ['bell', 'flute', 'violin', 'rain', 'guitar', 'dog', 'lute', 'banjo']
+
+def prepare_test(*args, **settings): return listening.prepare_test(*args, **{'seed': 0, **settings})
 
 def wave(i, level=0.1, seconds=0.8, rate=16_000, noise=0.):
     "A tone, with noise of its own."
@@ -565,3 +568,15 @@ def test_without_pyloudnorm_one_line_says_what_to_install(bad, tmp_path, monkeyp
     with pytest.raises(InputError, match=re.escape('clipsonic[listen]')):
         prepare_test({'A': bad/'a', 'B': bad/'b'}, tmp_path/'test', repeats=1)
     assert list(tmp_path.iterdir()) == []
+
+def test_without_a_seed_a_test_draws_one_that_nobody_guesses(sounds, tmp_path):
+    plans = [listening.prepare_test(sounds, tmp_path/name, items=4, repeats=1) for name in ('one', 'two')]
+    assert plans[0].seed != plans[1].seed and min(plan.seed for plan in plans) > 2**40
+    assert not set(plans[0].stimuli) == set(plans[1].stimuli)
+    assert load_plan(tmp_path/'one').id == plans[0].id
+    assert 'seed' not in plans[0].public()
+
+def test_a_test_inside_a_system_s_folder_is_refused(sounds):
+    with pytest.raises(InputError, match=naming('pd', 'outside')):
+        prepare_test(pick(sounds, 'PD', 'ZS'), sounds['PD']/'test', repeats=1)
+    assert not (sounds['PD']/'test').exists()
