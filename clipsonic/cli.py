@@ -873,7 +873,7 @@ def _run_listen_analyze(args):
     if written: print(f"written to {' and '.join(written)}")
 
 def _add_listen_analyze(p):
-    p.add_argument("ratings", metavar="TEST", help="the test's folder, after `clipsonic listen read`, or a ratings.csv")
+    p.add_argument("ratings", metavar="PATH", help="the test's folder, after `clipsonic listen read`, or a ratings.csv")
     p.add_argument("--plan", metavar="FILE", help="plan.json of the test (default: the one beside the csv)")
     p.add_argument("-o", "--out", metavar="FILE", help="file for the results")
     p.add_argument("--figure", metavar="FILE", help="file for the figure: .png, .pdf, .svg, .jpg, .webp, .tif or .eps")

@@ -651,10 +651,7 @@ def analyze_ratings(
     if out: write_json(out, asdict(analysis))
     return analysis
 
-# %% ../nbs/59_ratings.ipynb #59a0003c
-_DIGITS = {"mos": 2, "ab": 3, "mushra": 1}  # as the papers print them
-_SCALES = {"mos": "mean opinion score (1–5)", "ab": "score (win 1, draw 0.5, loss 0)", "mushra": "MUSHRA score (0–100)"}
-
+# %% ../nbs/59_ratings.ipynb #59a00061
 def _on_scale_ends(method, estimate):
     "The ends of an interval, no further than those of the scale"
     (low, high), half = RATING_RANGES[method], estimate.half_width or 0
@@ -670,6 +667,10 @@ def _scale_lines(method, means):
     lines = [f"The figure ends intervals at the ends of the scale, {low:g} and {high:g}."] if beyond else []
     if wide: lines.append(f"Intervals wider than the scale, from too few listeners or items: {', '.join(wide)}.")
     return lines
+
+# %% ../nbs/59_ratings.ipynb #59a0003c
+_DIGITS = {"mos": 2, "ab": 3, "mushra": 1}  # as the papers print them
+_SCALES = {"mos": "mean opinion score (1–5)", "ab": "score (win 1, draw 0.5, loss 0)", "mushra": "MUSHRA score (0–100)"}
 
 def _p(p): return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
