@@ -867,20 +867,16 @@ def _add_listen_read(p):
 # %% ../nbs/60_cli.ipynb #1e57e006
 def _run_listen_analyze(args):
     "`clipsonic listen analyze`"
-    from clipsonic.core import atomic_file
     from clipsonic.ratings import analyze_ratings
-    analysis = analyze_ratings(args.ratings, args.out, plan=args.plan)
-    print(analysis.markdown())
-    if args.figure:
-        with atomic_file(args.figure) as partial: analysis.figure().savefig(partial, bbox_inches="tight")
+    print(analyze_ratings(args.ratings, args.out, plan=args.plan, figure=args.figure).markdown())
     written = [path for path in (args.out, args.figure) if path]
     if written: print(f"written to {' and '.join(written)}")
 
 def _add_listen_analyze(p):
-    p.add_argument("ratings", metavar="FILE", help="ratings.csv, as `clipsonic listen read` writes it")
+    p.add_argument("ratings", metavar="PATH", help="the test's folder, after `clipsonic listen read`, or a ratings.csv")
     p.add_argument("--plan", metavar="FILE", help="plan.json of the test (default: the one beside the csv)")
     p.add_argument("-o", "--out", metavar="FILE", help="file for the results")
-    p.add_argument("--figure", metavar="FILE", help="file for the figure, such as .png or .pdf")
+    p.add_argument("--figure", metavar="FILE", help="file for the figure: .png, .pdf, .svg, .jpg, .webp, .tif or .eps")
 
 def _run_listen_size(args):
     "`clipsonic listen size`"
@@ -913,7 +909,7 @@ _LISTEN_EXAMPLES = {
         clipsonic listen read TEST
         clipsonic listen read TEST answers-p1a2b3-4c5d6e.jsonl
         clipsonic listen read TEST --webmushra db/webmushra.json""",
-    "analyze": "clipsonic listen analyze TEST/ratings.csv --out analysis.json --figure analysis.pdf",
+    "analyze": "clipsonic listen analyze TEST --out analysis.json --figure analysis.pdf",
     "size": """
         clipsonic listen size --half-width 0.25
         clipsonic listen size --half-width 0.2 --items 30 60""",
@@ -923,7 +919,7 @@ _LISTEN_EXAMPLES = {
     clipsonic listen prepare --systems PD=renders/pd ZS=renders/zs --prompts prompts.csv --out TEST
     clipsonic listen serve TEST
     clipsonic listen read TEST
-    clipsonic listen analyze TEST/ratings.csv""", threads=False)
+    clipsonic listen analyze TEST""", threads=False)
 def _add_listen(p):
     steps = p.add_subparsers(metavar="COMMAND", dest="step", required=True)
     def add(name, run, help, add): _add_parser(steps, name, run, help, _LISTEN_EXAMPLES[name], add, threads=False)

@@ -16,16 +16,16 @@ from textwrap import fill
 from fastcore.basics import patch
 
 from . import __version__
-from .core import InputError, check_parent, later, markdown_table, read_csv, write_json
+from .core import InputError, atomic_file, check_parent, later, markdown_table, read_csv, write_json
 
 np, stats = later("numpy"), later("scipy.stats")
 
 # %% auto #0
-__all__ = ['np', 'stats', 'RATING_RANGES', 'VARIANCES', 'EXCLUSION_RULES', 'DEFAULT_RULES', 'check_ratings', 'read_ratings',
-           'two_way_variance', 'TwoWay', 'two_way_interval', 'two_way_mean', 'two_way_difference', 'holm', 'true_means',
-           'simulate_ratings', 'apply_rules', 'krippendorff_alpha', 'bradley_terry', 'order_effect', 'Analysis',
-           'variance_components', 'analyze_ratings', 'coverage', 'coverage_table', 'size_components',
-           'expected_half_width', 'required_size']
+__all__ = ['np', 'stats', 'RATING_RANGES', 'VARIANCES', 'EXCLUSION_RULES', 'DEFAULT_RULES', 'FIGURE_ENDINGS', 'check_ratings',
+           'read_ratings', 'two_way_variance', 'TwoWay', 'two_way_interval', 'two_way_mean', 'two_way_difference',
+           'holm', 'true_means', 'simulate_ratings', 'apply_rules', 'krippendorff_alpha', 'bradley_terry',
+           'order_effect', 'Analysis', 'variance_components', 'analyze_ratings', 'coverage', 'coverage_table',
+           'size_components', 'expected_half_width', 'required_size']
 
 # %% ../nbs/59_ratings.ipynb #59a00005
 RATING_RANGES = {"mos": (1.0, 5.0), "ab": (0.0, 1.0), "mushra": (0.0, 100.0)}  # of a value, by method
@@ -349,6 +349,23 @@ def apply_rules(
     kept = [row for row, reason in zip(ratings, reasons) if not reason]
     return kept, {"listeners": excluded, "rows": dict(Counter(reason for reason in reasons if reason))}
 
+# %% ../nbs/59_ratings.ipynb #59a0005b
+_CHECK_OF_RULE = {"gold_failures": "gold", "repeat_difference": "repeat"}  # the trials that a rule looks at
+
+def _exclusion_lines(rules, excluded, checks):
+    "Sentences: whom each rule excluded, and which ratings do not count; no rule without the trials it looks at"
+    by_rule = defaultdict(list)
+    for name, broken in excluded["listeners"].items():
+        for rule in broken: by_rule[rule].append(name)
+    lines = []
+    for rule, value in rules.items():
+        if value is None or rule == "reference_share" or _CHECK_OF_RULE.get(rule, "") not in ("", *checks): continue
+        names = by_rule[rule]
+        who = f" ({', '.join(names)})" if names else ""
+        lines.append(f"Listeners excluded by {rule}, {EXCLUSION_RULES[rule].format(f'{value:g}')}: {len(names)}{who}.")
+    rows = [f"{number} of {reason}" for reason, number in excluded["rows"].items()]
+    return [*lines, f"Ratings that do not count: {', '.join(rows) or 'none'}."]
+
 # %% ../nbs/59_ratings.ipynb #59a00026
 def krippendorff_alpha(
     values: np.ndarray,  # (rating,)
@@ -451,6 +468,8 @@ class Analysis:
     excluded: dict  # {"listeners": {name: rules}, "rows": {reason: number}}
     rules: dict
     lower_is_better: list  # of questions
+    checks: tuple = ()  # kinds of check trials that the ratings hold: "gold", "repeat"
+    default_rules: bool = False  # neither a plan nor rules were given
     version: str = __version__
 
     def __repr__(self): return f"Analysis({self.method}, {len(self.means)} questions, simulated={self.simulated})"
@@ -536,19 +555,52 @@ def _times(ratings):
     for (listener, _, _), seconds in answers.items(): total[listener] += seconds
     return {"answer": median(answers.values()), "listener": median(total.values())}
 
-# %% ../nbs/59_ratings.ipynb #59a00037
-def _read_plan(ratings, plan):
-    "The plan beside a csv of ratings, or the given one; {} where there is none"
-    beside = Path(ratings).parent/"plan.json" if isinstance(ratings, (str, Path)) else None
-    path = Path(plan) if plan else beside
-    if path is None or not (plan or path.exists()): return {}
-    try: return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error: raise InputError(f"{path} cannot be read as a plan: {error}") from error
+# %% ../nbs/59_ratings.ipynb #59a0005e
+FIGURE_ENDINGS = (".png", ".pdf", ".svg", ".jpg", ".webp", ".tif", ".eps")
 
-def _list_lengths(plan):
+def _check_outputs(out, figure, inputs):
+    "Raises InputError for a file that cannot be written, or that would replace an input"
+    if figure and Path(figure).suffix.lower() not in FIGURE_ENDINGS:
+        raise InputError(f"figure {figure}: its name must end in one of {', '.join(FIGURE_ENDINGS)}")
+    if out and figure and Path(out).resolve() == Path(figure).resolve():
+        raise InputError(f"{out} is named for both the results and the figure: give two names")
+    for path in filter(None, (out, figure)):
+        check_parent(path)
+        if Path(path).exists() and any(given.exists() and given.samefile(path) for given in inputs):
+            raise InputError(f"{path} is an input of the analysis and would be overwritten: give another name")
+
+def _ratings_file(ratings):
+    "The csv of ratings, also for the folder of a test"
+    path = Path(ratings)
+    if path.is_dir(): path = path/"ratings.csv"
+    if path.name == "ratings.csv" and not path.exists():
+        raise InputError(f"{path} does not exist: run `clipsonic listen read {path.parent}` first")
+    return path
+
+def _read_plan(path, rated):
+    "The plan in a file, unchanged, and of the test with the id `rated`. Raises InputError."
+    from clipsonic.listening import Plan
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind, version, id = (content.pop(name, None) for name in ("kind", "version", "id"))
+        plan = Plan(**content)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as a plan: {error}") from error
+    if (kind, version) != ("listening-test", 1):
+        raise InputError(f"{path} must be a listening-test of version 1, not {kind!r} of version {version!r}")
+    if plan.id != id:
+        raise InputError(f"{path} was changed after it was made: its id is {id}, its content gives {plan.id}; "
+                         f"bring back the plan of the test, {rated!r}")
+    if plan.id != rated:
+        raise InputError(f"{path} is the plan {plan.id}, and the ratings are of the plan {rated!r}: give the plan.json "
+                         "of their test (--plan), or put the ratings into the folder of their test")
+    return plan
+
+# %% ../nbs/59_ratings.ipynb #59a00037
+def _list_lengths(lists):
     "Number of answers that each list of a plan asks for"
     lengths = Counter()
-    for k, trials in enumerate(plan.get("lists", [])):
+    for k, trials in enumerate(lists):
         for trial in trials: lengths[k] += len(trial["questions"])
     return lengths
 
@@ -565,28 +617,56 @@ def _analyze_questions(ratings):
 
 # %% ../nbs/59_ratings.ipynb #59a00039
 def analyze_ratings(
-    ratings: str | Path | list[dict],  # ratings.csv, or its rows from read_ratings
+    ratings: str | Path | list[dict],  # ratings.csv, the test's folder with it, or its rows from read_ratings
     out: str | Path | None = None,  # json to write
     rules: dict | None = None,  # names of EXCLUSION_RULES and their values; None: the plan's, or DEFAULT_RULES
     plan: str | Path | None = None,  # plan.json; None: the one beside the csv, if it is there
+    figure: str | Path | None = None,  # file to write, with one of FIGURE_ENDINGS
 ) -> Analysis:
-    "The analysis of a listening test. Raises InputError where no ratings remain, or for several methods or plans."
-    if out: check_parent(out)
-    about = _read_plan(ratings, plan)
-    if isinstance(ratings, (str, Path)): rows = read_ratings(ratings)
+    """The analysis of a listening test. Raises InputError where no ratings remain, for several methods or plans,
+    another or a changed plan, and an output that is an input."""
+    file = _ratings_file(ratings) if isinstance(ratings, (str, Path)) else None
+    beside = file.parent/"plan.json" if file else None
+    path = Path(plan) if plan else beside if beside and beside.exists() else None
+    _check_outputs(out, figure, [*filter(None, (file, beside, path))])
+    if file: rows = read_ratings(file)
     else: rows = check_ratings(ratings, [f"rating {k + 1}" for k in range(len(ratings))])
     for name in ("method", "plan"):
         found = sorted({row[name] for row in rows})
         if len(found) > 1: raise InputError(f"ratings hold several values of {name}, {found}: analyze each test alone")
-    rules = about.get("rules", DEFAULT_RULES) if rules is None else rules
-    kept, excluded = apply_rules(rows, rules, _list_lengths(about))
-    if not kept: raise InputError(f"none of {len(rows)} ratings remain by the rules {rules}: {excluded}")
-    lower = [question["id"] for question in about.get("questions", []) if question.get("lower_is_better")]
-    simulated = kept[0]["plan"] == "simulated"
-    analysis = Analysis(method=kept[0]["method"], title=about.get("title", ""), simulated=simulated, rules=rules,
-                        seconds=_times(kept), excluded=excluded, lower_is_better=lower, **_analyze_questions(kept))
+    about = _read_plan(path, rows[0]["plan"]) if path else None
+    default_rules = rules is None and about is None
+    if rules is None: rules = about.rules if about else DEFAULT_RULES
+    kept, excluded = apply_rules(rows, rules, _list_lengths(about.lists) if about else None)
+    checks = tuple(sorted({row["check"] for row in rows if row["part"] == "test"} - {""}))
+    if not kept:
+        why = " ".join(_exclusion_lines(rules, excluded, checks))
+        raise InputError(f"none of {len(rows)} ratings remain: more answers are needed. {why}")
+    lower = [question["id"] for question in about.questions if question.get("lower_is_better")] if about else []
+    analysis = Analysis(method=kept[0]["method"], title=about.title if about else "", rules=rules, excluded=excluded,
+                        simulated=kept[0]["plan"] == "simulated", seconds=_times(kept), lower_is_better=lower,
+                        checks=checks, default_rules=default_rules, **_analyze_questions(kept))
+    if figure:
+        with atomic_file(figure) as partial: analysis.figure().savefig(partial, bbox_inches="tight")
     if out: write_json(out, asdict(analysis))
     return analysis
+
+# %% ../nbs/59_ratings.ipynb #59a00061
+def _on_scale_ends(method, estimate):
+    "The ends of an interval, no further than those of the scale"
+    (low, high), half = RATING_RANGES[method], estimate.half_width or 0
+    return max(low, estimate.value - half), min(high, estimate.value + half)
+
+def _scale_lines(method, means):
+    "Sentences about the intervals that reach beyond the scale"
+    low, high = RATING_RANGES[method]
+    found = [(f"{system} in {question}", each) for question, systems in means.items()
+             for system, each in systems.items() if each.half_width is not None]
+    beyond = any(each.value - each.half_width < low or each.value + each.half_width > high for _, each in found)
+    wide = [name for name, each in found if 2 * each.half_width > high - low]
+    lines = [f"The figure ends intervals at the ends of the scale, {low:g} and {high:g}."] if beyond else []
+    if wide: lines.append(f"Intervals wider than the scale, from too few listeners or items: {', '.join(wide)}.")
+    return lines
 
 # %% ../nbs/59_ratings.ipynb #59a0003c
 _DIGITS = {"mos": 2, "ab": 3, "mushra": 1}  # as the papers print them
@@ -601,20 +681,15 @@ def caption(self: Analysis) -> str:
          for question, count in self.counts.items()]
     lines = ["± is the half-width of the 95 % interval for new listeners and new items (two-way model).",
              "; ".join(n) + "."]
-    by_rule = defaultdict(list)
-    for name, rules in self.excluded["listeners"].items():
-        for rule in rules: by_rule[rule].append(name)
-    for rule, value in self.rules.items():
-        if value is None or rule == "reference_share": continue
-        names = by_rule[rule]
-        who = f" ({', '.join(names)})" if names else ""
-        lines.append(f"Listeners excluded by {rule}, {EXCLUSION_RULES[rule].format(f'{value:g}')}: {len(names)}{who}.")
     estimates = [estimate for means in self.means.values() for estimate in means.values()]
     estimates += [each["estimate"] for each in self.differences]
     if any(estimate.half_width is None for estimate in estimates):
         lines.append("No ±: fewer than two listeners or items, or all values equal.")
-    rows = [f"{number} of {reason}" for reason, number in self.excluded["rows"].items()]
-    lines.append(f"Ratings that do not count: {', '.join(rows) or 'none'}.")
+    lines += _scale_lines(self.method, self.means)
+    if self.default_rules:
+        rules = ", ".join(f"{rule} {value:g}" for rule, value in self.rules.items())
+        lines.append(f"No plan.json was found: the default rules apply ({rules}).")
+    lines += _exclusion_lines(self.rules, self.excluded, self.checks)
     return ("Simulated ratings. " if self.simulated else "") + " ".join(lines)
 
 @patch
@@ -680,7 +755,8 @@ def figure(self: Analysis):  # matplotlib.figure.Figure
                                 layout="constrained")
     for ax, question in zip(axes[0], names):
         for k, (system, estimate) in enumerate(self.means[question].items()):
-            ax.errorbar(k, estimate.value, yerr=estimate.half_width or 0, fmt="o", capsize=3)
+            low, high = _on_scale_ends(self.method, estimate)
+            ax.errorbar(k, estimate.value, yerr=[[estimate.value - low], [high - estimate.value]], fmt="o", capsize=3)
         if self.method == "ab": ax.axhline(0.5, color="gray", lw=0.8)
         ax.set_xticks(range(len(self.means[question])), self.means[question], rotation=30, ha="right")
         ax.set(title=question + (" (lower is better)" if question in self.lower_is_better else ""), xlabel="system")

@@ -9,7 +9,9 @@ import pytest
 from scipy.optimize import minimize
 
 from clipsonic import ratings as module
+from clipsonic.cli import main
 from clipsonic.core import InputError
+from clipsonic.listening import Plan
 from clipsonic.ratings import (
     VARIANCES, TwoWay, analyze_ratings, apply_rules, bradley_terry, coverage, expected_half_width, holm,
     krippendorff_alpha, order_effect, read_ratings, required_size, simulate_ratings, size_components, true_means,
@@ -31,6 +33,14 @@ def write(path, rows):
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+def write_plan(folder, **fields):
+    "A plan.json, with the fields given, in a new or existing folder"
+    none = {'stimuli': {}, 'items': [], 'lists': [], 'training': [], 'rules': {}, 'protocol': {}, 'questions': []}
+    plan = Plan(**{'title': 'Noise', 'method': 'ab', 'seed': 0, 'seconds': 4.0, **none, **fields})
+    folder.mkdir(exist_ok=True)
+    (folder/'plan.json').write_text(json.dumps(plan.to_dict()))
+    return plan
 
 def cells(y):
     "Values, listeners and items of an array (listener, item); nan: no answer"
@@ -190,10 +200,9 @@ def test_mushra_excludes_by_the_hidden_reference_and_compares_no_anchor():
 
 def test_the_plan_beside_the_csv_gives_rules_lengths_and_directions(tmp_path):
     trial = {'questions': ['noise']}
-    plan = {'title': 'Noise', 'questions': [{'id': 'noise', 'lower_is_better': True}],
-            'lists': [[trial] * 10], 'rules': {'gold_failures': 1, 'min_share': 0.8}}
-    (tmp_path/'plan.json').write_text(json.dumps(plan))
-    pair = {'method': 'ab', 'question': 'noise', 'system': 'PD', 'other': 'ZS'}
+    plan = write_plan(tmp_path, questions=[{'id': 'noise', 'lower_is_better': True}], lists=[[trial] * 10],
+                      rules={'gold_failures': 1, 'min_share': 0.8})
+    pair = {'plan': plan.id, 'method': 'ab', 'question': 'noise', 'system': 'PD', 'other': 'ZS'}
     rows = [row(name, f't{k}', k % 2, item=f'item {k}', **pair) for name in ('ada', 'ben', 'cy')
             for k in range(6 if name == 'cy' else 9)]
     analysis = analyze_ratings(write(tmp_path/'ratings.csv', rows), tmp_path/'analysis.json')
@@ -202,10 +211,44 @@ def test_the_plan_beside_the_csv_gives_rules_lengths_and_directions(tmp_path):
     assert 'noise ↓' in analysis.mean_table() and analysis.markdown().startswith('**Noise**')
     assert 'fewer than 0.8' in analysis.caption() and '1 (cy)' in analysis.caption()
     stored = json.loads((tmp_path/'analysis.json').read_text())
-    assert stored['rules'] == plan['rules'] and stored['means']['noise']['PD']['n_listeners'] == 2
+    assert stored['rules'] == plan.rules and stored['means']['noise']['PD']['n_listeners'] == 2
     assert analyze_ratings(tmp_path/'ratings.csv', rules={}).excluded['listeners'] == {}
     (tmp_path/'plan.json').write_text('{')
     with pytest.raises(InputError, match='plan.json'): analyze_ratings(tmp_path/'ratings.csv')
+
+def test_a_plan_of_another_test_or_a_changed_one_is_refused(tmp_path):
+    own, other = write_plan(tmp_path/'own', rules={'gold_failures': 1}), write_plan(tmp_path/'other', seed=1)
+    path = write(tmp_path/'own'/'ratings.csv', [row(plan=own.id), row('ben', plan=own.id)])
+    assert analyze_ratings(path).rules == {'gold_failures': 1}
+    for extra in ({}, {'rules': {}}):
+        with pytest.raises(InputError, match=naming(own.id, other.id, '--plan')):
+            analyze_ratings(path, plan=tmp_path/'other'/'plan.json', **extra)
+    with pytest.raises(InputError, match=naming(own.id)): analyze_ratings([row(plan='')], plan=path.parent/'plan.json')
+    new = write_plan(tmp_path/'own', rules={'gold_failures': 0})
+    (tmp_path/'own'/'plan.json').write_text(json.dumps({**new.to_dict(), 'id': own.id}))
+    with pytest.raises(InputError, match=naming(own.id, new.id)): analyze_ratings(path)
+    for content in ([], {**own.to_dict(), 'version': 2}, {**own.to_dict(), 'kind': 'other'}, {'id': own.id}):
+        (tmp_path/'own'/'plan.json').write_text(json.dumps(content))
+        with pytest.raises(InputError, match='plan.json'): analyze_ratings(path)
+
+def test_without_a_plan_the_caption_names_the_default_rules(tmp_path):
+    path = write(tmp_path/'ratings.csv', [row(), row('ben')])
+    caption = analyze_ratings(path).caption()
+    assert 'No plan.json was found' in caption and all(f'{rule} {value:g}' in caption for rule, value in
+                                                       module.DEFAULT_RULES.items())
+    assert 'No plan.json' not in analyze_ratings(path, rules={'min_share': 0.8}).caption()
+    plan = write_plan(tmp_path, rules={'min_share': 0.8})
+    write(path, [row(plan=plan.id), row('ben', plan=plan.id)])
+    assert 'No plan.json' not in analyze_ratings(path).caption()
+
+@pytest.mark.parametrize('check, rule', [('gold', 'gold_failures'), ('repeat', 'repeat_difference')])
+def test_a_rule_is_reported_only_where_the_ratings_hold_what_it_looks_at(check, rule):
+    rows, rules = [row(), row('ben')], {rule: 1, 'min_share': 0.8}
+    without = analyze_ratings(rows, rules=rules).caption()
+    assert rule not in without and 'min_share' in without
+    training = row(trial='x', check=check, part='training')
+    assert rule not in analyze_ratings([*rows, training], rules=rules).caption()
+    assert rule in analyze_ratings([*rows, row(trial='x', check=check)], rules=rules).caption()
 
 # agreement, order, A/B
 
@@ -313,6 +356,29 @@ def test_tables_and_figure_say_on_what_they_stand():
     assert caption in document and "Krippendorff's α" in document and 'p (Holm)' in document
     assert analysis._repr_markdown_() == document
 
+@pytest.mark.parametrize('method, low, high, scale', [('mos', 1, 5, '1 and 5'), ('mushra', 0, 100, '0 and 100')])
+def test_the_figure_keeps_to_the_scale_and_the_caption_names_wide_intervals(method, low, high, scale):
+    values = {'PD': (low, low, low, high), 'ZS': (high, high, high, high)}
+    rows = [row(f'l{k // 2}', f't{k}', value, method=method, item=f'item {k % 2}', system=system)
+            for system, four in values.items() for k, value in enumerate(four)]
+    analysis = analyze_ratings(rows, rules={})
+    wide = analysis.means['fidelity']['PD']
+    assert 2 * wide.half_width > high - low and '±' in analysis.mean_table()
+    caption = analysis.caption()
+    assert f'ends of the scale, {scale}' in caption
+    assert 'wider than the scale' in caption and 'PD in fidelity' in caption and 'ZS in' not in caption
+    axes = analysis.figure().axes[0]
+    ends = np.concatenate([segment[:, 1] for bars in axes.collections for segment in bars.get_segments()])
+    assert (ends.min(), ends.max()) == (pytest.approx(low), pytest.approx(high))
+
+def test_scores_end_at_0_and_1_and_intervals_inside_the_scale_are_drawn_whole():
+    assert module._on_scale_ends('ab', TwoWay(0.9, 0.3, 3.0, None, 2, 2, 4)) == (pytest.approx(0.6), 1.0)
+    assert module._on_scale_ends('ab', TwoWay(0.5, 0.3, 3.0, None, 2, 2, 4)) == (0.2, 0.8)
+    inside = analyze_ratings(simulate_ratings(10, 8, 2, missing=0.0, items_per_list=8), rules={})
+    assert 'scale,' not in inside.caption() and 'wider' not in inside.caption()
+    for bars, each in zip(inside.figure().axes[0].collections, inside.means['fidelity'].values()):
+        assert np.ptp(bars.get_segments()[0][:, 1]) == pytest.approx(2 * each.half_width)
+
 def test_one_listener_has_means_without_intervals():
     rows = [row(trial=f't{k}', value=3 + k % 2, item=f'item {k // 2}', system='PD' if k % 2 else 'ZS')
             for k in range(8)]
@@ -348,6 +414,50 @@ def test_what_cannot_be_analyzed_is_refused(tmp_path):
         analyze_ratings([row(), row(trial='g', **{**GOLD, 'expect': 'low..high'})])
     with pytest.raises(InputError, match='absent'): analyze_ratings([row()], out=tmp_path/'absent'/'a.json')
     assert not [*tmp_path.iterdir()]
+
+def test_no_ratings_that_remain_are_told_in_words():
+    with pytest.raises(InputError) as caught: analyze_ratings([row(seconds=0.2), row('ben', seconds=0.3)])
+    said = str(caught.value)
+    assert 'none of 2 ratings' in said and 'median of less than 1 s' in said and '2 (ada, ben)' in said
+    assert '{' not in said and 'gold_failures' not in said
+
+def test_outputs_never_replace_inputs(tmp_path):
+    plan = write_plan(tmp_path/'test')
+    path = write(tmp_path/'test'/'ratings.csv', [row(plan=plan.id), row('ben', plan=plan.id)])
+    (tmp_path/'link.json').symlink_to(path)
+    (tmp_path/'figure.png').symlink_to(tmp_path/'test'/'plan.json')
+    before = [each.read_bytes() for each in sorted(path.parent.iterdir())]
+    for words in ({'out': path}, {'out': path.parent/'plan.json'}, {'out': tmp_path/'link.json'},
+                  {'figure': tmp_path/'figure.png'}):
+        given, = words.values()
+        with pytest.raises(InputError, match=naming(given.name, 'overwritten')): analyze_ratings(path, **words)
+    with pytest.raises(InputError, match=naming('both.png')):
+        analyze_ratings(path, tmp_path/'both.png', figure=tmp_path/'both.png')
+    assert [each.read_bytes() for each in sorted(path.parent.iterdir())] == before
+
+@pytest.mark.parametrize('name', ['figure.xyz', 'figure'])
+def test_a_figure_of_an_unknown_ending_is_refused_before_the_analysis(tmp_path, name):
+    with pytest.raises(InputError, match=naming(name, '.png', '.pdf')):
+        analyze_ratings(tmp_path/'absent.csv', figure=tmp_path/name)
+
+@pytest.mark.parametrize('ending', [*module.FIGURE_ENDINGS, '.PNG'])
+def test_a_figure_of_each_ending_is_written(tmp_path, ending):
+    analyze_ratings([row(), row('ben')], figure=tmp_path/f'figure{ending}')
+    assert (tmp_path/f'figure{ending}').stat().st_size > 1000 and len([*tmp_path.iterdir()]) == 1
+
+def test_the_command_takes_the_folder_of_a_test(tmp_path, capsys):
+    plan = write_plan(tmp_path/'TEST')
+    def run(*words):
+        status = main(['listen', 'analyze', *map(str, words)])
+        return status, ''.join(capsys.readouterr())
+    for given in (tmp_path/'TEST', tmp_path/'TEST'/'ratings.csv'):
+        status, said = run(given)
+        assert status == 2 and f"clipsonic listen read {tmp_path/'TEST'}" in said
+    write(tmp_path/'TEST'/'ratings.csv', [row(plan=plan.id), row('ben', plan=plan.id)])
+    status, said = run(tmp_path/'TEST', '--figure', tmp_path/'figure.png')
+    assert status == 0 and '**Noise**' in said and (tmp_path/'figure.png').is_file()
+    status, said = run(tmp_path/'TEST', '--figure', tmp_path/'figure.xyz')
+    assert status == 2 and 'figure.xyz' in said and '.svg' in said and len(said.splitlines()) == 1
 
 # the size of a test
 
