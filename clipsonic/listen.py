@@ -10,10 +10,12 @@ __all__ = ['ANSWER_FIELDS', 'MAX_BYTES', 'listening_page', 'write_page', 'find_t
 # %% ../nbs/62_listen.ipynb #a5fef2cc
 import csv
 import json
+import os
 import re
 import secrets
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 import warnings
@@ -132,6 +134,27 @@ class AnswerStore:
         if mode != "wal": raise ClipsonicError(f"{path}: this disk allows no write-ahead log; use a local folder")
         if stored != plan.id:
             raise InputError(f"{path} holds answers to the plan {stored}, and this is {plan.id}: move the file away")
+        self.identities, self.told = self.identify(), False
+
+    def identify(self):
+        "Device and inode of the files of SQLite; None for one that is not there."
+        found = []
+        for ending in "", "-wal", "-shm":
+            try: about = os.stat(f"{self.path}{ending}")
+            except OSError: found.append(None)
+            else: found.append((about.st_dev, about.st_ino))
+        return found
+
+    def check_files(self):
+        "Raises ClipsonicError where a file of this store is gone, or another file has its name."
+        if self.identify() == self.identities:
+            self.told = False
+            return
+        if not self.told:
+            print(f"{self.path}, its -wal or its -shm was moved or removed: no answer is stored until they are back, "
+                  "or until the server is started again", file=sys.stderr, flush=True)
+        self.told = True
+        raise ClipsonicError(f"its file {self.path.name} was moved or removed")
 
     def close(self): self.connection.close()
 
@@ -149,6 +172,7 @@ def _transaction(store):
         except sqlite3.Error:   # a full disk
             if store.connection.in_transaction: store.connection.execute("ROLLBACK")
             raise
+        store.check_files()
 
 # %% ../nbs/62_listen.ipynb #ed614e67
 @patch
@@ -165,8 +189,9 @@ def add_listener(self: AnswerStore) -> tuple[str, int]:  # token, list
 def list_of(self: AnswerStore,
     token: str | None,
 ) -> int | None:  # None: there is no such listener
-    "The list of a listener."
+    "The list of a listener. Raises ClipsonicError where the file is gone."
     with self.lock:
+        self.check_files()
         row = self.connection.execute("SELECT list FROM listeners WHERE token = ?", [token]).fetchone()
     return row and row[0]
 
@@ -174,7 +199,7 @@ def list_of(self: AnswerStore,
 def add_answer(self: AnswerStore,
     answer: dict,  # checked
 ) -> bool:  # False: its key is taken by another answer
-    "Store an answer. It is on the disk when this returns."
+    "Store an answer. It is on the disk when this returns. Raises ClipsonicError where the file is gone."
     row = [answer["key"], answer["listener"], json.dumps(answer, sort_keys=True), _now()]
     with _transaction(self) as connection:
         stored = connection.execute("SELECT answer FROM answers WHERE key = ?", row[:1]).fetchone()
@@ -238,7 +263,8 @@ def _answering(handler):
         except InputError as error: return _json({"error": str(error)}, 400)
         except sqlite3.Error as error:
             if "full" in str(error): return _json({"error": "the server's disk is full"}, 507, 5)
-            return _json({"error": f"the server cannot store answers: {error}"}, 503, 5)
+            return _json({"error": f"The server cannot store answers: {error}."}, 503, 5)
+        except ClipsonicError as error: return _json({"error": f"The server cannot store answers: {error}."}, 503, 5)
     return wrapped
 
 async def _read_json(request):

@@ -30,7 +30,7 @@ from selenium.webdriver import Keys
 
 from browsers import SIZES, WIDE, open_browser, own_errors, resize
 from clipsonic.cli import main
-from clipsonic.core import InputError
+from clipsonic.core import ClipsonicError, InputError
 from clipsonic.listen import (AnswerStore, RateLimit, check_sent, export_webmushra, latest_answers, listening_page,
                               make_app, read_answers, read_webmushra, serve, write_page)
 from clipsonic.listening import load_plan
@@ -237,6 +237,32 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, mos):
         app.state.stores[0].connection.execute('PRAGMA max_page_count = 1000000')
         listener.post(answer)   # the one that was refused
         assert listener.get('session')['answers'] == [*stored, answer]
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows removes no file that is open')
+@pytest.mark.parametrize('endings', [['', '-wal', '-shm'], [''], ['-wal']], ids=str)
+def test_answers_are_not_acknowledged_when_their_file_is_gone(tmp_path, mos, capsys, endings):
+    paths = [tmp_path/'test'/f'answers.sqlite{ending}' for ending in endings]
+    with running(tmp_path/'test') as (address, _):
+        listener = Listener(f'{address}/{mos.id}').begin()
+        first, second = (an_answer(mos, listener.session, key=key) for key in ('key-1', 'key-2'))
+        listener.post(first)
+        for path in paths: path.rename(f'{path}.away')
+        for ask in lambda: listener.post(second), lambda: listener.post(first), lambda: listener.get('session'):
+            code, said = status(ask)
+            assert code == 503 and re.search(naming('answers.sqlite'), said)
+        paths[0].write_bytes(b'')   # another file with its name
+        assert status(lambda: listener.post(second))[0] == 503
+        assert capsys.readouterr().err.count('moved or removed') == 1
+        for path in paths: path.with_name(f'{path.name}.away').replace(path)   # back again
+        listener.post(second)
+        assert listener.get('session')['answers'] == [first, second]
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows removes no file that is open')
+def test_a_file_that_goes_during_a_commit_is_noticed(tmp_path, mos):
+    store = AnswerStore(tmp_path/'answers.sqlite', mos)
+    (tmp_path/'answers.sqlite').unlink()
+    with pytest.raises(ClipsonicError, match='answers.sqlite'): store.add_answer(an_answer(mos, dict(listener='a', list=0)))
+    store.close()
 
 # ---- killed
 
@@ -569,6 +595,19 @@ def test_a_full_disk_is_said_on_the_page(tmp_path, browser):
         assert 'Not yet stored: 4 of 4' in browser.execute_script('return document.getElementById("end").textContent')
         store.connection.execute('PRAGMA max_page_count = 1000000')
         wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 4")', seconds=60)
+        assert not problems(browser) and values_of(store.answers(tokens(store)[0])) == answers
+
+@pytest.mark.site
+@pytest.mark.skipif(os.name == 'nt', reason='Windows removes no file that is open')
+def test_a_file_of_answers_that_is_gone_is_said_on_the_page(tmp_path, browser, mos):
+    with running(tmp_path/'test') as (address, app):
+        visit(browser, f'{address}/')
+        store, path = app.state.stores[0], tmp_path/'test'/'answers.sqlite'
+        path.rename(tmp_path/'away')
+        answers = take(browser, mos, 0)
+        wait(browser, 'document.getElementById("problems").innerText.includes("was moved or removed")')
+        (tmp_path/'away').rename(path)
+        wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 6")', seconds=60)
         assert not problems(browser) and values_of(store.answers(tokens(store)[0])) == answers
 
 @pytest.mark.site
