@@ -347,19 +347,19 @@ def _routes(endpoints):
         Route("/answers", _answering(endpoints.answer), methods=["POST"]), Mount("/", below)])
 
 # %% ../nbs/62_listen.ipynb #ad9e73ab
-def _needed(name):
-    "A module of the extra `listen`. Raises InputError where it is not installed."
+def _needed(module, package, step):
+    "A module of the extra `listen`. Raises InputError where its package is not installed."
     from importlib import import_module
-    try: return import_module(name)
+    try: return import_module(module)
     except ImportError as error:
-        raise InputError(f"clipsonic listen serve needs {name}: pip install \"clipsonic[listen]\"") from error
+        raise InputError(f"clipsonic listen {step} needs {package}: pip install \"clipsonic[listen]\"") from error
 
 def make_app(
     folders: Iterable[str | Path],  # tests that `prepare_test` wrote
     until: datetime | None = None,  # with a time zone: no answers from then on; None: always open
 ):  # -> starlette.applications.Starlette
     "The web application of one or several tests. Raises InputError."
-    Starlette = _needed("starlette.applications").Starlette
+    Starlette = _needed("starlette.applications", "starlette", "serve").Starlette
     from starlette.responses import HTMLResponse, RedirectResponse
     from starlette.routing import Route
     plans = [(Path(folder), load_plan(folder)) for folder in folders]
@@ -367,6 +367,8 @@ def make_app(
     ids = [plan.id for _, plan in plans]
     if len(set(ids)) < len(ids): raise InputError(f"one plan comes twice ({', '.join(ids)}): serve it once")
     if until and until.tzinfo is None: raise InputError(f"until={until} has no time zone: use until.astimezone()")
+    if until and until <= datetime.now(timezone.utc):
+        raise InputError(f"until={until:%Y-%m-%dT%H:%M%z} is in the past: give a later time, or none")
     stores = [AnswerStore(folder/"answers.sqlite", plan) for folder, plan in plans]
     links = "".join(f'<li><a href="{store.plan.id}/">{escape(store.plan.title)}</a>' for store in stores)
 
@@ -386,13 +388,15 @@ def make_app(
 
 # %% ../nbs/62_listen.ipynb #f381063c
 def _listening_socket(host, port):
-    "A socket that is bound already, so that a port in use is an error of this function. Raises ClipsonicError."
+    "A socket that is bound already, so that a port in use is an error of this function. Raises InputError, ClipsonicError."
     import socket
+    if not 0 <= port <= 65_535: raise InputError(f"port {port}: give a port of 0 … 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise ClipsonicError(f"could not listen on {host}, port {port}: {error.strerror or error}") from error
+        reason = (error.strerror or str(error)).partition(" (while")[0]   # Python adds the address once more
+        raise ClipsonicError(f"could not listen on {host}, port {port}: {reason}") from error
 
 def serve(
     folders: str | Path | Iterable[str | Path],  # one test or several, as `prepare_test` wrote them
@@ -403,7 +407,7 @@ def serve(
     until: datetime | None = None,  # closes the tests at this time, with a time zone; None: open until it is stopped
 ):
     "Serve listening tests until SIGTERM or Ctrl-C. Raises InputError and ClipsonicError."
-    uvicorn = _needed("uvicorn")
+    uvicorn = _needed("uvicorn", "uvicorn", "serve")
     app = make_app([folders] if isinstance(folders, (str, Path)) else folders, until)
     bound = _listening_socket(host, port)
     shown = f"[{host}]" if ":" in host else host
@@ -545,7 +549,7 @@ def export_webmushra(
     out: str | Path,  # webMUSHRA's folder, or a new one
 ) -> list[Path]:  # a configuration for each list
     "Write a test as out/configs/clipsonic-PLAN: sounds, and list-00.yaml and so on. Raises InputError."
-    import yaml
+    yaml = _needed("yaml", "PyYAML", "export")
     folder, plan = Path(folder), load_plan(folder)
     check_parent(out)
     target = Path(out)/"configs"/f"clipsonic-{plan.id}"

@@ -324,7 +324,18 @@ def test_sigterm_stops_the_server_whole(tmp_path, mos):
 def test_a_port_in_use_is_one_line(tmp_path, mos):
     with running(tmp_path/'test') as (address, _):
         port = int(address.rpartition(':')[2])
-        with pytest.raises(Exception, match=naming('127.0.0.1', port)): serve(tmp_path/'test', port=port)
+        with pytest.raises(ClipsonicError, match=naming('127.0.0.1', port)) as caught:
+            serve(tmp_path/'test', port=port)
+        assert str(caught.value).count('127.0.0.1') == 1
+
+@pytest.mark.parametrize('port', [99_999, -1])
+def test_a_port_that_cannot_be_is_refused(tmp_path, mos, port):
+    with pytest.raises(InputError, match=naming(port, '0 … 65535')): serve(tmp_path/'test', port=port)
+
+def test_a_closing_time_in_the_past_is_refused(tmp_path, mos, capsys):
+    assert main(['listen', 'serve', str(tmp_path/'test'), '--until', '2020-01-02T03:04']) == 2
+    assert re.search(naming('2020-01-02T03:04', 'past'), capsys.readouterr().err)
+    assert not (tmp_path/'test'/'answers.sqlite').exists()
 
 # ---- read
 
@@ -413,9 +424,13 @@ def test_from_sounds_to_an_analysis_at_the_terminal(tmp_path, capsys, monkeypatc
         status, said = run(*words)
         assert status == 2 and re.search(naming(value), said)
 
-def test_a_missing_extra_is_one_line(tmp_path, mos, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'starlette.applications', None)   # as if it were not installed
-    with pytest.raises(InputError, match=r'pip install "clipsonic\[listen\]"'): make_app([tmp_path/'test'])
+@pytest.mark.parametrize('module, package, ask', [
+    ('starlette.applications', 'serve needs starlette:', lambda folder: make_app([folder])),
+    ('uvicorn', 'serve needs uvicorn:', serve),
+    ('yaml', 'export needs PyYAML:', lambda folder: export_webmushra(folder, folder.parent/'webmushra'))])
+def test_a_missing_extra_is_one_line(tmp_path, mos, monkeypatch, module, package, ask):
+    monkeypatch.setitem(sys.modules, module, None)   # as if it were not installed
+    with pytest.raises(InputError, match=rf'{package} pip install "clipsonic\[listen\]"'): ask(tmp_path/'test')
 
 # ---- in a browser
 
