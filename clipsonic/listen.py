@@ -37,10 +37,12 @@ from .listening import RATING_COLUMNS, Plan, answers_to_ratings, check_answer, l
 # %% ../nbs/62_listen.ipynb #5ba3ff50
 def listening_page(
     plan: Plan,
+    pilot: bool = False,  # a try-out: the page says so, and keeps its answers apart
 ) -> str:  # HTML
     "The page of a test: what `page/index.html` holds. It names no system."
     template = files("clipsonic").joinpath("pages", "listen.html").read_text(encoding="utf-8")
-    return template.replace("{{plan}}", json.dumps(plan.public()).replace("<", "\\u003c"))
+    public = plan.public() | ({"pilot": True} if pilot else {})
+    return template.replace("{{plan}}", json.dumps(public).replace("<", "\\u003c"))
 
 def write_page(
     folder: str | Path,  # of a test
@@ -281,9 +283,9 @@ async def _read_json(request):
 # %% ../nbs/62_listen.ipynb #4d4fc4c4
 class _Endpoints:
     "What the server does for one test."
-    def __init__(self, plan, store, until):
+    def __init__(self, plan, store, until, pilot):
         self.plan, self.store = plan, store
-        self.until = until
+        self.until, self.pilot = until, pilot
         self.by_listener, self.by_address = RateLimit(5, 200), RateLimit(100, 2000)
         self.new_listeners = RateLimit(1, 100)  # of an address: a class behind one router may begin at once
 
@@ -297,7 +299,8 @@ class _Endpoints:
     async def session(self, request):
         from starlette.concurrency import run_in_threadpool
         self.check_open()
-        name, address = f"clipsonic-{self.plan.id}", request.client.host if request.client else ""
+        name = f"clipsonic-{self.plan.id}{'-pilot' * self.pilot}"
+        address = request.client.host if request.client else ""
         self.check_rate(self.by_address, address)
         token = None if "new" in request.query_params else request.cookies.get(name)
         list_number = await run_in_threadpool(self.store.list_of, token)
@@ -335,7 +338,7 @@ def store_answer(self: _Endpoints, answer):
 async def index(self: _Endpoints, request):
     "The page. Browsers ask for it each time, so that they show the plan of today."
     from starlette.responses import HTMLResponse
-    return HTMLResponse(listening_page(self.plan), headers={
+    return HTMLResponse(listening_page(self.plan, self.pilot), headers={
         "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
 
 def _routes(endpoints):
@@ -357,6 +360,7 @@ def _needed(module, package, step):
 def make_app(
     folders: Iterable[str | Path],  # tests that `prepare_test` wrote
     until: datetime | None = None,  # with a time zone: no answers from then on; None: always open
+    pilot: bool = False,  # a try-out: answers go to pilot.sqlite
 ):  # -> starlette.applications.Starlette
     "The web application of one or several tests. Raises InputError."
     Starlette = _needed("starlette.applications", "starlette", "serve").Starlette
@@ -369,7 +373,7 @@ def make_app(
     if until and until.tzinfo is None: raise InputError(f"until={until} has no time zone: use until.astimezone()")
     if until and until <= datetime.now(timezone.utc):
         raise InputError(f"until={until:%Y-%m-%dT%H:%M%z} is in the past: give a later time, or none")
-    stores = [AnswerStore(folder/"answers.sqlite", plan) for folder, plan in plans]
+    stores = [AnswerStore(folder/("pilot.sqlite" if pilot else "answers.sqlite"), plan) for folder, plan in plans]
     links = "".join(f'<li><a href="{store.plan.id}/">{escape(store.plan.title)}</a>' for store in stores)
 
     async def home(request):
@@ -381,7 +385,7 @@ def make_app(
         yield
         for store in stores: store.close()
 
-    endpoints = [_Endpoints(store.plan, store, until) for store in stores]
+    endpoints = [_Endpoints(store.plan, store, until, pilot) for store in stores]
     app = Starlette(routes=[Route("/", home), *map(_routes, endpoints)], lifespan=lifespan)
     app.state.stores, app.state.endpoints = stores, endpoints
     return app
@@ -405,10 +409,11 @@ def serve(
     root_path: str | None = None,  # the path below which a proxy shows the server, as /listening; None: no path
     forwarded_allow_ips: str = "127.0.0.1",  # proxies whose X-Forwarded-For counts, with commas between
     until: datetime | None = None,  # closes the tests at this time, with a time zone; None: open until it is stopped
+    pilot: bool = False,  # a try-out: answers go to FOLDER/pilot.sqlite, which `clipsonic listen read` never reads
 ):
     "Serve listening tests until SIGTERM or Ctrl-C. Raises InputError and ClipsonicError."
     uvicorn = _needed("uvicorn", "uvicorn", "serve")
-    app = make_app([folders] if isinstance(folders, (str, Path)) else folders, until)
+    app = make_app([folders] if isinstance(folders, (str, Path)) else folders, until, pilot)
     bound = _listening_socket(host, port)
     shown = f"[{host}]" if ":" in host else host
     for store in app.state.stores:

@@ -43,9 +43,9 @@ METHODS = 'mos', 'ab', 'mushra'
 def mos(tmp_path): return write_test(tmp_path/'test')
 
 @contextmanager
-def running(*folders, until=None, port=0, **config):
+def running(*folders, until=None, pilot=False, port=0, **config):
     "A server of this process, by default on a free port: its address, and the application."
-    app = make_app(folders, until)
+    app = make_app(folders, until, pilot)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level='error', **config))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -204,6 +204,21 @@ def test_several_tests_are_kept_apart(tmp_path, mos):
         assert status(lambda: Listener(f'{address}/{mos.id}').post(wrong))[0] == 401
     with pytest.raises(InputError, match='twice'): make_app([tmp_path/'ab', tmp_path/'ab'])
     with pytest.raises(InputError, match='no test'): make_app([])
+
+def test_a_pilot_is_kept_apart(tmp_path, mos):
+    with running(tmp_path/'test', pilot=True) as (address, _):
+        listener = Listener(f'{address}/{mos.id}').begin()
+        listener.post(an_answer(mos, listener.session))
+        page = build_opener().open(address).read().decode()
+        assert page == listening_page(mos, pilot=True) != listening_page(mos)
+        cookie = build_opener().open(f'{address}/{mos.id}/session').headers['set-cookie']
+        assert cookie.startswith(f'clipsonic-{mos.id}-pilot=')
+    assert (tmp_path/'test'/'pilot.sqlite').is_file() and not (tmp_path/'test'/'answers.sqlite').exists()
+    with pytest.raises(InputError, match='no answers'): read_answers(tmp_path/'test')
+    with running(tmp_path/'test') as (address, _):
+        again = Listener(f'{address}/{mos.id}').begin()
+        assert again.session['list'] == 0   # the pilot took none
+        assert status(lambda: again.post(an_answer(mos, listener.session, key='key-2')))[0] == 401
 
 def test_behind_a_proxy(tmp_path, mos):
     "The proxy's path is in the cookie, https makes it secure, and addresses count only from a trusted proxy."
@@ -611,6 +626,21 @@ def test_a_full_disk_is_said_on_the_page(tmp_path, browser):
         store.connection.execute('PRAGMA max_page_count = 1000000')
         wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 4")', seconds=60)
         assert not problems(browser) and values_of(store.answers(tokens(store)[0])) == answers
+
+@pytest.mark.site
+def test_a_pilot_says_so_and_the_same_browser_takes_the_real_test_later(tmp_path, browser, mos):
+    with running(tmp_path/'test', pilot=True) as (address, _):
+        visit(browser, address)
+        assert 'pilot' in browser.title
+        take(browser, mos, 0, n=1)
+        wait(browser, '!waiting().length')
+    with running(tmp_path/'test', port=int(address.rpartition(':')[2])) as (address, app):
+        browser.get(address)
+        wait(browser, 'document.querySelector("h2")?.textContent === "Welcome"')
+        assert 'pilot' not in browser.title
+        answers = take(browser, mos, 0, n=1)
+        wait(browser, '!waiting().length')
+        assert list(stored_values(app.state.stores[0]).values()) == [answers] and not problems(browser)
 
 @pytest.mark.site
 @pytest.mark.skipif(os.name == 'nt', reason='Windows removes no file that is open')
