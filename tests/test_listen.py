@@ -139,6 +139,17 @@ def test_listeners_get_lists_in_turn_and_come_back_to_theirs(tmp_path, mos):
     with running(tmp_path/'test') as (address, _):   # another server, the same folder
         assert Listener(f'{address}/{mos.id}').begin().session['list'] == 2
 
+def test_who_never_answers_holds_a_list_for_an_hour(tmp_path, mos):
+    store = AnswerStore(tmp_path/'answers.sqlite', mos)
+    listeners = [store.add_listener() for _ in range(4)]
+    assert [number for _, number in listeners] == [0, 1, 2, 0]
+    token, number = listeners[1]
+    store.add_answer(an_answer(mos, dict(listener=token, list=number)))
+    store.connection.execute("UPDATE listeners SET time = '2026-01-01T00:00:00.000+00:00'")
+    assert [store.add_listener()[1] for _ in range(5)] == [0, 2, 0, 1, 2]   # one listener of list 1 has answered
+    assert store.list_of(listeners[3][0]) == 0
+    store.close()
+
 def test_the_page_and_its_sounds_are_served_and_nothing_else(tmp_path, mos):
     with running(tmp_path/'test') as (address, _):
         opener = build_opener()
