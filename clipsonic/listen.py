@@ -437,8 +437,8 @@ def _stored_answers(path):
     connection.close()
     for number, answer in rows: yield f"{path}, answer {number}", json.loads(answer)
 
-def _answers_in_file(path):
-    "(where, answer) for each answer in a file: one in a line, or a list. What is no JSON comes as text."
+def _objects_in_file(path):
+    "(where, object) for each JSON object in a file: one in a line, or a list. What is no JSON comes as text."
     try: text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error: raise InputError(f"{path} cannot be read: {error}") from error
     if text.lstrip().startswith("["):
@@ -449,6 +449,17 @@ def _answers_in_file(path):
         if not line.strip(): continue
         try: yield f"{path}, line {i}", json.loads(line)
         except ValueError: yield f"{path}, line {i}", line
+
+def _answers_in_file(path):
+    "[(where, answer)] of a file. Warns of what is no answer. Raises InputError where nothing in the file is one."
+    found, others = [], []
+    for where, each in _objects_in_file(path):
+        is_answer = isinstance(each, dict) and set(each) == set(ANSWER_FIELDS)
+        (found if is_answer else others).append((where, each))
+    first = f"{others[0][0]}: {str(others[0][1])[:60]!r}" if others else "it is empty"
+    if not found: raise InputError(f"{path} holds no answers ({first}): give a file that the page of the test saved")
+    if others: warnings.warn(f"{path}: {len(others)} of {len(found) + len(others)} are no answers, first {first}")
+    return found
 
 # %% ../nbs/62_listen.ipynb #683ce73f
 def latest_answers(

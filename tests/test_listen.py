@@ -385,6 +385,22 @@ def test_answers_of_the_database_and_of_files_become_ratings(tmp_path, mos):
     assert re.search(naming('a.jsonl, line 3'), said) and re.search(naming('b.json, answer 2', 'p0'), said)
     assert re.search(naming('b.json, answer 1', 'later'), said)
 
+def test_a_file_of_something_else_is_one_line(tmp_path, mos, recwarn):
+    table = tmp_path/'ratings.csv'
+    table.write_text('listener,value\n' + 'L1,4\n' * 368)
+    with pytest.raises(InputError, match=naming('ratings.csv', 'line 1', 'listener,value')):
+        read_answers(tmp_path/'test', [table])
+    (tmp_path/'empty.jsonl').write_text('\n')
+    with pytest.raises(InputError, match=naming('empty.jsonl', 'empty')):
+        read_answers(tmp_path/'test', [tmp_path/'empty.jsonl'])
+    assert not [each for each in recwarn if each.category is UserWarning]
+
+def test_lines_that_are_no_answers_are_counted(tmp_path, mos):
+    answer = json.dumps(an_answer(mos, dict(listener='somebody', list=0)))
+    (tmp_path/'a.jsonl').write_text('\n'.join([answer, *'xyz', '{"more": 1}']))
+    with pytest.warns(UserWarning) as caught: read_answers(tmp_path/'test', [tmp_path/'a.jsonl'])
+    assert len(caught) == 1 and re.search(naming('4 of 5', 'a.jsonl, line 2', "'x'"), str(caught[0].message))
+
 def test_a_key_with_two_answers_is_named(mos):
     one = an_answer(mos, dict(listener='somebody', list=0))
     kept, left_out = latest_answers(mos, [('x', one), ('y', one), ('z', one | {'values': [1]})])
