@@ -27,6 +27,7 @@ from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
+from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path
 
@@ -380,7 +381,8 @@ def make_app(
     if until and until <= datetime.now(timezone.utc):
         raise InputError(f"until={until:%Y-%m-%dT%H:%M%z} is in the past: give a later time, or none")
     stores = [AnswerStore(folder/("pilot.sqlite" if pilot else "answers.sqlite"), plan) for folder, plan in plans]
-    links = "".join(f'<li><a href="{store.plan.id}/">{escape(store.plan.title)}</a>' for store in stores)
+    links = "".join(f'<li><a href="{plan.id}/">{escape(plan.title)}</a> ({plan.method}, {plan.id})'
+                    for _, plan in plans)
 
     async def home(request):
         if len(stores) == 1: return RedirectResponse(f"{stores[0].plan.id}/")
@@ -398,7 +400,7 @@ def make_app(
 
 # %% ../nbs/62_listen.ipynb #f381063c
 def _listening_socket(host, port):
-    "A socket that is bound already, so that a port in use is an error of this function. Raises InputError, ClipsonicError."
+    "A socket that is bound already, so that a port in use is an error here. Raises InputError and ClipsonicError."
     import socket
     if not 0 <= port <= 65_535: raise InputError(f"port {port}: give a port of 0 … 65535")
     try:
@@ -418,13 +420,17 @@ def serve(
     pilot: bool = False,  # a try-out: answers go to FOLDER/pilot.sqlite, which `clipsonic listen read` never reads
 ):
     "Serve listening tests until SIGTERM or Ctrl-C. Raises InputError and ClipsonicError."
+    import socket
     uvicorn = _needed("uvicorn", "uvicorn", "serve")
     app = make_app([folders] if isinstance(folders, (str, Path)) else folders, until, pilot)
     bound = _listening_socket(host, port)
-    shown = f"[{host}]" if ":" in host else host
+    address = ip_address(bound.getsockname()[0])
+    name = socket.gethostname() if address.is_unspecified else host   # nobody can open 0.0.0.0
+    shown = f"[{name}]" if ":" in name else name
     for store in app.state.stores:
         print(f"{store.plan.title}: http://{shown}:{bound.getsockname()[1]}/{store.plan.id}/, "
               f"{len(store.plan.lists)} lists; answers go to {store.path}", flush=True)
+    if not address.is_loopback: print("The server is open to the network, without https.", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, root_path=root_path or "",
                             proxy_headers=True, forwarded_allow_ips=forwarded_allow_ips, timeout_graceful_shutdown=10)
     uvicorn.Server(config).run(sockets=[bound])

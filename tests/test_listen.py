@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -213,6 +214,7 @@ def test_several_tests_are_kept_apart(tmp_path, mos):
         wrong = an_answer(mos, listener.session, key='key-2')
         assert status(lambda: listener.post(wrong))[0] == 400
         assert status(lambda: Listener(f'{address}/{mos.id}').post(wrong))[0] == 401
+        assert f'(ab, {ab.id})' in home and f'(mos, {mos.id})' in home   # titles may be the same
     with pytest.raises(InputError, match='twice'): make_app([tmp_path/'ab', tmp_path/'ab'])
     with pytest.raises(InputError, match='no test'): make_app([])
 
@@ -287,7 +289,8 @@ def test_answers_are_not_acknowledged_when_their_file_is_gone(tmp_path, mos, cap
 def test_a_file_that_goes_during_a_commit_is_noticed(tmp_path, mos):
     store = AnswerStore(tmp_path/'answers.sqlite', mos)
     (tmp_path/'answers.sqlite').unlink()
-    with pytest.raises(ClipsonicError, match='answers.sqlite'): store.add_answer(an_answer(mos, dict(listener='a', list=0)))
+    answer = an_answer(mos, dict(listener='somebody', list=0))
+    with pytest.raises(ClipsonicError, match='answers.sqlite'): store.add_answer(answer)
     store.close()
 
 # ---- killed
@@ -298,9 +301,9 @@ def command(*words, **more):
     return subprocess.Popen([sys.executable, '-m', 'clipsonic', *map(str, words)], env=env, text=True,
                             stdout=subprocess.PIPE, **more)
 
-def served(folder, port=0):
+def served(folder, port=0, *more):
     "A server process, and the address of its test."
-    process = command('listen', 'serve', folder, '--port', port)
+    process = command('listen', 'serve', folder, '--port', port, *more)
     line = process.stdout.readline()
     return process, re.search(r'http://\S+(?=/,)', line)[0]
 
@@ -346,6 +349,15 @@ def test_sigterm_stops_the_server_whole(tmp_path, mos):
     process.send_signal(signal.SIGTERM)
     process.wait(20)
     assert not (tmp_path/'test'/'answers.sqlite-wal').exists(), 'the log is in the database'
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGTERM')
+def test_a_server_for_the_network_prints_an_address_that_others_can_open(tmp_path, mos):
+    process, address = served(tmp_path/'test', 0, '--host', '0.0.0.0')
+    assert urlsplit(address).hostname == socket.gethostname().lower()
+    assert 'without https' in process.stdout.readline()
+    Listener(f'http://127.0.0.1:{urlsplit(address).port}/{mos.id}').begin()
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
 
 def test_a_port_in_use_is_one_line(tmp_path, mos):
     with running(tmp_path/'test') as (address, _):
