@@ -351,7 +351,13 @@ async def index(self: _Endpoints, request):
 def _routes(endpoints):
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
-    below = StaticFiles(directory=endpoints.store.path.parent/"page")
+
+    class TimelessFiles(StaticFiles):
+        "Files whose Last-Modified and ETag do not depend on when they were made."
+        def file_response(self, path, stat_result, *more):
+            return super().file_response(path, os.stat_result((*stat_result[:7], 0, 0, 0)), *more)
+
+    below = TimelessFiles(directory=endpoints.store.path.parent/"page")
     return Mount(f"/{endpoints.plan.id}", routes=[
         Route("/", endpoints.index), Route("/session", _answering(endpoints.session)),
         Route("/answers", _answering(endpoints.answer), methods=["POST"]), Mount("/", below)])

@@ -162,6 +162,17 @@ def test_the_page_and_its_sounds_are_served_and_nothing_else(tmp_path, mos):
             with pytest.raises(HTTPError) as caught: opener.open(f'{address}/{mos.id}/{path}')
             assert caught.value.code == 404, path
 
+def test_the_time_of_a_sound_is_not_told(tmp_path, mos):
+    path, told = tmp_path/'test'/'page'/'sounds'/'kowabe.wav', set()
+    with running(tmp_path/'test') as (address, _):
+        for when in 1_600_000_000, 1_700_000_000:
+            os.utime(path, (when, when))
+            headers = build_opener().open(f'{address}/{mos.id}/sounds/{path.name}').headers
+            told.add((headers['last-modified'], headers['etag']))
+            assert headers['accept-ranges'] == 'bytes'
+    (last_modified, _), = told
+    assert '1970' in last_modified
+
 def test_the_page_names_no_system_and_its_texts_end_no_script(tmp_path, mos):
     page = listening_page(mos)
     embedded = re.search(r'<script type="application/json" id="plan">(.*?)</script>', page, re.S)[1]
