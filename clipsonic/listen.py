@@ -106,6 +106,20 @@ def check_sent(
     _instant(answer["time"])
     return answer
 
+# %% ../nbs/62_listen.ipynb #3c62a0f1
+def _identities(path):
+    "Device and inode of each file of a database of SQLite; None for one that is not there."
+    found = []
+    for ending in "", "-wal", "-shm":
+        try: about = os.stat(f"{path}{ending}")
+        except OSError: found.append(None)
+        else: found.append((about.st_dev, about.st_ino))
+    return found
+
+def _now(later=0):
+    "The time, or that many seconds later, as text whose order is that of time."
+    return (datetime.now(timezone.utc) + timedelta(seconds=later)).isoformat(timespec="milliseconds")
+
 # %% ../nbs/62_listen.ipynb #42d358e5
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS plan (id TEXT PRIMARY KEY);
@@ -115,10 +129,6 @@ CREATE TABLE IF NOT EXISTS answers (number INTEGER PRIMARY KEY, key TEXT UNIQUE 
     answer TEXT NOT NULL, time TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS answers_of_listener ON answers (listener);
 """
-
-def _now(later=0):
-    "The time, or that many seconds later, as text whose order is that of time."
-    return (datetime.now(timezone.utc) + timedelta(seconds=later)).isoformat(timespec="milliseconds")
 
 class AnswerStore:
     "The answers and listeners of one test, in a file of SQLite."
@@ -140,31 +150,23 @@ class AnswerStore:
         if mode != "wal": raise ClipsonicError(f"{path}: this disk allows no write-ahead log; use a local folder")
         if stored != plan.id:
             raise InputError(f"{path} holds answers to the plan {stored}, and this is {plan.id}: move the file away")
-        self.identities, self.told = self.identify(), False
-
-    def identify(self):
-        "Device and inode of the files of SQLite; None for one that is not there."
-        found = []
-        for ending in "", "-wal", "-shm":
-            try: about = os.stat(f"{self.path}{ending}")
-            except OSError: found.append(None)
-            else: found.append((about.st_dev, about.st_ino))
-        return found
-
-    def check_files(self):
-        "Raises ClipsonicError where a file of this store is gone, or another file has its name."
-        if self.identify() == self.identities:
-            self.told = False
-            return
-        if not self.told:
-            print(f"{self.path}, its -wal or its -shm was moved or removed: no answer is stored until they are back, "
-                  "or until the server is started again", file=sys.stderr, flush=True)
-        self.told = True
-        raise ClipsonicError(f"its file {self.path.name} was moved or removed")
+        self.identities, self.told = _identities(self.path), False
 
     def close(self): self.connection.close()
 
 # %% ../nbs/62_listen.ipynb #00a421d6
+@patch
+def check_files(self: AnswerStore):
+    "Raises ClipsonicError where a file of this store is gone, or another file has its name; the terminal says it once."
+    if _identities(self.path) == self.identities:
+        self.told = False
+        return
+    if not self.told:
+        print(f"{self.path}, its -wal or its -shm was moved or removed: no answer is stored until they are back, "
+              "or until the server is started again", file=sys.stderr, flush=True)
+    self.told = True
+    raise ClipsonicError(f"its file {self.path.name} was moved or removed")
+
 @contextmanager
 def _transaction(store):
     "The connection, in a transaction that is committed when the block succeeds."
