@@ -406,7 +406,7 @@ def make_app(
     app.state.stores, app.state.endpoints = stores, endpoints
     return app
 
-# %% ../nbs/62_listen.ipynb #f381063c
+# %% ../nbs/62_listen.ipynb #5d90be27
 def _listening_socket(host, port):
     "A socket that is bound already, so that a port in use is an error here. Raises InputError and ClipsonicError."
     import socket
@@ -418,6 +418,7 @@ def _listening_socket(host, port):
         reason = (error.strerror or str(error)).partition(" (while")[0]   # Python adds the address once more
         raise ClipsonicError(f"could not listen on {host}, port {port}: {reason}") from error
 
+# %% ../nbs/62_listen.ipynb #f381063c
 def serve(
     folders: str | Path | Iterable[str | Path],  # one test or several, as `prepare_test` wrote them
     host: str = "127.0.0.1",  # address to listen on; 0.0.0.0: every network of this computer
