@@ -832,11 +832,11 @@ def _run_listen_serve(args):
     from clipsonic.core import InputError
     try: until = args.until and datetime.fromisoformat(args.until).astimezone()
     except ValueError as error: raise InputError(f"--until {args.until}: give a time as 2026-12-24T18:00") from error
-    _listen().serve(args.folders, args.host, args.port, args.root_path, args.forwarded_allow_ips, until=until)
+    _listen().serve(args.folders, args.host, args.port, args.root_path, args.forwarded_allow_ips, until, args.pilot)
 
 def _add_listen_serve(p):
     p.add_argument("folders", nargs="+", metavar="FOLDER", help="folders of `clipsonic listen prepare`")
-    add_options(p, _listen().serve, ["host", "port", "root_path", "forwarded_allow_ips"])
+    add_options(p, _listen().serve, ["host", "port", "root_path", "forwarded_allow_ips", "pilot"])
     p.add_argument("--until", metavar="TEXT",
                    help="take no answers from this time on, such as 2026-12-24T18:00, in the time zone of this "
                         "computer (default: until it is stopped)")
@@ -901,6 +901,7 @@ _LISTEN_EXAMPLES = {
         clipsonic listen prepare --method ab --systems PD=pd ZS=zs --prompts prompts.csv --items 20 --out TEST
         clipsonic listen prepare --method mushra --systems PD=sounds/pd real=sounds/real --reference real --out TEST""",
     "serve": """
+        clipsonic listen serve TEST --pilot
         clipsonic listen serve TEST
         clipsonic listen serve TEST OTHER --port 8080 --until 2026-12-24T18:00
         clipsonic listen serve TEST --root-path /listening --forwarded-allow-ips 10.0.0.5""",

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from selenium.webdriver import Keys
 
 from browsers import SIZES, WIDE, open_browser, own_errors, resize
 from clipsonic.cli import main
-from clipsonic.core import InputError
+from clipsonic.core import ClipsonicError, InputError
 from clipsonic.listen import (AnswerStore, RateLimit, check_sent, export_webmushra, latest_answers, listening_page,
                               make_app, read_answers, read_webmushra, serve, write_page)
 from clipsonic.listening import load_plan
@@ -43,9 +44,9 @@ METHODS = 'mos', 'ab', 'mushra'
 def mos(tmp_path): return write_test(tmp_path/'test')
 
 @contextmanager
-def running(*folders, until=None, port=0, **config):
+def running(*folders, until=None, pilot=False, port=0, **config):
     "A server of this process, by default on a free port: its address, and the application."
-    app = make_app(folders, until)
+    app = make_app(folders, until, pilot)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level='error', **config))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -139,6 +140,17 @@ def test_listeners_get_lists_in_turn_and_come_back_to_theirs(tmp_path, mos):
     with running(tmp_path/'test') as (address, _):   # another server, the same folder
         assert Listener(f'{address}/{mos.id}').begin().session['list'] == 2
 
+def test_who_never_answers_holds_a_list_for_an_hour(tmp_path, mos):
+    store = AnswerStore(tmp_path/'answers.sqlite', mos)
+    listeners = [store.add_listener() for _ in range(4)]
+    assert [number for _, number in listeners] == [0, 1, 2, 0]
+    token, number = listeners[1]
+    store.add_answer(an_answer(mos, dict(listener=token, list=number)))
+    store.connection.execute("UPDATE listeners SET time = '2026-01-01T00:00:00.000+00:00'")
+    assert [store.add_listener()[1] for _ in range(5)] == [0, 2, 0, 1, 2]   # one listener of list 1 has answered
+    assert store.list_of(listeners[3][0]) == 0
+    store.close()
+
 def test_the_page_and_its_sounds_are_served_and_nothing_else(tmp_path, mos):
     with running(tmp_path/'test') as (address, _):
         opener = build_opener()
@@ -149,6 +161,17 @@ def test_the_page_and_its_sounds_are_served_and_nothing_else(tmp_path, mos):
         for path in 'plan.json', '../plan.json', '%2e%2e/plan.json', 'sounds/../../plan.json', 'answers.sqlite':
             with pytest.raises(HTTPError) as caught: opener.open(f'{address}/{mos.id}/{path}')
             assert caught.value.code == 404, path
+
+def test_the_time_of_a_sound_is_not_told(tmp_path, mos):
+    path, told = tmp_path/'test'/'page'/'sounds'/'kowabe.wav', set()
+    with running(tmp_path/'test') as (address, _):
+        for when in 1_600_000_000, 1_700_000_000:
+            os.utime(path, (when, when))
+            headers = build_opener().open(f'{address}/{mos.id}/sounds/{path.name}').headers
+            told.add((headers['last-modified'], headers['etag']))
+            assert headers['accept-ranges'] == 'bytes'
+    (last_modified, _), = told
+    assert '1970' in last_modified
 
 def test_the_page_names_no_system_and_its_texts_end_no_script(tmp_path, mos):
     page = listening_page(mos)
@@ -202,8 +225,24 @@ def test_several_tests_are_kept_apart(tmp_path, mos):
         wrong = an_answer(mos, listener.session, key='key-2')
         assert status(lambda: listener.post(wrong))[0] == 400
         assert status(lambda: Listener(f'{address}/{mos.id}').post(wrong))[0] == 401
+        assert f'(ab, {ab.id})' in home and f'(mos, {mos.id})' in home   # titles may be the same
     with pytest.raises(InputError, match='twice'): make_app([tmp_path/'ab', tmp_path/'ab'])
     with pytest.raises(InputError, match='no test'): make_app([])
+
+def test_a_pilot_is_kept_apart(tmp_path, mos):
+    with running(tmp_path/'test', pilot=True) as (address, _):
+        listener = Listener(f'{address}/{mos.id}').begin()
+        listener.post(an_answer(mos, listener.session))
+        page = build_opener().open(address).read().decode()
+        assert page == listening_page(mos, pilot=True) != listening_page(mos)
+        cookie = build_opener().open(f'{address}/{mos.id}/session').headers['set-cookie']
+        assert cookie.startswith(f'clipsonic-{mos.id}-pilot=')
+    assert (tmp_path/'test'/'pilot.sqlite').is_file() and not (tmp_path/'test'/'answers.sqlite').exists()
+    with pytest.raises(InputError, match='no answers'): read_answers(tmp_path/'test')
+    with running(tmp_path/'test') as (address, _):
+        again = Listener(f'{address}/{mos.id}').begin()
+        assert again.session['list'] == 0   # the pilot took none
+        assert status(lambda: again.post(an_answer(mos, listener.session, key='key-2')))[0] == 401
 
 def test_behind_a_proxy(tmp_path, mos):
     "The proxy's path is in the cookie, https makes it secure, and addresses count only from a trusted proxy."
@@ -238,6 +277,33 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, mos):
         listener.post(answer)   # the one that was refused
         assert listener.get('session')['answers'] == [*stored, answer]
 
+@pytest.mark.skipif(os.name == 'nt', reason='Windows removes no file that is open')
+@pytest.mark.parametrize('endings', [['', '-wal', '-shm'], [''], ['-wal']], ids=str)
+def test_answers_are_not_acknowledged_when_their_file_is_gone(tmp_path, mos, capsys, endings):
+    paths = [tmp_path/'test'/f'answers.sqlite{ending}' for ending in endings]
+    with running(tmp_path/'test') as (address, _):
+        listener = Listener(f'{address}/{mos.id}').begin()
+        first, second = (an_answer(mos, listener.session, key=key) for key in ('key-1', 'key-2'))
+        listener.post(first)
+        for path in paths: path.rename(f'{path}.away')
+        for ask in lambda: listener.post(second), lambda: listener.post(first), lambda: listener.get('session'):
+            code, said = status(ask)
+            assert code == 503 and re.search(naming('answers.sqlite'), said)
+        paths[0].write_bytes(b'')   # another file with its name
+        assert status(lambda: listener.post(second))[0] == 503
+        assert capsys.readouterr().err.count('moved or removed') == 1
+        for path in paths: path.with_name(f'{path.name}.away').replace(path)   # back again
+        listener.post(second)
+        assert listener.get('session')['answers'] == [first, second]
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows removes no file that is open')
+def test_a_file_that_goes_during_a_commit_is_noticed(tmp_path, mos):
+    store = AnswerStore(tmp_path/'answers.sqlite', mos)
+    (tmp_path/'answers.sqlite').unlink()
+    answer = an_answer(mos, dict(listener='somebody', list=0))
+    with pytest.raises(ClipsonicError, match='answers.sqlite'): store.add_answer(answer)
+    store.close()
+
 # ---- killed
 
 def command(*words, **more):
@@ -246,9 +312,9 @@ def command(*words, **more):
     return subprocess.Popen([sys.executable, '-m', 'clipsonic', *map(str, words)], env=env, text=True,
                             stdout=subprocess.PIPE, **more)
 
-def served(folder, port=0):
+def served(folder, port=0, *more):
     "A server process, and the address of its test."
-    process = command('listen', 'serve', folder, '--port', port)
+    process = command('listen', 'serve', folder, '--port', port, *more)
     line = process.stdout.readline()
     return process, re.search(r'http://\S+(?=/,)', line)[0]
 
@@ -295,10 +361,30 @@ def test_sigterm_stops_the_server_whole(tmp_path, mos):
     process.wait(20)
     assert not (tmp_path/'test'/'answers.sqlite-wal').exists(), 'the log is in the database'
 
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGTERM')
+def test_a_server_for_the_network_prints_an_address_that_others_can_open(tmp_path, mos):
+    process, address = served(tmp_path/'test', 0, '--host', '0.0.0.0')
+    assert urlsplit(address).hostname == socket.gethostname().lower()
+    assert 'without https' in process.stdout.readline()
+    Listener(f'http://127.0.0.1:{urlsplit(address).port}/{mos.id}').begin()
+    process.send_signal(signal.SIGTERM)
+    process.wait(20)
+
 def test_a_port_in_use_is_one_line(tmp_path, mos):
     with running(tmp_path/'test') as (address, _):
         port = int(address.rpartition(':')[2])
-        with pytest.raises(Exception, match=naming('127.0.0.1', port)): serve(tmp_path/'test', port=port)
+        with pytest.raises(ClipsonicError, match=naming('127.0.0.1', port)) as caught:
+            serve(tmp_path/'test', port=port)
+        assert str(caught.value).count('127.0.0.1') == 1
+
+@pytest.mark.parametrize('port', [99_999, -1])
+def test_a_port_that_cannot_be_is_refused(tmp_path, mos, port):
+    with pytest.raises(InputError, match=naming(port, '0 … 65535')): serve(tmp_path/'test', port=port)
+
+def test_a_closing_time_in_the_past_is_refused(tmp_path, mos, capsys):
+    assert main(['listen', 'serve', str(tmp_path/'test'), '--until', '2020-01-02T03:04']) == 2
+    assert re.search(naming('2020-01-02T03:04', 'past'), capsys.readouterr().err)
+    assert not (tmp_path/'test'/'answers.sqlite').exists()
 
 # ---- read
 
@@ -321,6 +407,22 @@ def test_answers_of_the_database_and_of_files_become_ratings(tmp_path, mos):
     said = '\n'.join(str(each.message) for each in caught)
     assert re.search(naming('a.jsonl, line 3'), said) and re.search(naming('b.json, answer 2', 'p0'), said)
     assert re.search(naming('b.json, answer 1', 'later'), said)
+
+def test_a_file_of_something_else_is_one_line(tmp_path, mos, recwarn):
+    table = tmp_path/'ratings.csv'
+    table.write_text('listener,value\n' + 'L1,4\n' * 368)
+    with pytest.raises(InputError, match=naming('ratings.csv', 'line 1', 'listener,value')):
+        read_answers(tmp_path/'test', [table])
+    (tmp_path/'empty.jsonl').write_text('\n')
+    with pytest.raises(InputError, match=naming('empty.jsonl', 'empty')):
+        read_answers(tmp_path/'test', [tmp_path/'empty.jsonl'])
+    assert not [each for each in recwarn if each.category is UserWarning]
+
+def test_lines_that_are_no_answers_are_counted(tmp_path, mos):
+    answer = json.dumps(an_answer(mos, dict(listener='somebody', list=0)))
+    (tmp_path/'a.jsonl').write_text('\n'.join([answer, *'xyz', '{"more": 1}']))
+    with pytest.warns(UserWarning) as caught: read_answers(tmp_path/'test', [tmp_path/'a.jsonl'])
+    assert len(caught) == 1 and re.search(naming('4 of 5', 'a.jsonl, line 2', "'x'"), str(caught[0].message))
 
 def test_a_key_with_two_answers_is_named(mos):
     one = an_answer(mos, dict(listener='somebody', list=0))
@@ -387,9 +489,13 @@ def test_from_sounds_to_an_analysis_at_the_terminal(tmp_path, capsys, monkeypatc
         status, said = run(*words)
         assert status == 2 and re.search(naming(value), said)
 
-def test_a_missing_extra_is_one_line(tmp_path, mos, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'starlette.applications', None)   # as if it were not installed
-    with pytest.raises(InputError, match=r'pip install "clipsonic\[listen\]"'): make_app([tmp_path/'test'])
+@pytest.mark.parametrize('module, package, ask', [
+    ('starlette.applications', 'serve needs starlette:', lambda folder: make_app([folder])),
+    ('uvicorn', 'serve needs uvicorn:', serve),
+    ('yaml', 'export needs PyYAML:', lambda folder: export_webmushra(folder, folder.parent/'webmushra'))])
+def test_a_missing_extra_is_one_line(tmp_path, mos, monkeypatch, module, package, ask):
+    monkeypatch.setitem(sys.modules, module, None)   # as if it were not installed
+    with pytest.raises(InputError, match=rf'{package} pip install "clipsonic\[listen\]"'): ask(tmp_path/'test')
 
 # ---- in a browser
 
@@ -569,6 +675,34 @@ def test_a_full_disk_is_said_on_the_page(tmp_path, browser):
         assert 'Not yet stored: 4 of 4' in browser.execute_script('return document.getElementById("end").textContent')
         store.connection.execute('PRAGMA max_page_count = 1000000')
         wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 4")', seconds=60)
+        assert not problems(browser) and values_of(store.answers(tokens(store)[0])) == answers
+
+@pytest.mark.site
+def test_a_pilot_says_so_and_the_same_browser_takes_the_real_test_later(tmp_path, browser, mos):
+    with running(tmp_path/'test', pilot=True) as (address, _):
+        visit(browser, address)
+        assert 'pilot' in browser.title
+        take(browser, mos, 0, n=1)
+        wait(browser, '!waiting().length')
+    with running(tmp_path/'test', port=int(address.rpartition(':')[2])) as (address, app):
+        browser.get(address)
+        wait(browser, 'document.querySelector("h2")?.textContent === "Welcome"')
+        assert 'pilot' not in browser.title
+        answers = take(browser, mos, 0, n=1)
+        wait(browser, '!waiting().length')
+        assert list(stored_values(app.state.stores[0]).values()) == [answers] and not problems(browser)
+
+@pytest.mark.site
+@pytest.mark.skipif(os.name == 'nt', reason='Windows removes no file that is open')
+def test_a_file_of_answers_that_is_gone_is_said_on_the_page(tmp_path, browser, mos):
+    with running(tmp_path/'test') as (address, app):
+        visit(browser, f'{address}/')
+        store, path = app.state.stores[0], tmp_path/'test'/'answers.sqlite'
+        path.rename(tmp_path/'away')
+        answers = take(browser, mos, 0)
+        wait(browser, 'document.getElementById("problems").innerText.includes("was moved or removed")')
+        (tmp_path/'away').rename(path)
+        wait(browser, 'document.getElementById("end")?.textContent.startsWith("All 6")', seconds=60)
         assert not problems(browser) and values_of(store.answers(tokens(store)[0])) == answers
 
 @pytest.mark.site
