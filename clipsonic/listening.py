@@ -7,7 +7,7 @@ __all__ = ['torch', 'BLOCK_SECONDS', 'ANCHOR_HERTZ', 'QUESTIONS', 'RESERVED', 'R
            'true_peak', 'trim', 'align_loudness', 'lowpass_anchor', 'interrupted_noise', 'williams_square',
            'design_rows', 'balanced_lists', 'ListeningConfig', 'check_config', 'exclusion_rules', 'match_systems',
            'LoadedItem', 'draw_items', 'equalize', 'gold_trials', 'insert_checks', 'secret_names', 'Plan',
-           'file_sha256', 'load_plan', 'plan_markdown', 'design_test', 'identical_sounds', 'name_sounds',
+           'file_sha256', 'read_plan', 'load_plan', 'plan_markdown', 'design_test', 'identical_sounds', 'name_sounds',
            'prepare_test', 'check_answer', 'answers_to_ratings', 'RatingPanel']
 
 # %% ../nbs/54_listening.ipynb #b4125c77
@@ -568,14 +568,14 @@ def file_sha256(
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def load_plan(
-    folder: str | Path,  # of `prepare_test`
+def read_plan(
+    path: str | Path,  # a plan.json
 ) -> Plan:
-    "The plan of a test. Raises InputError for another folder, a changed plan, and missing or changed sounds."
-    path = Path(folder) / "plan.json"
+    "The plan in a file. Raises InputError for another file and for a plan that was changed after it was made."
+    path = Path(path)
     try: content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no listening test: {path.name} cannot be read ({error})") from error
+        raise InputError(f"{path.parent} holds no listening test: {path.name} cannot be read ({error})") from error
     if not isinstance(content, dict) or content.pop("kind", None) != "listening-test":
         raise InputError(f"{path} is not the plan of a listening test")
     version, id = content.pop("version", None), content.pop("id", None)
@@ -583,7 +583,16 @@ def load_plan(
     try: plan = Plan(**content)
     except TypeError as error: raise InputError(f"{path} is incomplete: {error}") from error
     if plan.id != id:
-        raise InputError(f"{path} was changed after it was made: its id is {id}, its content gives {plan.id}")
+        raise InputError(f"{path} was changed after it was made: its id is {id}, its content gives {plan.id}; "
+                         "bring back the plan of the test")
+    return plan
+
+
+def load_plan(
+    folder: str | Path,  # of `prepare_test`
+) -> Plan:
+    "The plan of a test. Raises InputError for another folder, a changed plan, and missing or changed sounds."
+    plan = read_plan(Path(folder) / "plan.json")
     for name, stimulus in plan.stimuli.items():
         sound = Path(folder) / "page" / stimulus["file"]
         if not sound.is_file(): raise InputError(f"{folder} lacks the sound {stimulus['file']}")

@@ -5,7 +5,6 @@
 # %% ../nbs/59_ratings.ipynb #59a00002
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -579,18 +578,8 @@ def _ratings_file(ratings):
 
 def _read_plan(path, rated):
     "The plan in a file, unchanged, and of the test with the id `rated`. Raises InputError."
-    from clipsonic.listening import Plan
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind, version, id = (content.pop(name, None) for name in ("kind", "version", "id"))
-        plan = Plan(**content)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} cannot be read as a plan: {error}") from error
-    if (kind, version) != ("listening-test", 1):
-        raise InputError(f"{path} must be a listening-test of version 1, not {kind!r} of version {version!r}")
-    if plan.id != id:
-        raise InputError(f"{path} was changed after it was made: its id is {id}, its content gives {plan.id}; "
-                         f"bring back the plan of the test, {rated!r}")
+    from clipsonic.listening import read_plan
+    plan = read_plan(path)
     if plan.id != rated:
         raise InputError(f"{path} is the plan {plan.id}, and the ratings are of the plan {rated!r}: give the plan.json "
                          "of their test (--plan), or put the ratings into the folder of their test")
