@@ -22,7 +22,7 @@ from ipywidgets import HBox, IntSlider, Layout, Output, Tab, Text, VBox
 
 from .core import Audio, ClipsonicError, InputError, MediaError
 from .generation import video_frames
-from .pipeline import Request, cached_pipeline, generate
+from .pipeline import TEACHER, Request, cached_pipeline, generate
 from .samplers import SAMPLERS
 from .systems import SYSTEMS
 from .video import probe, read_image, write_soundtrack
@@ -128,7 +128,7 @@ class Studio(VBox):
         self.sounds: list[Audio] = []  # what is shown, from the top
         self.folder = tempfile.TemporaryDirectory(prefix="clipsonic-")
         self.add_inputs()
-        self.add_settings(pipeline.denoiser)
+        self.add_settings(pipeline.denoiser, has_teacher=TEACHER in pipeline.denoisers)
         self.button = Button(description="Generate", icon="music", button_style="primary",
                              tooltip="the same seed gives the same sounds again")
         self.clear = Button(description="Clear", icon="trash", tooltip="remove all rows")
@@ -168,17 +168,18 @@ def add_inputs(self: Studio):
 @patch
 def add_settings(self: Studio,
     denoiser,  # of the model: a `Denoiser`
+    has_teacher: bool,  # whether the model has the denoiser that this one was distilled from
 ):
     "One control for each setting of `generate` that is worth trying by hand."
-    own, distilled = denoiser.sampling, denoiser.distilled
-    low, high = distilled.guidance_scales if distilled else (0, 10)
+    fixed = denoiser.distilled is not None and not has_teacher
+    self.own = own = denoiser.sampling
+    low, high = denoiser.distilled.guidance_scales if fixed else (0, 10)
     self.guidance_scale = _control(FloatSlider, "guidance_scale", description="guidance w", value=1.5, min=low,
                                    max=high, step=0.1)
-    self.steps = _control(IntSlider, "steps", value=own.steps, min=1, max=max(100, own.steps), disabled=bool(distilled))
+    self.steps = _control(IntSlider, "steps", value=own.steps, min=1, max=max(100, own.steps), disabled=fixed)
     self.seconds = _control(FloatSlider, "seconds", value=4.0, min=0.5, max=30, step=0.1, readout_format=".1f")
     self.n = _control(IntSlider, "n", description="sounds", value=1, min=1, max=8)
-    self.sampler = _control(Dropdown, "sampler", options=list(SAMPLERS), value=own.sampler,
-                            disabled=bool(distilled))
+    self.sampler = _control(Dropdown, "sampler", options=list(SAMPLERS), value=own.sampler, disabled=fixed)
     self.system = _control(Dropdown, "system", options=[("let the model choose", "")])
     self.seed = _control(BoundedIntText, "seed", max=2**31 - 1)
     self.fresh = Button(description="fresh", icon="refresh", tooltip="draw another seed", layout=Layout(width="auto"))
@@ -226,13 +227,14 @@ def arguments(self: Studio) -> dict:
     "The arguments of `generate` that differ from its defaults. Raises InputError and MediaError."
     if self.tabs.selected_index == 0: source = {"prompt": self.prompt.value}
     else: source = {identify_file(self.file())[0]: self.file()}
+    changed = (self.steps.value, self.sampler.value) != (self.own.steps, self.own.sampler)
     settings = source | {
         "seconds": None if "video" in source else round(self.seconds.value, 2),
         "n": self.n.value,
         "seed": self.seed.value,
         "guidance_scale": round(self.guidance_scale.value, 2),
-        "steps": self.steps.value,
-        "sampler": self.sampler.value,
+        "steps": self.steps.value if changed else None,
+        "sampler": self.sampler.value if changed else None,
         "system": self.system.value or None,
         "negative_prompt": self.negative_prompt.value.strip() or None,
     } | self.source

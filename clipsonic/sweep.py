@@ -24,7 +24,7 @@ from .core import InputError, check_parent, markdown_table, write_json
 from .embedders import Embedder, load_embedder
 from .evaluate import FeatureCache, evaluate, extract_features, find_sounds
 from .fad import Estimate, basic_bootstrap, frechet_distance, select
-from .pipeline import Pipeline
+from .pipeline import TEACHER, Pipeline
 from .request import SamplingConfig, check_choice, check_range
 from .samplers import SAMPLERS, count_nfe
 from .systems import SYSTEMS
@@ -86,7 +86,7 @@ def settings_nfe(
     if twice: raise InputError(f"the setting {twice[0]} comes twice: leave one out")
     for setting in settings: check_choice("system", setting.system, pipeline.systems)
     def nfe(s):
-        denoiser = pipeline.system(s.system).denoiser
+        denoiser = pipeline.system(s.system, sampling=s).denoiser
         denoiser.sampling_settings(s)  # raises before anything is rendered
         return count_nfe(denoiser.diffusion, s.steps, s.guidance_scale, s.guidance_interval, s.timestep_spacing,
                          guidance_embeds=denoiser.unet.config.guidance_embeds)
@@ -232,8 +232,9 @@ def guidance_settings(
     "Every system at every guidance scale"
     if systems is None: systems = [name for name in pipeline.systems if not SYSTEMS[name].reads_labels]
     asked = SamplingConfig(sampler=sampler, steps=steps, guidance_interval=guidance_interval)
-    own = asked.with_defaults(pipeline.denoiser.sampling)
     def setting(scale, system):
+        denoiser = pipeline.system(system, sampling=replace(asked, guidance_scale=scale)).denoiser
+        own = asked.with_defaults(denoiser.sampling)
         return make_setting(own.sampler, own.steps, timestep_spacing, own.guidance_interval, scale, system)
     return [setting(scale, system) for system in systems for scale in guidance_scales]
 
@@ -247,7 +248,7 @@ def nfe_settings(
     if words is not None: return [parse_setting(text, guidance_scale, system) for text in words]
     own = pipeline.denoiser.sampling
     default = make_setting(own.sampler, own.steps, None, own.guidance_interval, guidance_scale, system)
-    if pipeline.denoiser.distilled: return [default]
+    if pipeline.denoiser.distilled and TEACHER not in pipeline.denoisers: return [default]
     every = [make_setting(sampler, steps, None, interval, guidance_scale, system)
              for sampler in SAMPLERS for interval in (None, GUIDANCE_INTERVAL) for steps in STEPS]
     return list(dict.fromkeys([default, *every]))

@@ -70,7 +70,8 @@ def render_sound(
     elif name in SYSTEMS:
         generators = clip_generators(seed, 1, start=i)
         condition = embed_test_query(pipeline, name, queries, i, generators[0], sampling.num_candidates)
-        waveform = pipeline.system(name).synthesize(condition, generators, seconds, sampling=sampling)[0]
+        system = pipeline.system(name, sampling=sampling)
+        waveform = system.synthesize(condition, generators, seconds, sampling=sampling)[0]
     return to_audio(waveform, rate, {})
 
 # %% ../nbs/57_table.ipynb #c41d7be2
@@ -82,6 +83,7 @@ def provenance(
 ) -> dict:
     "Everything that determines a model's sounds: its weights, the clips, the protocol"
     parts = {"denoiser": pipeline.denoiser.unet} | {name: pipeline.prior(name).network for name in pipeline.priors}
+    for name in pipeline.denoisers: parts[f"denoiser-{name}"] = pipeline.denoiser_for(SamplingConfig(), name).unet
     weights = {name: state_dict_hash(part.state_dict()) for name, part in parts.items()}
     weights |= {"vocoder": pipeline.vocoder.hash, "clip": pipeline.clip.fingerprint["hash"]}
     clips = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]

@@ -298,6 +298,35 @@ def test_a_distilled_denoiser_takes_the_guidance_scale_as_an_input(few):
 def test_other_settings_than_those_of_the_distillation_are_refused(few, setting, says):
     with pytest.raises(InputError, match=naming(*says.split())): quiet(few, 'a dog', **setting)
 
+@pytest.fixture(scope='module')
+def taught(few, home, tmp_path_factory):
+    "The distilled tiny model, with the denoiser that takes any sampling as its teacher."
+    parts = Path(few.name)
+    return pack(parts/'clip', parts/'denoiser', parts/'vocoder', tmp_path_factory.mktemp('taught')/'model',
+                denoisers={'teacher': home/'denoiser'})
+
+@pytest.mark.parametrize('setting', [
+    dict(steps=8), dict(sampler='dpm++2m', steps=2), dict(eta=0.5, steps=3),
+    dict(guidance_interval=(100, 970), steps=3), dict(guidance_rescale=0.7, steps=3),
+    dict(guidance_scale=5.0, steps=3)])
+def test_the_teacher_takes_the_settings_that_the_distilled_denoiser_cannot(taught, pipe, setting):
+    model, setting = Pipeline.load(taught, 'cpu'), {'seconds': 0.5, 'seed': 3, 'system': 'zs'} | setting
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert torch.equal(quiet(model, 'a dog', **setting).waveform, quiet(pipe, 'a dog', **setting).waveform)
+
+def test_a_model_with_a_teacher_is_as_distilled_without_such_settings(taught, few):
+    model = Pipeline.load(taught, 'cpu')
+    for setting in {}, {'guidance_scale': 3.0}, {'steps': 2}, {'negative_prompt': 'a cat'}:
+        made = quiet(model, 'a dog', seconds=0.5, seed=3, **setting)
+        assert torch.equal(made.waveform, quiet(few, 'a dog', seconds=0.5, seed=3, **setting).waveform)
+    assert not model.loaded, 'the teacher is not read from the disk where nothing asks for it'
+
+def test_more_steps_than_the_models_own_are_announced(taught):
+    with pytest.warns(UserWarning, match=naming(taught, 'teacher', 3, 2)):
+        sound = quiet(Pipeline.load(taught, 'cpu'), 'a dog', seconds=0.5, seed=3, guidance_scale=5.0)
+    assert sound.info['steps'] == 3
+
 @pytest.mark.parametrize('change, says', [
     ({'distilled': None}, 'guidance_embeds True'), ({'distilled.timesteps': [3900, 1000]}, 'timesteps 3900'),
     ({'distilled.timesteps': [1000, 4000], 'distilled.starts': [4000]}, 'distilled.timesteps 4000'),

@@ -51,6 +51,18 @@ def test_a_distilled_model_has_its_own_ranges(model, tmp_path):
     assert (few.guidance_scale.min, few.guidance_scale.max) == (1, 3)
     assert (few.steps.value, few.steps.disabled, few.sampler.value, few.sampler.disabled) == (2, True, 'ddim', True)
 
+def test_a_distilled_model_with_its_teacher_has_all_ranges(model, tmp_path):
+    home = tmp_path/'few'
+    shutil.copytree(model, home)
+    (home/'denoiser').rename(home/'denoiser-teacher')
+    tiny_distilled(home/'denoiser', load_config(model/'denoiser')['clip'])
+    few = Studio(home, 'cpu')
+    few.prompt.value = 'a dog'
+    assert few.guidance_scale.max == 10 and not few.steps.disabled and not few.sampler.disabled
+    assert not {'steps', 'sampler'} & few.arguments().keys()  # the model's own, whatever takes the guidance scale
+    few.steps.value = 3
+    assert few.arguments()['steps'] == 3 and few.arguments()['sampler'] == 'ddim'
+
 @pytest.fixture
 def photo(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(tmp_path/'photo.png')
