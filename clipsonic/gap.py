@@ -157,7 +157,7 @@ def _protocol(pipeline, clips, labels, template, unused, seed):
     priors = {}
     for name in pipeline.priors:
         config = pipeline.prior(name).config
-        priors[name] = {"steps": config.sampling_steps, "candidates": config.num_candidates}
+        priors[name] = {"steps": config.sampling_steps, "eta": config.sampling_eta, "candidates": config.num_candidates}
     return {"videos": len(clips), "unused": unused, "frames": sum(len(clip["embedding"]) for clip in clips),
             "labels": len(set(labels)), "query": template, "model": pipeline.name, "clip": pipeline.clip.fingerprint,
             "priors": priors, "seed": seed, "interval": "95 %, bootstrap over videos, 2000 draws",

@@ -42,11 +42,13 @@ class PriorConfig:
     timesteps: Size = 1000  # T of the cosine schedule
     cosine_attention: bool = True  # False for the published prior, which is older
     sampling_steps: Size = 64  # of a sampling run, at most `timesteps`; the default at use
+    sampling_eta: float = 1.0  # of its DDIM: 1 adds noise in every step, as in the paper, 0 none
     num_candidates: Count = 2  # sampled for each text; the default at use
 
     def __post_init__(self):
         if self.sampling_steps > self.timesteps:
             raise InputError(f"sampling_steps={self.sampling_steps}: expected at most timesteps={self.timesteps}")
+        if not 0 <= self.sampling_eta <= 1: raise InputError(f"sampling_eta={self.sampling_eta}: expected 0 … 1")
 
 
 class LayerNorm(nn.Module):
@@ -280,11 +282,13 @@ def __call__(
     generators: list[torch.Generator],  # one per text, from `clip_generators`
     steps: int | None = None,  # of a sampling run, 1 … T; None: the checkpoint's
     num_candidates: int | None = None,  # sampled for each text; the nearest to it is kept; None: the checkpoint's
+    eta: float | None = None,  # of DDIM, 0 … 1; None: the checkpoint's
 ) -> torch.Tensor:  # (batch, D) image embeddings, L2-normalised
     "An image embedding for each text: the same for the same generator, whatever the batch. Raises `InputError`"
     config, device = self.config, self.network.learned_query.device
     if steps is None: steps = config.sampling_steps
     if num_candidates is None: num_candidates = config.num_candidates
+    if eta is None: eta = config.sampling_eta
     self._check(text, encodings, num_candidates)
     check_generators(generators, text)
     drawn = []
@@ -292,7 +296,7 @@ def __call__(
         noise = randn_per_clip((num_candidates, config.dim), [generator]).to(device)
         with limit_threads():
             model = cached_text_model(self.network, one, tokens)
-            candidates = ddim(model, self.diffusion, noise, [generator], steps, eta=1.0, clip_denoised=False)[0]
+            candidates = ddim(model, self.diffusion, noise, [generator], steps, eta=eta, clip_denoised=False)[0]
         candidates = F.normalize(candidates, dim=-1)
         drawn.append(candidates[(candidates @ one[0]).argmax()])
     return torch.stack(drawn)

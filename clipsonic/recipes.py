@@ -860,7 +860,7 @@ def validate(self:PriorRecipe, networks) -> dict: # {"cosine", "text"}
     image, texts = (pairs[:: max(1, len(pairs) // 128)][:128] for pairs in self.held_out)
     text, encodings = self.clip.encode_text_tokens(texts)
     prior, generators = Prior(networks["prior"], self.config), clip_generators(0, len(texts))
-    sampled = prior(text, encodings, generators, steps=16, num_candidates=2)
+    sampled = prior(text, encodings, generators, steps=16, num_candidates=2, eta=1.0)
     def cosine(embedding): return F.cosine_similarity(embedding.cpu(), image).mean().item()
     return {"cosine": cosine(sampled), "text": cosine(text)}
 
@@ -938,7 +938,8 @@ DISTILLED = {  # preset → distillation, training
 }
 
 # %% ../nbs/41_recipes.ipynb #4e9233c6
-_SMALL_PRIOR = PriorConfig(dim=192, depth=4, heads=3, ff_mult=2, max_text_len=20, sampling_steps=16, num_candidates=32)
+_SMALL_PRIOR = PriorConfig(dim=192, depth=4, heads=3, ff_mult=2, max_text_len=20, sampling_steps=4, sampling_eta=0.0,
+                           num_candidates=8)
 _SUPERVISED = TrainingConfig(steps=200_000, lr=1e-4, weight_decay=0.06, ema_decay=0.9999, mixed_precision="bf16",
                              save_every=5000)  # Appendix A
 _QUICK_PRIOR = dataclasses.replace(_SUPERVISED, batch_size=128, lr=1e-3, warmup_steps=100, lr_schedule="cosine",

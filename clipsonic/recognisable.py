@@ -91,7 +91,7 @@ def generated_sets(
 def _protocol(pipeline, every):
     "What the values depend on, in JSON types"
     priors = {name: pipeline.prior(name).config for name in pipeline.priors}
-    candidates = {name: [config.sampling_steps, config.num_candidates] for name, config in priors.items()}
+    candidates = {name: [c.sampling_steps, c.sampling_eta, c.num_candidates] for name, c in priors.items()}
     return {"seconds": 4.0, "guidance_scale": 1.5, "steps": pipeline.denoiser.sampling.steps,
             "sampler": pipeline.denoiser.sampling.sampler, "version": __version__, "clip": pipeline.clip.fingerprint,
             "candidates": candidates, "a photo of every": every, "interval": "Wilson, 95 %",

@@ -1,6 +1,7 @@
 "The prior against release 1.1.0's figures, from the files of its trainer; and the recipes that train one."
 import collections
 import dataclasses
+import dataclasses
 import json
 import subprocess
 import sys
@@ -152,6 +153,14 @@ def test_of_two_walks_the_nearer_is_kept(tiny):
     text, encodings = texts(6)
     one, many = (tiny(text, encodings, clip_generators(0, 6), steps=4, num_candidates=n) for n in (1, 16))
     assert ((many * text).sum(1)).mean() > ((one * text).sum(1)).mean()
+
+
+def test_eta_is_the_checkpoints_unless_it_is_given(tiny):
+    text, encodings = texts(2)
+    def drawn(prior, **more): return prior(text, encodings, clip_generators(0, 2), steps=4, num_candidates=1, **more)
+    still = Prior(tiny.network, dataclasses.replace(tiny.config, sampling_eta=0.0))
+    assert torch.equal(drawn(still), drawn(tiny, eta=0.0)) and torch.equal(drawn(still, eta=1.0), drawn(tiny))
+    assert not torch.allclose(drawn(still), drawn(tiny))
 
 
 def test_longer_texts_are_cut_and_shorter_ones_padded(tiny):
