@@ -1,7 +1,6 @@
 "The prior against release 1.1.0's figures, from the files of its trainer; and the recipes that train one."
 import collections
 import dataclasses
-import dataclasses
 import json
 import subprocess
 import sys
