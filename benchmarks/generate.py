@@ -1,8 +1,9 @@
 """How long a warm `generate` takes: as it is, compiled, in half precision, and with more evaluations of the network, in
-one process; or, with `--cold`, how long the command takes from the prompt to the file, beside `import torch` alone and
-other checkouts.
+one process; with `--beside`, in this checkout and another in turn; or, with `--cold`, how long the command takes from
+the prompt to the file, beside `import torch` alone and other checkouts.
 
     OMP_NUM_THREADS=2 python benchmarks/generate.py
+    OMP_NUM_THREADS=2 python benchmarks/generate.py --beside ../older --seconds 60
     python benchmarks/generate.py --cold --peer ../older
     python benchmarks/generate.py --seconds 10 --paper      # and once as the paper samples: minutes
     python benchmarks/generate.py --model my-model --device cuda
@@ -53,6 +54,38 @@ def in_turn(ways, one, rounds, warm):
     return {name: sorted(found) for name, found in times.items()}
 
 
+WORKER = """
+import resource, sys, time
+from clipsonic.pipeline import generate
+for line in sys.stdin:
+    start = time.perf_counter()
+    generate(sys.argv[1], seconds=float(line), seed=1, progress=False)
+    print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+"""
+
+
+def beside(rounds, prompt, length, checkouts):
+    "Warm calls of `generate` in processes of several checkouts, in turn."
+    with tempfile.TemporaryDirectory() as folder:
+        def start(checkout):
+            path = os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])  # with what older ones depend on
+            return subprocess.Popen([sys.executable, "-c", WORKER, prompt], cwd=folder, text=True,
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                    env=os.environ | {"PYTHONPATH": path})
+        workers, memory = {str(checkout): start(checkout) for checkout in checkouts}, {}
+        def one(name):
+            print(length, file=workers[name].stdin, flush=True)
+            taken, memory[name] = map(float, workers[name].stdout.readline().split())
+            return taken
+        times = in_turn({name: (name,) for name in workers}, one, rounds, warm=2)
+        for worker in workers.values(): worker.communicate()
+    base = median(times[str(checkouts[0])])
+    print(f"{length:g} s of sound, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, medians of {rounds}:")
+    for name, found in times.items():
+        print(f"  {median(found):7.3f} s ({found[0]:.3f} to {found[-1]:.3f}), {median(found) / base:.2f} times the "
+              f"first, peak {memory[name]:.0f} MiB: {name}")
+
+
 def cold(rounds, prompt, checkouts):
     "Whole processes, in turn."
     command = [sys.executable, "-m", "clipsonic", "generate", prompt, "--seed", "1", "-o", "sound.wav"]
@@ -80,10 +113,12 @@ if __name__ == "__main__":
     parser.add_argument("--cold", action="store_true", help="whole processes, and nothing else")
     parser.add_argument("--peer", nargs="*", default=[], metavar="CHECKOUT",
                         help="with --cold: other checkouts of this project")
+    parser.add_argument("--beside", nargs="*", default=[], metavar="CHECKOUT",
+                        help="other checkouts of this project, for warm calls in turn")
     args = parser.parse_args()
-    if args.cold:
-        sys.exit(cold(args.rounds, args.prompt, [Path(__file__).resolve().parent.parent,
-                                                 *(Path(p).resolve() for p in args.peer)]))
+    own, others = Path(__file__).resolve().parent.parent, [Path(p).resolve() for p in args.peer + args.beside]
+    if args.cold: sys.exit(cold(args.rounds, args.prompt, [own, *others]))
+    if args.beside: sys.exit(beside(args.rounds, args.prompt, args.seconds, [own, *others]))
     plain, compiled, half = (Pipeline.load(args.model, args.device, **how)
                              for how in ({}, {"compile": True}, {"precision": "bfloat16"}))
     ways = {"the default": (plain, {}), "the default, compiled": (compiled, {}), "the default, bfloat16": (half, {}),
