@@ -564,8 +564,7 @@ def _add_pack(p):
     for name in dict.fromkeys(PRIOR_SYSTEMS.values()):
         p.add_argument(f"--prior-{name}", help=f"a run of --preset pocket-prior-{name}")
     p.add_argument("--denoisers", nargs="+", action="extend", default=[], metavar="NAME=FOLDER",
-                   help="\"teacher\", which a distilled denoiser was distilled from; and denoisers of further systems, "
-                        "each with the name that its system gives it (50_systems)")
+                   help="a distilled denoiser's \"teacher\"; a further system's, by its name there (50_systems)")
     p.add_argument("--out", required=True, metavar="FOLDER",
                    help="the folder to make; a packed model that is there is replaced")
     p.add_argument("--known-sounds", "--knows",

@@ -539,7 +539,7 @@ class LazyClip(torch.nn.Module):
             config, vocab_size, tensors, source = self.given
             whole = load_network(lambda: build_clip(config, vocab_size), tensors, source)
             self.whole = whole.to(images.device).eval().requires_grad_(False)
-        return self.whole.encode_image(images)
+        with limit_threads(1 if len(images) == 1 else None): return self.whole.encode_image(images)
 
 # %% ../nbs/10_clip.ipynb #add69acc
 def pocket_preprocess(

@@ -216,6 +216,7 @@ def clap(self: Pipeline):
     device = self.denoiser.unet.null.device
     return self._load("CLAP", "pocket", {"pocket": "pocket"}, lambda name: load_clap(name, device=device))
 
+# %% ../nbs/52_pipeline.ipynb #5cf2d932
 @patch
 def denoiser_for(self: Pipeline,
     sampling: SamplingConfig,  # None in it: as the checkpoint says

@@ -50,7 +50,6 @@ class PriorConfig:
             raise InputError(f"sampling_steps={self.sampling_steps}: expected at most timesteps={self.timesteps}")
         if not 0 <= self.sampling_eta <= 1: raise InputError(f"sampling_eta={self.sampling_eta}: expected 0 … 1")
 
-
 class LayerNorm(nn.Module):
     "Layer normalization without a shift"
 

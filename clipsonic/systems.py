@@ -212,7 +212,7 @@ def sampling_settings(self: Denoiser,
     if self.distilled is None: return sampling
     steps, hint = self.schedule(strength).T, f": the denoiser in {self.source} was distilled for this range"
     fixed = {"steps": (own.steps, steps), "sampler": (own.sampler,), "eta": (None, 0), "guidance_rescale": (0,),
-             "guidance_interval": (None, (0, 1000), [0, 1000])}
+             "guidance_interval": (None, (0, 1000), [0, 1000]), "timestep_spacing": (None, "linspace")}
     for name, allowed in fixed.items():
         if getattr(sampling, name) in allowed: continue
         raise InputError(f"{name} is {getattr(sampling, name)!r}: the denoiser in {self.source} was distilled for "

@@ -868,7 +868,7 @@ def test_what_is_next_for_each_part_of_the_pocket_model(here, part, option):
     shutil.copytree(resolve_model('pocket')/part, 'run/model')
     then = what_next('run')
     assert then == f'clipsonic generate "a dog barking" {option} run'
-    assert main([*shlex.split(then)[1:], '-o', 'dog.wav', '--steps', '1', '--seconds', '0.1', '--device', 'cpu']) == 0
+    assert main([*shlex.split(then)[1:], '-o', 'dog.wav', '--seconds', '0.1', '--device', 'cpu']) == 0
 
 def test_what_is_next_for_what_listens_and_for_what_goes_with_another_clip(here):
     for name, command in {'pocket-clap': 'evaluate made/ --reference real/ --embedder run',

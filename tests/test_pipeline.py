@@ -292,6 +292,7 @@ def test_a_distilled_denoiser_takes_the_guidance_scale_as_an_input(few):
 @pytest.mark.parametrize('setting, says', [
     (dict(steps=8), 'steps 8 2'), (dict(sampler='dpm++2m'), "sampler 'dpm++2m' 'ddim'"), (dict(eta=0.5), 'eta 0.5'),
     (dict(guidance_interval=(100, 970)), 'guidance_interval 100'), (dict(guidance_rescale=0.7), 'guidance_rescale 0.7'),
+    (dict(timestep_spacing='logsnr'), "timestep_spacing 'logsnr'"),
     (dict(guidance_scale=5.0), 'guidance_scale 5.0 1 3'), (dict(guidance_scale=0.5), 'guidance_scale 0.5 1 3')])
 def test_other_settings_than_those_of_the_distillation_are_refused(few, setting, says):
     with pytest.raises(InputError, match=naming(*says.split())): quiet(few, 'a dog', **setting)
