@@ -220,7 +220,8 @@ def test_the_examples_of_the_help_are_commands(capsys):
         numbers = [*STEPS, *GUIDANCE_INTERVAL] if what == 'evaluations' else [scales]
         assert re.search(naming(*numbers), text)
 
-@pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_dpm++2m_11_logsnr_100-970'),
+@pytest.mark.parametrize('name, n, first', [('guidance', 256, 'w1.5_ddim_4_linspace'),
+                                            ('distilled', 512, 'w1.5_dpm++2m_11_logsnr_100-970'),
                                             ('evaluations', 512, 'w1.5_ddpm_1000_linspace'),
                                             ('seeds', 512, 'w1.5_dpm++2m_11_logsnr_100-970')])
 def test_the_committed_sweeps_say_what_they_were_made_of(name, n, first):
